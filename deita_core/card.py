@@ -1,0 +1,82 @@
+"""The dataset card of a selection: what it is, how it was made, and where every row of the pool went."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+import polars as pl
+
+FACTS = "The `deita` object of a row"
+
+
+def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
+    """A README.md for the Hub or a colleague, from the selection and its manifest."""
+    counts, settings = manifest["counts"], manifest["settings"]
+    sections = [
+        _front_matter(),
+        f"# {counts['selected']:,} conversations selected from {counts['read']:,}\n",
+        "Chosen by complexity times quality of each turn, best first, passing over every conversation too like one "
+        "already chosen (Deita, arXiv 2312.15685).\n",
+        "## How it was made\n",
+        _table(("setting", "value"), _settings(manifest)),
+        "## Where every row went\n",
+        _table(("fate", "rows"), _fates(counts)),
+        "## What was selected\n",
+        _table(("figure", "lowest", "median", "highest"), _figures(selected)),
+        _table(("file", "rows selected"), _files(selected)),
+        "## Fields\n",
+        f"{FACTS} says why it is here: `rank` (1 is best), `score` (complexity times quality over the turns that count, "
+        "by the rule above), `complexity` and `quality` (1 to 6, means over those turns), `nearest` and `similarity` "
+        "(the better-ranked chosen row that is most like it, and the cosine), `copies` (how often the row stood in the "
+        "pool), `file` and `line`. decisions.parquet has the same for every row of the pool, with its fate and the "
+        "reason; manifest.json has everything needed to run this again.\n",
+        f"```json\n{orjson.dumps(dict(settings), option=orjson.OPT_INDENT_2).decode()}\n```\n",
+    ]
+    return "\n".join(sections)
+
+
+def _front_matter() -> str:
+    return "---\ntags: [instruction-tuning, data-selection, deita]\ntask_categories: [text-generation]\n---\n"
+
+
+def _settings(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    settings = manifest["settings"]
+    yield "budget", settings["budget"] or "none"
+    yield "threshold", f"{manifest['threshold']}{' (found by auto)' if settings['threshold'] == 'auto' else ''}"
+    rule = f"{settings['turns']}, up to {settings['training_tokens']} tokens" if settings["turns"] == "fit" else None
+    yield "turns", rule or settings["turns"]
+    yield "encoder", f"{manifest['encoder']['name']} ({manifest['encoder']['precision']})"
+    for axis, scorer in sorted(manifest["scorers"].items()):
+        yield f"{axis} scorer", f"{scorer['name']} ({scorer['fingerprint'][:12]})"
+
+
+def _fates(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
+    for name, label in (
+        ("read", "read"),
+        ("selected", "selected"),
+        ("blocked", "passed over: too like a better one"),
+        ("not_reached", "passed over: the budget was full"),
+        ("rejected", "rejected"),
+        ("merged", "merged: exact duplicates of another row"),
+    ):
+        yield label, f"{counts[name]:,}"
+
+
+def _figures(selected: pl.DataFrame) -> Iterable[tuple[str, str, str, str]]:
+    for name in ("score", "complexity", "quality", "similarity"):
+        values = selected[name].drop_nulls()
+        if len(values):
+            low, middle, high = (float(values.quantile(q, "nearest") or 0) for q in (0.0, 0.5, 1.0))
+            yield name, f"{low:.3f}", f"{middle:.3f}", f"{high:.3f}"
+
+
+def _files(selected: pl.DataFrame) -> Iterable[tuple[str, int]]:
+    counted = selected.group_by("file", maintain_order=True).len().sort("len", "file", descending=[True, False])
+    yield from counted.head(20).iter_rows()
+    if len(counted) > 20:
+        yield f"{len(counted) - 20} more files", int(counted["len"].slice(20).sum())
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)

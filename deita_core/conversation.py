@@ -1,0 +1,96 @@
+"""Conversations: their messages, turns, canonical form and content ids. Imports nothing of ours."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from itertools import groupby
+from typing import Literal, get_args
+
+import orjson
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = get_args(Role)
+JOINT = "\n\n"
+
+
+def content_id(data: bytes) -> str:
+    """BLAKE2b-128 of the bytes, as 32 hex digits: the id of everything that is known by its content."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def text_id(text: str) -> str:
+    """The id of one message's text, as it keys the vectors tables."""
+    return content_id(text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, its text exactly as read."""
+
+    role: Role
+    content: str
+
+    @property
+    def is_blank(self) -> bool:
+        """True where there is nothing to encode or to learn from."""
+        return not self.content.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A user's message (or several in a row) and the answer to it; positions index the conversation's messages."""
+
+    user: tuple[int, ...]
+    assistant: tuple[int, ...]
+    instruction: str
+    response: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A sample: its messages in order."""
+
+    messages: tuple[Message, ...]
+
+    @cached_property
+    def id(self) -> str:
+        """Content id of the canonical JSON of the messages: role and content, exact text, no normalisation."""
+        return content_id(orjson.dumps([{"role": m.role, "content": m.content} for m in self.messages]))
+
+    @cached_property
+    def turns(self) -> tuple[Turn, ...]:
+        """The exchanges a scorer judges; see `pair_turns`."""
+        return tuple(
+            Turn(user, assistant, self._text(user), self._text(assistant))
+            for user, assistant in pair_turns((m.role, m.is_blank) for m in self.messages)
+        )
+
+    def _text(self, positions: tuple[int, ...]) -> str:
+        return JOINT.join(self.messages[i].content for i in positions)
+
+    @property
+    def n_chars(self) -> int:
+        """Characters over all messages."""
+        return sum(len(m.content) for m in self.messages)
+
+
+def conversation(pairs: Iterable[tuple[Role, str]]) -> Conversation:
+    """A conversation from (role, content) pairs."""
+    return Conversation(tuple(Message(role, content) for role, content in pairs))
+
+
+def pair_turns(outline: Iterable[tuple[str, bool]]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Positions of (user, assistant) messages of each turn, from (role, is blank) of each message.
+
+    System and tool messages shift nothing, consecutive messages of one role are joined, blank messages count as
+    absent; an opening assistant message and a trailing user message belong to no turn.
+    """
+    spoken = [(role, i) for i, (role, blank) in enumerate(outline) if role in ("user", "assistant") and not blank]
+    asked: tuple[int, ...] = ()
+    for role, run in groupby(spoken, key=lambda pair: pair[0]):
+        positions = tuple(i for _, i in run)
+        if role == "user":
+            asked = positions
+        elif asked:
+            yield asked, positions

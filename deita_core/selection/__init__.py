@@ -1,0 +1,94 @@
+"""Score-first, diversity-aware selection (paper, section 2.4): rank by score, keep what nothing kept is too like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from deita_core.errors import InputError
+from deita_core.selection.selector import DiversitySelector
+
+__all__ = ["DiversitySelector", "Selection", "rank_candidates", "select_diverse"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was kept and why.
+
+    `indices` (m,) int64: positions of the kept candidates, in rank order. `decisions`: one row per walked candidate in
+    rank order with id, rank, score, kept, blocked_by, nearest and similarity. `rejected`: id and reason of candidates
+    without a finite score or a vector with a direction.
+    """
+
+    indices: np.ndarray
+    decisions: pl.DataFrame
+    rejected: pl.DataFrame
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the kept candidates, in rank order."""
+        return self.decisions.filter("kept")["id"].to_list()
+
+
+def select_diverse(
+    vectors: np.ndarray,
+    scores: np.ndarray,
+    *,
+    budget: int | None = None,
+    threshold: float = 0.9,
+    ids: Sequence[str] | None = None,
+) -> Selection:
+    """Select up to `budget` candidates, best score first, none more than `threshold` similar to a better one kept.
+
+    vectors (n, d) float32 or float16, of any length; scores (n,); ids: n unique strings, by default the positions,
+    zero-padded. Ties in score go to the smaller id. Raises InputError for arguments that do not fit together.
+    """
+    width = len(str(max(len(vectors) - 1, 0)))
+    names = [f"{i:0{width}d}" for i in range(len(vectors))] if ids is None else list(ids)
+    _check(vectors, scores, names)
+    ranked = rank_candidates(pl.DataFrame({"id": names, "score": np.asarray(scores, dtype=np.float64)}))
+    order = ranked.candidates["position"].to_numpy()
+    selector = DiversitySelector(budget, threshold, vectors.shape[1])
+    frames = []
+    for start in range(0, len(order), 4_096):
+        if selector.full:
+            break
+        block = order[start : start + 4_096]
+        frames.append(selector.offer([names[i] for i in block], vectors[block]))
+    decisions = pl.concat([selector.offer([], vectors[:0]), *frames])
+    decisions = decisions.join(ranked.candidates, on="id", how="left", maintain_order="left")
+    columns = ["id", "rank", "score", "kept", "blocked_by", "nearest", "similarity"]
+    rejected = pl.concat([ranked.unscored, selector.rejected])
+    return Selection(decisions.filter("kept")["position"].to_numpy(), decisions.select(columns), rejected)
+
+
+def _check(vectors: np.ndarray, scores: np.ndarray, ids: list[str]) -> None:
+    if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float16):
+        raise InputError(f"The vectors are {vectors.dtype} of shape {vectors.shape}; give (n, d) float32 or float16.")
+    if len(scores) != len(vectors) or len(ids) != len(vectors):
+        raise InputError(
+            f"There are {len(vectors)} vectors, {len(scores)} scores and {len(ids)} ids; give one of each."
+        )
+    if len(set(ids)) != len(ids):
+        raise InputError("The ids are not unique; give each candidate its own.")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Candidates in the order they are walked (id, score, position), and those without a finite score (id, reason)."""
+
+    candidates: pl.DataFrame
+    unscored: pl.DataFrame
+
+
+def rank_candidates(scored: pl.DataFrame) -> Ranked:
+    """Order candidates by score descending, then id ascending: a total order, whatever order they come in.
+
+    `scored` has id and score, and keeps its other columns; `position` is added.
+    """
+    scored = scored.with_row_index("position").with_columns(pl.col("position").cast(pl.Int64))
+    finite = pl.col("score").is_finite().fill_null(False)
+    candidates = scored.filter(finite).sort(["score", "id"], descending=[True, False])
+    unscored = scored.filter(~finite).select("id", reason=pl.lit("score_not_finite"))
+    return Ranked(candidates, unscored)

@@ -1,0 +1,32 @@
+"""The evol score of a sample: complexity times quality of each turn, over its turns (paper, sections 2.2 and 2.3)."""
+
+import polars as pl
+
+from deita_core.settings import Turns
+
+
+def evol_scores(turns: pl.DataFrame, how: Turns, training_tokens: int) -> pl.DataFrame:
+    """Sample scores from turn scores.
+
+    `turns`: id, turn (from 0), complexity and quality (null where unread), end (tokens of the conversation up to the
+    end of the turn's answer). `sum`, `mean` and `max` take every turn; `fit` sums the turns that end within
+    `training_tokens`, and always takes the first one, of which training sees at least the beginning.
+
+    Returns, ordered by id: id, score (null where a turn that counts is unread), complexity and quality (means over the
+    turns that count), n_scored (how many count).
+    """
+    counted = (pl.col("end") <= training_tokens) | (pl.col("turn") == 0) if how == "fit" else pl.lit(True)
+    product = pl.col("complexity") * pl.col("quality")
+    total = {"fit": product.sum(), "sum": product.sum(), "mean": product.mean(), "max": product.max()}[how]
+    read = product.is_not_null().all()
+    return (
+        turns.filter(counted)
+        .group_by("id")
+        .agg(
+            score=pl.when(read).then(total),
+            complexity=pl.when(read).then(pl.col("complexity").mean()),
+            quality=pl.when(read).then(pl.col("quality").mean()),
+            n_scored=pl.len().cast(pl.Int32),
+        )
+        .sort("id")
+    )

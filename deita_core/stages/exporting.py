@@ -1,0 +1,149 @@
+"""A finished selection out of the store: its files, and the record of the run."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+from pydantic import BaseModel
+
+from deita_core.card import dataset_card
+from deita_core.settings import SelectionSettings
+from deita_core.stages.choosing import Chosen, Job, fates
+from deita_core.stages.ingest import Ingested
+from deita_core.store import Store
+from deita_core.tables import REJECTS, RUNS, SAMPLES, SOURCES
+from deita_core.writers import SELECTED_SCHEMA, write_selection
+
+
+class Counts(BaseModel):
+    """Where every input row went: read = selected + passed over + rejected + merged duplicates."""
+
+    read: int
+    merged: int
+    rejected: int
+    selected: int
+    blocked: int
+    not_reached: int
+    encoded: int
+    scored: int
+
+    @property
+    def passed_over(self) -> int:
+        """Good rows that were not chosen: too like a better one, or after the budget was full."""
+        return self.blocked + self.not_reached
+
+
+class Report(BaseModel):
+    """What a run did, as it goes into the manifest and the runs table."""
+
+    job: Job
+    settings: SelectionSettings
+    files: list[Ingested]
+    chosen: Chosen
+    encoded: int
+    scored: int
+    seconds: dict[str, float]
+
+    @property
+    def counts(self) -> Counts:
+        """The fate of every input row, and the work done."""
+        read = sum(file.rows for file in self.files)
+        unreadable = sum(file.rejects for file in self.files)
+        return Counts(
+            read=read,
+            merged=read - unreadable - self.chosen.samples,
+            rejected=unreadable + self.chosen.rejected,
+            selected=self.chosen.selected,
+            blocked=self.chosen.blocked,
+            not_reached=self.chosen.not_reached,
+            encoded=self.encoded,
+            scored=self.scored,
+        )
+
+
+def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
+    """Write the selection's files, the manifest last; returns their names."""
+    placed = all_decisions(store, report.job)
+    selected = selected_rows(store, placed)
+    decisions = placed.drop("key")
+    manifest = manifest_of(store, report)
+    card = dataset_card(selected, manifest)
+    return write_selection(folder, selected, decisions, manifest, card, report.settings.format)
+
+
+def all_decisions(store: Store, job: Job) -> pl.DataFrame:
+    """The fate of every row of the pool, with where it stood: distinct samples in rank order, then unreadable rows."""
+    samples = fates(store, job)
+    places = _places(store, job)
+    decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left")
+    rejects = store.fetch(REJECTS, "file_id", list(job.file_ids), ["file", "line", "reason", "detail"])
+    unread = rejects.sort("file", "line").select(
+        "file", "line", fate=pl.lit("rejected"), reason=pl.format("{}: {}", "reason", "detail")
+    )
+    return pl.concat([decided, unread], how="diagonal")
+
+
+def _places(store: Store, job: Job) -> pl.DataFrame:
+    """Where each sample stands first, and how often: sample_id, key, file, line, copies."""
+    columns = ["sample_id", "key", "file_id", "file", "line"]
+    rows = store.fetch(SOURCES, "file_id", list(job.file_ids), columns)
+    position = pl.DataFrame({"file_id": job.file_ids}).with_row_index("nth")
+    rows = rows.join(position, on="file_id").sort("nth", "line")
+    return rows.group_by("sample_id", maintain_order=True).agg(
+        pl.col("key", "file", "line").first(), copies=pl.len().cast(pl.Int32)
+    )
+
+
+def selected_rows(store: Store, decisions: pl.DataFrame) -> pl.DataFrame:
+    """The selected samples with their messages and their own fields, in rank order."""
+    kept = decisions.filter(pl.col("fate") == "selected")
+    ids = kept["id"].to_list()
+    messages = store.fetch(SAMPLES, "id", ids, ["id", "messages"])
+    fields = store.fetch(SOURCES, "key", kept["key"].to_list(), ["key", "fields"])
+    rows = kept.join(messages, on="id", how="left").join(fields, on="key", how="left").sort("rank")
+    return rows.select(list(SELECTED_SCHEMA)).cast(SELECTED_SCHEMA)
+
+
+def manifest_of(store: Store, report: Report) -> dict[str, Any]:
+    """Everything needed to run the selection again and to check it."""
+    job = report.job
+    return {
+        "run_id": job.run_id,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": report.settings.model_dump(),
+        "threshold": report.chosen.threshold,
+        "files": [file.model_dump() for file in report.files],
+        "encoder": {
+            "name": job.encoder.name,
+            "precision": job.encoder.precision,
+            "fingerprint": job.encoder.fingerprint,
+        },
+        "scorers": {
+            scorer.axis: {"name": scorer.name, "fingerprint": scorer.fingerprint}
+            for scorer in (job.complexity, job.quality)
+        },
+        "counts": {**report.counts.model_dump(), "passed_over": report.counts.passed_over},
+        "seconds": report.seconds,
+        "store": {"uri": store.uri, "versions": store.versions()},
+    }
+
+
+def record_run(store: Store, report: Report) -> None:
+    """Write the run's row, after which its selection counts as finished."""
+    manifest = manifest_of(store, report)
+    row = {
+        "run_id": report.job.run_id,
+        "finished": manifest["finished"],
+        "settings": _json(manifest["settings"]),
+        "models": _json({"encoder": manifest["encoder"], "scorers": manifest["scorers"]}),
+        "counts": _json(manifest["counts"]),
+        "seconds": _json(manifest["seconds"]),
+        "versions": _json(manifest["store"]["versions"]),
+    }
+    store.write(RUNS, pl.DataFrame([row], schema=RUNS.empty().schema))
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

@@ -1,0 +1,68 @@
+"""Shards: how the work a stage still has to do is cut, written down before it starts.
+
+A resumed run finds the plan of the run that broke off and follows it, so that every shard, and with it every batch and
+every last bit of the numbers, is the one of an undisturbed run.
+"""
+
+import polars as pl
+from pydantic import BaseModel
+
+from deita_core.conversation import content_id
+from deita_core.store import Store
+from deita_core.tables import PLANS, Table
+
+# A run has at most about this many shards a stage, however large the pool.
+MAX_SHARDS = 40
+
+
+class Shard(BaseModel):
+    """One task's worth of rows: a row of the plans table."""
+
+    key: str
+    rows: int
+
+
+def plan_shards(store: Store, stage: str, table: Table, work: pl.DataFrame, shard_size: int) -> list[Shard]:
+    """Cut what is missing into shards, keeping those that an earlier run has planned and not finished.
+
+    `work`: id (as in the first key column of `table`), owner (whatever the stage needs to find it) and size, one row per
+    thing to do, in the order in which it should be done. A shard is about `shard_size` of the sizes' unit, and more
+    in a large pool.
+    """
+    plan = f"{stage}:{table.name}"
+    present = store.read(table, [table.key[0]]).select(id=table.key[0]).unique()
+    waiting = _drop_finished(store, plan, present)
+    lacking = work.join(present, on="id", how="anti", maintain_order="left")
+    new = _cut(plan, lacking.join(waiting.explode("ids"), left_on="id", right_on="ids", how="anti"), shard_size)
+    store.write(PLANS, new)
+    # What another pool's broken run left waiting is not this run's to do.
+    wanted = pl.col("ids").list.eval(pl.element().is_in(lacking["id"].implode())).list.any()
+    shards = pl.concat([waiting, new.select(waiting.columns)]).filter(wanted)
+    return [Shard(key=key, rows=rows) for key, rows in shards.select("key", pl.col("ids").list.len()).iter_rows()]
+
+
+def read_shard(store: Store, shard: Shard) -> pl.DataFrame:
+    """The rows of a shard, in order: id, owner."""
+    found = store.read(PLANS, ["ids", "owners"], f"key = '{shard.key}'")
+    return found.select(id="ids", owner="owners").explode("id", "owner")
+
+
+def _drop_finished(store: Store, plan: str, present: pl.DataFrame) -> pl.DataFrame:
+    """Shards still waiting: key, ids. One is written in one commit, so it is finished once its rows are present."""
+    planned = store.read(PLANS, ["key", "shard", "ids"], f"plan = '{plan}'").sort("shard", "key").drop("shard")
+    left = planned.explode("ids").join(present, left_on="ids", right_on="id", how="anti")["key"].unique()
+    finished = planned.filter(~pl.col("key").is_in(left.implode()))["key"]
+    if len(finished):
+        store.delete(PLANS, f"key IN ({','.join(repr(key) for key in finished)})")
+    return planned.filter(pl.col("key").is_in(left.implode()))
+
+
+def _cut(plan: str, todo: pl.DataFrame, shard_size: int) -> pl.DataFrame:
+    if todo.is_empty():
+        return PLANS.empty()
+    size = max(shard_size, -(-int(todo["size"].sum()) // MAX_SHARDS))
+    ahead = pl.col("size").cum_sum() - pl.col("size")
+    shards = todo.group_by(shard=(ahead // size).cast(pl.Int32), maintain_order=True).agg(ids="id", owners="owner")
+    keys = [content_id("\n".join([plan, *ids]).encode()) for ids in shards["ids"]]
+    columns = list(PLANS.empty().columns)
+    return shards.with_columns(key=pl.Series(keys, dtype=pl.String), plan=pl.lit(plan)).select(columns)

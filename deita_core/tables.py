@@ -1,0 +1,178 @@
+"""The Pandera model of every table of the store: the one description of the data. Imports nothing of ours."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+Status = Literal["ok", "truncated", "unreadable"]
+Fate = Literal["selected", "blocked", "not reached", "rejected"]
+
+MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
+# A message without its text: what the stages need when they follow ids.
+OUTLINE = pl.Struct({"role": pl.String, "text_id": pl.String, "n_chars": pl.Int32, "blank": pl.Boolean})
+ID = r"^[0-9a-f]{32}$"
+KEY = r"^[0-9a-f]{32}:\d+$"
+
+
+class TableModel(pa.DataFrameModel):
+    """What all tables share: no column more, none less."""
+
+    class Config:
+        """Unknown columns are an error."""
+
+        strict = True
+        ordered = True
+
+
+class Samples(TableModel):
+    """One row per distinct conversation."""
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    messages: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE})
+    outline: pl.List = pa.Field(dtype_kwargs={"inner": OUTLINE})
+    n_turns: pl.Int32 = pa.Field(ge=1)
+    n_chars: pl.Int64 = pa.Field(ge=1)
+
+
+class Sources(TableModel):
+    """One row per input row that became a sample; exact duplicates share a sample id."""
+
+    key: str = pa.Field(str_matches=KEY, unique=True)
+    file_id: str = pa.Field(str_matches=ID)
+    file: str = pa.Field(str_length={"min_value": 1})
+    line: pl.Int64 = pa.Field(ge=1)
+    sample_id: str = pa.Field(str_matches=ID)
+    layout: str = pa.Field(isin=("alpaca", "sharegpt", "messages", "prompt-response"))
+    fields: str = pa.Field(str_startswith="{")
+
+
+class Rejects(TableModel):
+    """One row per input row that could not become a sample, with the reason."""
+
+    key: str = pa.Field(str_matches=KEY, unique=True)
+    file_id: str = pa.Field(str_matches=ID)
+    file: str = pa.Field(str_length={"min_value": 1})
+    line: pl.Int64 = pa.Field(ge=1)
+    reason: str = pa.Field(str_matches=r"^[a-z_]+$")
+    detail: str = pa.Field(str_length={"min_value": 1, "max_value": 500})
+
+
+class Scores(TableModel):
+    """One row per turn; a score that could not be read is null and its status says so."""
+
+    id: str = pa.Field(str_matches=ID)
+    turn: pl.Int32 = pa.Field(ge=0)
+    score: pl.Float64 = pa.Field(ge=1, le=6, nullable=True)
+    status: str = pa.Field(isin=get_args(Status))
+
+    @pa.dataframe_check
+    def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:  # noqa: N805
+        """NaN is no score, and null only stands where the status says unreadable."""
+        unread = pl.col("status") == "unreadable"
+        finite = pl.col("score").is_finite().fill_null(False)
+        return data.lazyframe.select((unread & pl.col("score").is_null()) | (~unread & finite))
+
+
+class Plans(TableModel):
+    """Shards still to do: which texts or samples each one holds, so that a resumed run cuts them the same way."""
+
+    key: str = pa.Field(str_length={"min_value": 1}, unique=True)
+    plan: str = pa.Field(str_length={"min_value": 1})
+    shard: pl.Int32 = pa.Field(ge=0)
+    ids: pl.List = pa.Field(dtype_kwargs={"inner": pl.String})
+    owners: pl.List = pa.Field(dtype_kwargs={"inner": pl.String})
+
+
+class Decisions(TableModel):
+    """One row per candidate a selection walked, in rank order."""
+
+    key: str = pa.Field(str_length={"min_value": 1}, unique=True)
+    run_id: str = pa.Field(str_length={"min_value": 1})
+    rank: pl.Int64 = pa.Field(ge=1)
+    id: str = pa.Field(str_matches=ID)
+    score: pl.Float64
+    kept: bool
+    blocked_by: str = pa.Field(str_matches=ID, nullable=True)
+    nearest: str = pa.Field(str_matches=ID, nullable=True)
+    similarity: pl.Float64 = pa.Field(ge=-1.000001, le=1.000001, nullable=True)
+
+    @pa.dataframe_check
+    def passed_over_names_its_blocker(cls, data: pa.PolarsData) -> pl.LazyFrame:  # noqa: N805
+        """Kept rows have no blocker, passed over rows have one."""
+        return data.lazyframe.select(pl.col("kept") == pl.col("blocked_by").is_null())
+
+
+class Runs(TableModel):
+    """One row per finished run, written last: enough to run it again."""
+
+    run_id: str = pa.Field(str_length={"min_value": 1}, unique=True)
+    finished: str
+    settings: str = pa.Field(str_startswith="{")
+    models: str = pa.Field(str_startswith="{")
+    counts: str = pa.Field(str_startswith="{")
+    seconds: str = pa.Field(str_startswith="{")
+    versions: str = pa.Field(str_startswith="{")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the store: its name, the columns that identify a row, and what a row must be."""
+
+    name: str
+    key: tuple[str, ...]
+    model: type[pa.DataFrameModel] | pa.DataFrameSchema
+
+    def empty(self) -> pl.DataFrame:
+        """A frame of no rows with the table's columns and types."""
+        schema = self.model if isinstance(self.model, pa.DataFrameSchema) else self.model.to_schema()
+        return pl.DataFrame(schema={name: column.dtype.type for name, column in schema.columns.items()})
+
+    def validate(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame as it came, if it is what the table holds. Raises InvalidTable with the first failures, cut."""
+        try:
+            return self.model.validate(frame, lazy=True)
+        except SchemaErrors as error:
+            raise InvalidTableError(self.name, error) from None
+
+
+class InvalidTableError(ValueError):
+    """A frame that its table does not admit: a defect of the program that made it, not of the input."""
+
+    def __init__(self, table: str, error: SchemaErrors) -> None:
+        failures = error.failure_cases.select(pl.col("column", "check", "index").cast(pl.String)).unique().head(5)
+        listed = "; ".join(f"{c or 'table'}: {str(k)[:80]} (row {i or '-'})" for c, k, i in failures.iter_rows())
+        super().__init__(f"table {table} refused {len(error.failure_cases)} values: {listed}")
+
+
+SAMPLES = Table("samples", ("id",), Samples)
+SOURCES = Table("sources", ("key",), Sources)
+REJECTS = Table("rejects", ("key",), Rejects)
+PLANS = Table("plans", ("key",), Plans)
+SELECTIONS = Table("selections", ("key",), Decisions)
+RUNS = Table("runs", ("run_id",), Runs)
+
+
+def scores_table(scorer: str) -> Table:
+    """The table of one scorer's scores; `scorer` is its slug, with its fingerprint."""
+    return Table(f"scores__{scorer}", ("id", "turn"), Scores)
+
+
+def vectors_table(encoder: str, dim: int) -> Table:
+    """The table of one encoder's vectors: one row per distinct text, each of unit length."""
+    unit = pa.Check(_is_unit, error="not a finite vector of length 1")
+    columns = {
+        "text_id": pa.Column(str, pa.Check.str_matches(ID), unique=True),
+        "n_tokens": pa.Column(pl.Int32, pa.Check.ge(1)),
+        "vector": pa.Column(pl.Array(pl.Float32, dim), unit),
+    }
+    return Table(f"vectors__{encoder}", ("text_id",), pa.DataFrameSchema(columns, strict=True, ordered=True))
+
+
+def _is_unit(data: pa.PolarsData) -> pl.LazyFrame:
+    column = data.lazyframe.select(data.key).collect().to_series().to_numpy()
+    norms = (column.astype("f8") ** 2).sum(axis=1) ** 0.5
+    # Comparisons with NaN are false, so that a non-finite vector fails as well.
+    return pl.LazyFrame({data.key: abs(norms - 1) < 1e-3})

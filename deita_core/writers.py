@@ -1,0 +1,98 @@
+"""A selection as files: the chosen rows, every decision, the dataset card, and last of all the manifest."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from deita_core.conversation import Conversation, conversation
+from deita_core.errors import InputError
+from deita_core.settings import Format
+from deita_core.tables import MESSAGE
+
+SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+MANIFEST = "manifest.json"
+
+SELECTED_SCHEMA = {
+    "id": pl.String,
+    "rank": pl.Int64,
+    "score": pl.Float64,
+    "complexity": pl.Float64,
+    "quality": pl.Float64,
+    "n_scored": pl.Int32,
+    "nearest": pl.String,
+    "similarity": pl.Float64,
+    "copies": pl.Int32,
+    "file": pl.String,
+    "line": pl.Int64,
+    "messages": pl.List(MESSAGE),
+    "fields": pl.String,
+}
+
+
+def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:
+    """A conversation as a row of a layout: `same` is the input row as it was.
+
+    Raises InputError for a conversation that the layout cannot hold.
+    """
+    render: dict[Format, Callable[[], dict[str, Any]]] = {
+        "same": lambda: fields,
+        "messages": lambda: {"messages": [{"role": m.role, "content": m.content} for m in talk.messages]},
+        "sharegpt": lambda: {
+            "conversations": [{"from": SHAREGPT_ROLES[m.role], "value": m.content} for m in talk.messages]
+        },
+        "alpaca": lambda: _alpaca(talk),
+    }
+    return render[format_]()
+
+
+def _alpaca(talk: Conversation) -> dict[str, Any]:
+    """The last turn as instruction and output, those before it as history."""
+    if any(m.role == "tool" for m in talk.messages):
+        raise InputError(
+            f"Sample {talk.id} has tool messages, which the alpaca layout cannot hold; "
+            f"use --format messages or --format sharegpt."
+        )
+    *earlier, last = talk.turns
+    row: dict[str, Any] = {"instruction": last.instruction, "input": "", "output": last.response}
+    if system := [m.content for m in talk.messages if m.role == "system"]:
+        row["system"] = "\n\n".join(system)
+    if earlier:
+        row["history"] = [[turn.instruction, turn.response] for turn in earlier]
+    return row
+
+
+def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
+    """One line of selected.jsonl: the row in its layout, and under `deita` what is known about it."""
+    talk = conversation((m["role"], m["content"]) for m in row["messages"])
+    facts = {name: row[name] for name in SELECTED_SCHEMA if name not in ("messages", "fields")}
+    return {**in_layout(talk, format_, orjson.loads(row["fields"])), "deita": facts}
+
+
+def write_selection(
+    folder: Path, selected: pl.DataFrame, decisions: pl.DataFrame, manifest: dict[str, Any], card: str, format_: Format
+) -> list[str]:
+    """Write a selection into a folder and return the names of its files.
+
+    `selected` has the columns of SELECTED_SCHEMA, in rank order. Each file appears whole or not at all, and the
+    manifest last: a folder with a manifest is a complete selection.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    rows = (selected_row(row, format_) for row in selected.iter_rows(named=True))
+    lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    _place(folder / "selected.jsonl", lambda path: path.write_bytes(lines))
+    _place(folder / "selected.parquet", selected.write_parquet)
+    _place(folder / "decisions.parquet", decisions.write_parquet)
+    _place(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
+    _place(folder / MANIFEST, lambda path: path.write_bytes(orjson.dumps(manifest, option=options) + b"\n"))
+    return ["selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", MANIFEST]
+
+
+def _place(path: Path, write: Callable[[Path], Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    partial.replace(path)

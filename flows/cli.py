@@ -1,0 +1,166 @@
+"""The `deita` command: one thin function per flow. Heavy libraries are imported inside the commands."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="deita",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Pick the few thousand conversations worth fine-tuning on, and say why for each one.",
+)
+
+
+class Preset(StrEnum):
+    """Named sets of defaults."""
+
+    laptop = "laptop"
+    paper = "paper"
+
+
+class Turns(StrEnum):
+    """How the scores of turns make a sample's."""
+
+    fit = "fit"
+    sum = "sum"
+    mean = "mean"
+    max = "max"
+
+
+class Layout(StrEnum):
+    """Layouts of input files."""
+
+    alpaca = "alpaca"
+    sharegpt = "sharegpt"
+    messages = "messages"
+    prompt_response = "prompt-response"
+
+
+class Format(StrEnum):
+    """Layouts of selected.jsonl."""
+
+    same = "same"
+    messages = "messages"
+    sharegpt = "sharegpt"
+    alpaca = "alpaca"
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log as well.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    prepare_environment(verbose)
+    os.environ["DEITA_DEBUG"] = "1" if debug else ""
+
+
+def prepare_environment(verbose: bool) -> None:
+    """Set what Prefect reads when it is first imported: quiet, private, and no waiting for a heartbeat at exit."""
+    quiet = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if verbose else "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING" if verbose else "CRITICAL",
+        # A busy machine takes longer than the default to start the temporary server.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "LANCEDB_LOG": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+
+
+@app.command(
+    epilog="Examples:  deita select pool.jsonl --budget 6000 --out out/   ·   "
+    "deita select data/ 'more/*.parquet' --threshold auto --budget 10000 --out out/"
+)
+def select(
+    pool: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the selection's files. Needed unless --dry-run.")] = None,
+    budget: Annotated[int | None, typer.Option(help="How many conversations to select. Default: no limit.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Largest cosine similarity to a kept one, or auto. Default 0.9.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Where vectors and scores are kept. Default .deita")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
+    turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score. Default fit.")] = None,
+    training_tokens: Annotated[int | None, typer.Option(help="Where training cuts. Default 2048.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="A sentence-transformers model: hub name or folder.")] = None,
+    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, or a trained scorer's folder.")] = None,
+    quality_scorer: Annotated[str | None, typer.Option(help="laptop, or a trained scorer's folder.")] = None,
+    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
+    format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
+) -> None:
+    """Select the best and most diverse conversations of a pool.
+
+    Writes selected.jsonl (your rows, with a `deita` object that says why), selected.parquet, decisions.parquet (the
+    fate of every row), README.md (a dataset card) and manifest.json. Run again, it does only what is new.
+    """
+    from deita_core.settings import load_settings
+
+    settings = load_settings(
+        config,
+        preset=preset,
+        budget=budget,
+        threshold=threshold,
+        store=store,
+        turns=turns,
+        layout=layout,
+        training_tokens=training_tokens,
+        encoder=encoder,
+        complexity_scorer=complexity_scorer,
+        quality_scorer=quality_scorer,
+        format=format,
+        limit=limit,
+    )
+    if dry_run:
+        from deita_core.stages.estimate import estimate
+        from flows.summary import print_estimate
+
+        print_estimate(estimate(pool, settings))
+        return
+    if out is None:
+        raise typer.BadParameter("Give a folder for the selection's files, or --dry-run.", param_hint="--out")
+    from flows.selection import select as select_flow
+    from flows.summary import print_report
+
+    print_report(select_flow(pool, str(out), settings), out)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which presets can run here, and why not."""
+    from flows.summary import print_doctor
+
+    print_doctor()
+
+
+def main() -> None:
+    """Run the command; an error the user can act on is one sentence, with its exit code."""
+    from deita_core.errors import DeitaError
+
+    try:
+        app()
+    except DeitaError as error:
+        if os.environ.get("DEITA_DEBUG"):
+            raise
+        typer.echo(f"deita: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("deita: stopped; what is done is kept, run the same command to go on.", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""One calm progress display on stderr, and the seconds each stage took."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from types import TracebackType
+from typing import TypeVar
+
+from prefect.futures import PrefectFuture, as_completed
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from deita_core.stages.plans import Shard
+
+T = TypeVar("T")
+
+
+class Progress:
+    """A line for each stage: a bar on a terminal, one line when it is done elsewhere. `seconds` by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._console = Console(file=sys.stderr)
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bars = Bars(
+            TextColumn("{task.description:<20}"), *columns, console=self._console, disable=not self._console.is_terminal
+        )
+
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def step(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
+        """Show and time one stage; yields what advances its bar."""
+        started = perf_counter()
+        bar = self._bars.add_task(name, total=total)
+        done = 0
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            self._bars.update(bar, completed=done)
+
+        yield advance
+        self._bars.update(bar, completed=total)
+        self.seconds[name] = round(perf_counter() - started, 3)
+        if not self._console.is_terminal:
+            amount = f"{done:,} " if done else ""
+            self._console.print(f"{name}: {amount}done in {self.seconds[name]:.1f} s", highlight=False)
+
+    def steps(self, name: str, items: Iterable[T], total: int) -> Iterator[T]:
+        """Pass items on, one step of the stage each."""
+        with self.step(name, total) as advance:
+            for item in items:
+                yield item
+                advance(1)
+
+    def shards(self, name: str, shards: Sequence[Shard], submit: Callable[[Shard], PrefectFuture[int]]) -> int:
+        """Submit a stage's shards, wait for all, and return the sum of their results; the first failure is raised.
+
+        Every shard is waited for before a failure is raised, so that what can be done is done and kept.
+        """
+        total = sum(shard.rows for shard in shards)
+        with self.step(name, total) as advance:
+            rows_of = {submit(shard): shard.rows for shard in shards}
+            for future in as_completed(list(rows_of)):
+                future.wait()
+                advance(rows_of[future])
+            return sum(future.result() for future in rows_of)

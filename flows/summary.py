@@ -1,0 +1,88 @@
+"""What the command line says at the end."""
+
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deita_core.diagnosis import diagnose
+from deita_core.stages.estimate import Estimate
+from deita_core.stages.exporting import Report
+from tasks.report import top_rows
+
+SHOWN = 5
+
+
+def print_report(report: Report, out: Path) -> None:
+    """The counts, the best few rows, and where to look."""
+    console, counts = Console(highlight=False), report.counts
+    console.print(
+        f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.passed_over:,} passed over "
+        f"({counts.blocked:,} too like a better one, {counts.not_reached:,} after the budget was full), "
+        f"{counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
+    )
+    console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
+    _warn_of_shortfall(console, report)
+    table = Table(box=None, pad_edge=False)
+    for name in ("rank", "score", "complexity", "quality", "begins"):
+        table.add_column(name, justify="left" if name == "begins" else "right", no_wrap=True)
+    for row in top_rows(str(out))[:SHOWN]:
+        begins = escape(" ".join(str(row["begins"]).split()))
+        numbers = (f"{row[name]:.2f}" for name in ("score", "complexity", "quality"))
+        table.add_row(str(row["rank"]), *numbers, begins)
+    console.print(table)
+    _show_rejects(console, out)
+    console.print(
+        f"Look at [bold]{escape(str(out))}/README.md[/] and selected.jsonl; decisions.parquet has every row's fate."
+    )
+
+
+def _warn_of_shortfall(console: Console, report: Report) -> None:
+    budget = report.settings.budget
+    if budget and report.counts.selected < budget:
+        console.print(
+            f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: at threshold "
+            f"{report.chosen.threshold} all others are too like one of these. A higher threshold keeps more.[/]"
+        )
+    elif report.settings.threshold == "auto":
+        console.print(f"auto chose the threshold {report.chosen.threshold}.")
+
+
+def _show_rejects(console: Console, out: Path) -> None:
+    rejected = pl.read_parquet(out / "decisions.parquet").filter(pl.col("fate") == "rejected")
+    for file, line, reason in rejected.select("file", "line", "reason").head(SHOWN).iter_rows():
+        console.print(f"[dim]rejected {escape(str(file))}:{line}  {escape(str(reason)[:100])}[/]")
+    if len(rejected) > SHOWN:
+        console.print(f"[dim]and {len(rejected) - SHOWN:,} more rejected, see decisions.parquet[/]")
+
+
+def print_estimate(found: Estimate) -> None:
+    """What a run would do."""
+    console = Console(highlight=False)
+    console.print(
+        f"Would read {found.rows:,} rows of {found.files} files: {found.samples:,} distinct conversations, "
+        f"{found.rejects:,} rejects."
+    )
+    console.print(
+        f"Would encode {found.to_encode:,} of {found.texts:,} distinct texts and score {found.to_score:,} conversations."
+    )
+    if found.chars_per_second:
+        console.print(
+            f"About {found.seconds / 60:.1f} minutes of encoding, at {found.chars_per_second:,.0f} characters a second "
+            f"as just measured; everything else is quick. Nothing was written."
+        )
+    else:
+        console.print("Everything is encoded already: a matter of seconds. Nothing was written.")
+
+
+def print_doctor() -> None:
+    """Versions, the machine, and the presets."""
+    console, found = Console(highlight=False), diagnose()
+    for name, installed in found.versions.items():
+        console.print(f"{name:<24}{installed or 'not installed'}")
+    for name, fact in found.machine.items():
+        console.print(f"{name:<24}{escape(fact)}")
+    for preset, reason in found.presets.items():
+        console.print(f"preset {preset:<17}{'can run' if reason is None else 'cannot run: ' + escape(reason)}")

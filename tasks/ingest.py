@@ -1,0 +1,46 @@
+"""Reading the pool's files into the store."""
+
+from collections.abc import Iterator, Sequence
+
+from prefect import task
+
+from deita_core.readers import expand
+from deita_core.settings import LayoutName
+from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, is_whole
+from deita_core.store import Store
+from tasks.policy import RETRIES, file_key, results_folder, worth_retrying
+
+
+@task(task_run_name="find files")
+def find_files(pool: Sequence[str], layout: LayoutName | None) -> list[PoolFile]:
+    """The files of the pool, each with the id of its content."""
+    return [describe_file(file, layout) for file in expand(pool)]
+
+
+@task(
+    task_run_name="read {file.file}",
+    cache_key_fn=file_key,
+    persist_result=True,
+    result_serializer="json",
+    retry_condition_fn=worth_retrying,
+    **RETRIES,
+)
+def read_file(store: str, file: PoolFile) -> Ingested:
+    """Read one file into the store; cached by its content."""
+    return ingest_file(Store(store), file)
+
+
+def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iterator[Ingested]:
+    """Read files one after the other, until `limit` rows are read over all of them."""
+    left = limit
+    for file in files:
+        if left == 0:
+            return
+        asked = file.model_copy(update={"limit": left})
+        kept = read_file.with_options(result_storage=results_folder(store))
+        ingested = kept(store, asked)
+        if not is_whole(Store(store), ingested):
+            # The cache remembers a file whose rows have gone from the store.
+            ingested = kept.with_options(refresh_cache=True)(store, asked)
+        left = None if left is None else left - ingested.rows
+        yield ingested

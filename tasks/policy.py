@@ -1,0 +1,38 @@
+"""When a task is retried, what its cached result is known by, and where that is kept: in one place for all tasks."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.tasks import Task, exponential_backoff
+
+from deita_core.errors import DeitaError
+from deita_core.tables import InvalidTableError
+
+# Passing troubles (a full disk being cleared, a lost connection) are over in a minute or so.
+RETRIES: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+}
+
+
+async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
+    """False for what will fail the same way again: the user's input, a defect of the program."""
+    try:
+        await state.aresult()
+    except (DeitaError, InvalidTableError, TypeError, ValueError, AssertionError):
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def results_folder(store_uri: str) -> Path:
+    """Where results of cached tasks are kept: inside the store, so that deleting the store deletes them."""
+    return (Path(store_uri) / "results").resolve()
+
+
+def file_key(context: Any, parameters: dict[str, Any]) -> str:
+    """A file is known by its content and how it is read, in the store it is read into."""
+    return f"ingest-{parameters['file'].id}"

@@ -1,0 +1,35 @@
+"""Artifacts in the Prefect UI: where every row went, and the best of what was selected."""
+
+from pathlib import Path
+
+import polars as pl
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from deita_core.stages.exporting import Report
+
+TOP = 50
+
+
+def publish(report: Report, folder: str) -> None:
+    """Publish the counts and the top samples; texts are cut, the files have them whole."""
+    counts = {**report.counts.model_dump(), "passed over": report.counts.passed_over}
+    lines = "\n".join(f"| {name.replace('_', ' ')} | {value:,} |" for name, value in counts.items())
+    create_markdown_artifact(
+        key="selection-counts",
+        markdown=f"| rows | |\n|---|---|\n{lines}\n\nThreshold {report.chosen.threshold}. Files: `{folder}`",
+        description="Where every row of the pool went",
+    )
+    create_table_artifact(key="selection-top", table=top_rows(folder), description=f"The {TOP} best selected samples")
+
+
+def top_rows(folder: str) -> list[dict[str, str | int | float]]:
+    """The best selected samples as a small table: no more than the beginning of each text."""
+    rows = pl.read_parquet(Path(folder) / "selected.parquet", n_rows=TOP)
+    first = pl.col("messages").list.eval(pl.element().filter(pl.element().struct.field("role") == "user")).list.first()
+    return rows.select(
+        "rank",
+        pl.col("score", "complexity", "quality").round(3),
+        begins=first.struct.field("content").str.slice(0, 120),
+        place=pl.format("{}:{}", "file", "line"),
+        id="id",
+    ).to_dicts()
