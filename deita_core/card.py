@@ -6,8 +6,6 @@ from typing import Any
 import orjson
 import polars as pl
 
-FACTS = "The `deita` object of a row"
-
 
 def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
     """A README.md for the Hub or a colleague, from the selection and its manifest."""
@@ -25,11 +23,11 @@ def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
         _table(("figure", "lowest", "median", "highest"), _figures(selected)),
         _table(("file", "rows selected"), _files(selected)),
         "## Fields\n",
-        f"{FACTS} says why it is here: `rank` (1 is best), `score` (complexity times quality over the turns that count, "
-        "by the rule above), `complexity` and `quality` (1 to 6, means over those turns), `nearest` and `similarity` "
-        "(the better-ranked chosen row that is most like it, and the cosine), `copies` (how often the row stood in the "
-        "pool), `file` and `line`. decisions.parquet has the same for every row of the pool, with its fate and the "
-        "reason; manifest.json has everything needed to run this again.\n",
+        "The `deita` object of a row says why it is here: `rank` (1 is best), `score` (complexity times quality over "
+        "the turns that count, by the rule above), `complexity` and `quality` (1 to 6, means over those turns), "
+        "`nearest` and `similarity` (the better-ranked chosen row that is most like it, and the cosine), `copies` (how "
+        "often the row stood in the pool), `file` and `line`. decisions.parquet has the same for every row of the "
+        "pool, with its fate and the reason; manifest.json has everything needed to run this again.\n",
         f"```json\n{orjson.dumps(dict(settings), option=orjson.OPT_INDENT_2).decode()}\n```\n",
     ]
     return "\n".join(sections)

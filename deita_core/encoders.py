@@ -1,9 +1,10 @@
-"""Sentence encoders: texts of any length to unit vectors, batched by tokens, in the precision the machine is good at."""
+"""Sentence encoders: texts of any length to unit vectors, batched by tokens, in the precision the machine favours."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -239,7 +240,7 @@ def split_evenly(items: list[int], size: int) -> Iterator[list[int]]:
     """Cut a list into the fewest parts of at most `size`, all of about one length; an empty list is one part."""
     parts = max(1, -(-len(items) // size))
     bounds = [round(i * len(items) / parts) for i in range(parts + 1)]
-    return (items[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+    return (items[a:b] for a, b in pairwise(bounds))
 
 
 def token_batches(windows: Iterable[tuple[int, list[int]]], budget: int) -> Iterator[list[tuple[int, list[int]]]]:

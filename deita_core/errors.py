@@ -22,5 +22,6 @@ class ModelError(DeitaError):
 
 
 def cause(error: Exception) -> str:
+    """The first line of what an error says, short enough to be quoted in a sentence."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text[:200].encode(errors="replace").decode()

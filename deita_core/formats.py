@@ -7,6 +7,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, count
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import zstandard
 
 from deita_core.errors import InputError, cause
-from deita_core.layouts import Reject, Row, json_row
+from deita_core.layouts import Reject, Row, detect_layout, json_row
 
 # Keys under which a JSON object holds the file's rows.
 LIST_KEYS = ("data", "rows", "train", "examples")

@@ -69,7 +69,8 @@ class Scores(TableModel):
     status: str = pa.Field(isin=get_args(Status))
 
     @pa.dataframe_check
-    def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:  # noqa: N805
+    @classmethod
+    def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:
         """NaN is no score, and null only stands where the status says unreadable."""
         unread = pl.col("status") == "unreadable"
         finite = pl.col("score").is_finite().fill_null(False)
@@ -100,7 +101,8 @@ class Decisions(TableModel):
     similarity: pl.Float64 = pa.Field(ge=-1.000001, le=1.000001, nullable=True)
 
     @pa.dataframe_check
-    def passed_over_names_its_blocker(cls, data: pa.PolarsData) -> pl.LazyFrame:  # noqa: N805
+    @classmethod
+    def passed_over_names_its_blocker(cls, data: pa.PolarsData) -> pl.LazyFrame:
         """Kept rows have no blocker, passed over rows have one."""
         return data.lazyframe.select(pl.col("kept") == pl.col("blocked_by").is_null())
 
@@ -131,7 +133,7 @@ class Table:
         return pl.DataFrame(schema={name: column.dtype.type for name, column in schema.columns.items()})
 
     def validate(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame as it came, if it is what the table holds. Raises InvalidTable with the first failures, cut."""
+        """The frame as it came, if it is what the table holds. Raises InvalidTableError with the first failures."""
         try:
             return self.model.validate(frame, lazy=True)
         except SchemaErrors as error:

@@ -1,5 +1,6 @@
 """A selection as files: the chosen rows, every decision, the dataset card, and last of all the manifest."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from deita_core.tables import MESSAGE
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 MANIFEST = "manifest.json"
 
-SELECTED_SCHEMA = {
+SELECTED_SCHEMA: dict[str, Any] = {
     "id": pl.String,
     "rank": pl.Int64,
     "score": pl.Float64,
@@ -68,7 +69,8 @@ def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
     """One line of selected.jsonl: the row in its layout, and under `deita` what is known about it."""
     talk = conversation((m["role"], m["content"]) for m in row["messages"])
     facts = {name: row[name] for name in SELECTED_SCHEMA if name not in ("messages", "fields")}
-    return {**in_layout(talk, format_, orjson.loads(row["fields"])), "deita": facts}
+    # The standard library's parser keeps integers of any size as they are.
+    return {**in_layout(talk, format_, json.loads(row["fields"])), "deita": facts}
 
 
 def write_selection(
@@ -82,8 +84,8 @@ def write_selection(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     rows = (selected_row(row, format_) for row in selected.iter_rows(named=True))
-    lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-    _place(folder / "selected.jsonl", lambda path: path.write_bytes(lines))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    _place(folder / "selected.jsonl", lambda path: path.write_text(lines, encoding="utf-8", newline="\n"))
     _place(folder / "selected.parquet", selected.write_parquet)
     _place(folder / "decisions.parquet", decisions.write_parquet)
     _place(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))

@@ -1,6 +1,7 @@
 """The main job: read a pool, score and embed what is new in it, select, export."""
 
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -21,7 +22,11 @@ from tasks.score import plan_turns, score_turns
 from tasks.selection import select_samples
 
 
-@flow(name="select", flow_run_name="select into {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))
+# Two at a time: one shard is read or written while another is computed.
+RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+
+
+@flow(name="select", flow_run_name="select into {out}", task_runner=RUNNER)
 def select(pool: list[str], out: str, settings: SelectionSettings | None = None) -> Report:
     """Select the best and most diverse conversations of a pool into the folder `out`.
 
@@ -40,14 +45,13 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
         file_ids = tuple(file.file_id for file in files)
 
         shards = plan_texts(store, encoder, file_ids)
-        encoded = progress.shards("encoding", shards, lambda s: encode_texts.submit(store, encoder, s))
+        encoded = progress.shards("encoding", shards, partial(encode_texts.submit, store, encoder))
 
         scored = 0
         for scorer in scorers:
             shards = plan_turns(store, scorer, file_ids)
-            scored += progress.shards(
-                f"scoring {scorer.axis}", shards, lambda s, f=scorer: score_turns.submit(store, f, encoder, s)
-            )
+            submit = partial(score_turns.submit, store, scorer, encoder)
+            scored += progress.shards(f"scoring {scorer.axis}", shards, submit)
 
         complexity, quality = scorers
         job = Job(
@@ -71,7 +75,7 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
             seconds=progress.seconds,
         )
         with progress.step("writing"):
-            export_files(report, str(Path(out)))
+            export_files(report, out)
             publish(report, out)
             close_run(report)
     return report

@@ -66,7 +66,7 @@ def print_estimate(found: Estimate) -> None:
         f"{found.rejects:,} rejects."
     )
     console.print(
-        f"Would encode {found.to_encode:,} of {found.texts:,} distinct texts and score {found.to_score:,} conversations."
+        f"Would encode {found.to_encode:,} of {found.texts:,} distinct texts, score {found.to_score:,} conversations."
     )
     if found.chars_per_second:
         console.print(

@@ -141,9 +141,10 @@ def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None
 
 
 def fates(store: Store, job: Job) -> pl.DataFrame:
-    """What became of every distinct sample: id, fate, rank, score, complexity, quality, blocked_by, nearest, similarity.
+    """What became of every distinct sample, in rank order.
 
-    In rank order; rank counts the candidates walked. `reason` says it in words, for those not selected.
+    id, fate, reason (in words, null for the selected), rank (among those walked), score, complexity, quality, n_scored,
+    blocked_by, nearest, similarity.
     """
     ranked = rank_pool(store, job)
     walked = store.read(SELECTIONS, where=f"run_id = '{job.run_id}'").drop("key", "run_id", "score")

@@ -103,7 +103,7 @@ def selected_rows(store: Store, decisions: pl.DataFrame) -> pl.DataFrame:
     messages = store.fetch(SAMPLES, "id", ids, ["id", "messages"])
     fields = store.fetch(SOURCES, "key", kept["key"].to_list(), ["key", "fields"])
     rows = kept.join(messages, on="id", how="left").join(fields, on="key", how="left").sort("rank")
-    return rows.select(list(SELECTED_SCHEMA)).cast(SELECTED_SCHEMA)
+    return rows.select(pl.col(name).cast(kind) for name, kind in SELECTED_SCHEMA.items())
 
 
 def manifest_of(store: Store, report: Report) -> dict[str, Any]:

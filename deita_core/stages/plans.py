@@ -25,8 +25,8 @@ class Shard(BaseModel):
 def plan_shards(store: Store, stage: str, table: Table, work: pl.DataFrame, shard_size: int) -> list[Shard]:
     """Cut what is missing into shards, keeping those that an earlier run has planned and not finished.
 
-    `work`: id (as in the first key column of `table`), owner (whatever the stage needs to find it) and size, one row per
-    thing to do, in the order in which it should be done. A shard is about `shard_size` of the sizes' unit, and more
+    `work`: id (as in the first key column of `table`), owner (whatever the stage needs to find it) and size, one row
+    per thing to do, in the order in which it should be done. A shard is about `shard_size` of the sizes' unit, and more
     in a large pool.
     """
     plan = f"{stage}:{table.name}"

@@ -36,7 +36,7 @@ def score_shard(store: Store, scorer: HeadScorer, files: ScorerFiles, encoder: E
 
 
 def score_turns(scorer: HeadScorer, samples: pl.DataFrame, row_of: dict[str, int], vectors: np.ndarray) -> pl.DataFrame:
-    """Scores of the turns of samples (id, messages, outline), given the vectors of their texts: id, turn, score, status."""
+    """Scores (id, turn, score, status) of the turns of samples (id, messages, outline), given their texts' vectors."""
     ids: list[tuple[str, int]] = []
     instructions, responses = [], []
     asked, answered = [], []

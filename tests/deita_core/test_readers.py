@@ -16,15 +16,15 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deita_core import readers
+from deita_core import formats, readers
 from deita_core.errors import InputError
+from deita_core.hub import dataset_rows
 from deita_core.layouts import judge_rows
 from deita_core.readers import (
     Reject,
     Sample,
     batches,
     content_hash,
-    dataset_rows,
     expand,
     read_pool,
     samples_frames,
@@ -149,8 +149,8 @@ def test_utf_16_is_named(file):
 
 
 def test_an_overlong_line_is_skipped_without_being_held(file, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_LINE", 1000)
-    monkeypatch.setattr(readers, "CHUNK", 1000)
+    monkeypatch.setattr(formats, "MAX_LINE", 1000)
+    monkeypatch.setattr(formats, "CHUNK", 1000)
     path = file("a.jsonl", jsonl([row(1), row(2, "x" * 5_000_000), row(3)]))
     tracemalloc.start()
     assert outcome(path) == [(1, "ok"), (2, "too_large"), (3, "ok")]
@@ -213,7 +213,7 @@ def test_tokens_may_be_cut_anywhere_between_chunks(file, monkeypatch):
     rows = [row(n, f'é"\\\n😀 {n}') | {"x": [1.5e3, -12, True, None, {}]} for n in range(20)]
     path = file("a.json", json.dumps(rows, indent=1).encode())
     for chunk in range(1, 40):
-        monkeypatch.setattr(readers, "CHUNK", chunk)
+        monkeypatch.setattr(formats, "CHUNK", chunk)
         assert [orjson.loads(s.fields) for s in stream_file(path)] == rows
 
 
@@ -339,7 +339,7 @@ def test_an_empty_file_is_an_error(file, name):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.jsonl.zst"])
 def test_memory_stays_bounded_whatever_the_rows(file, name, monkeypatch):
-    monkeypatch.setattr(readers, "CHUNK", 1 << 16)
+    monkeypatch.setattr(formats, "CHUNK", 1 << 16)
     path = file(name, WRITERS[name.replace("a.", "pool.")]([row(n, "x" * 2000) for n in range(2500)]))
     tracemalloc.start()
     assert sum(1 for _ in stream_file(path)) == 2500
