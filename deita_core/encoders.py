@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -165,7 +166,7 @@ class SentenceEncoder:
         logging.disable_progress_bar()
         self.files = files
         self.device = _device(torch) if device == "auto" else device
-        self._torch = torch
+        self._torch, self._turn = torch, Lock()
         self._model = SentenceTransformer(str(files.path), device=self.device, local_files_only=True).eval()
         self._tokenizer = self._model.tokenizer
         self._budget = max_tokens_per_batch or TOKENS_PER_BATCH[self.device.split(":")[0]]
@@ -179,7 +180,11 @@ class SentenceEncoder:
         return int(self._model.get_embedding_dimension())
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Encode texts of any length; the result is in their order and does not depend on it."""
+        """Encode texts of any length; the result is in their order. Threads take turns, as tokenizers demand it."""
+        with self._turn:
+            return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> Encoded:
         tokens = self._tokenize(texts)
         windows = [(i, ids) for i, text in enumerate(tokens) for ids in split_evenly(text, self._window)]
         windows.sort(key=lambda w: len(w[1]))

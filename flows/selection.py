@@ -1,7 +1,6 @@
 """The main job: read a pool, score and embed what is new in it, select, export."""
 
 from functools import partial
-from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -22,11 +21,8 @@ from tasks.score import plan_turns, score_turns
 from tasks.selection import select_samples
 
 
-# Two at a time: one shard is read or written while another is computed.
-RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
-
-
-@flow(name="select", flow_run_name="select into {out}", task_runner=RUNNER)
+# Two shards at a time: one is read or written while the other is computed.
+@flow(name="select", flow_run_name="select into {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def select(pool: list[str], out: str, settings: SelectionSettings | None = None) -> Report:
     """Select the best and most diverse conversations of a pool into the folder `out`.
 

@@ -26,8 +26,9 @@ def print_report(report: Report, out: Path) -> None:
     console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
     _warn_of_shortfall(console, report)
     table = Table(box=None, pad_edge=False)
-    for name in ("rank", "score", "complexity", "quality", "begins"):
-        table.add_column(name, justify="left" if name == "begins" else "right", no_wrap=True)
+    for name in ("rank", "score", "complexity", "quality"):
+        table.add_column(name, justify="right", min_width=len(name))
+    table.add_column("begins", no_wrap=True, overflow="ellipsis")
     for row in top_rows(str(out))[:SHOWN]:
         begins = escape(" ".join(str(row["begins"]).split()))
         numbers = (f"{row[name]:.2f}" for name in ("score", "complexity", "quality"))
@@ -53,7 +54,7 @@ def _warn_of_shortfall(console: Console, report: Report) -> None:
 def _show_rejects(console: Console, out: Path) -> None:
     rejected = pl.read_parquet(out / "decisions.parquet").filter(pl.col("fate") == "rejected")
     for file, line, reason in rejected.select("file", "line", "reason").head(SHOWN).iter_rows():
-        console.print(f"[dim]rejected {escape(str(file))}:{line}  {escape(str(reason)[:100])}[/]")
+        console.print(f"[dim]rejected {escape(str(file))}:{line}  {escape(str(reason)[:100])}[/]", soft_wrap=True)
     if len(rejected) > SHOWN:
         console.print(f"[dim]and {len(rejected) - SHOWN:,} more rejected, see decisions.parquet[/]")
 

@@ -1,0 +1,143 @@
+"""What the main job costs: rows/s of each stage, the flow's overhead around encoding, memory, and a second run.
+
+    python -m benchmarks.pipeline [--pool FILE] [--rows 20000] [--budget 2000]
+
+Beside it, in the same run: the texts/s of plain SentenceTransformer.encode with its defaults.
+"""
+
+import os
+import tempfile
+import threading
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter, sleep
+
+import psutil
+
+from flows.cli import prepare_environment
+
+prepare_environment(verbose=False)
+
+from prefect import flow  # noqa: E402
+
+from deita_core.encoders import SentenceEncoder, find_encoder  # noqa: E402
+from deita_core.readers import read_pool  # noqa: E402
+from deita_core.settings import SelectionSettings  # noqa: E402
+from flows.selection import select  # noqa: E402
+
+PLAIN_TEXTS = 600
+ROUNDS = 3
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", type=Path, default=Path("../shared/data/planted_pool.parquet"))
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--budget", type=int, default=2_000)
+    options = parser.parse_args()
+    pool = options.pool if options.pool.exists() else Path("examples/pool")
+    compare_encoding(pool, options.rows)
+    bare = timed(bare_flow)
+    print(f"a bare flow with the temporary server: {bare:.1f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SelectionSettings(store=f"{folder}/store", budget=options.budget, limit=options.rows)
+        run_pipeline(pool, Path(folder) / "out", settings)
+        second = timed(lambda: select([str(pool)], f"{folder}/again", settings))
+        print(
+            f"second run, nothing new: {second:.1f} s, {second - timed(bare_flow):+.1f} s to a bare flow right after it"
+        )
+
+
+@flow(name="bare")
+def bare_flow() -> None:
+    """A flow that does nothing."""
+
+
+def compare_encoding(pool: Path, rows: int) -> None:
+    """Texts/s of ours and of the plain way on the same texts, in turns; ours reads long texts to their end."""
+    from sentence_transformers import SentenceTransformer
+
+    samples, _ = read_pool([str(pool)], limit=rows)
+    messages = samples.sample(min(PLAIN_TEXTS, len(samples)), seed=0)["messages"].explode().struct.field("content")
+    texts = [text for text in messages.unique(maintain_order=True).to_list() if text.strip()][:PLAIN_TEXTS]
+    files = find_encoder()
+    ours, plain = SentenceEncoder(files), SentenceTransformer(str(files.path))
+    for model in (ours, plain):
+        model.encode(texts[:32])
+    pairs = [(timed(lambda: ours.encode(texts)), timed(lambda: plain.encode(texts))) for _ in range(ROUNDS)]
+    best, ratios = min(pairs), sorted(b / a for a, b in pairs)
+    print(f"encoding {len(texts)} texts in {files.precision}: {len(texts) / best[0]:.0f} texts/s; "
+          f"plain {len(texts) / best[1]:.0f}; ratio, median of {ROUNDS}: {ratios[ROUNDS // 2]:.2f}")  # fmt: skip
+
+
+def run_pipeline(pool: Path, out: Path, settings: SelectionSettings) -> None:
+    """One run from nothing: seconds of each stage, overhead around encoding, and the peak memory of all processes."""
+    spent = 0.0
+    encode = SentenceEncoder._encode
+
+    def timed_encode(self: SentenceEncoder, texts: list[str]) -> object:
+        nonlocal spent
+        started = perf_counter()
+        encoded = encode(self, texts)
+        spent += perf_counter() - started
+        return encoded
+
+    SentenceEncoder._encode = timed_encode  # type: ignore[assignment,method-assign]
+    try:
+        with PeakMemory() as memory:
+            started = perf_counter()
+            report = select([str(pool)], str(out), settings)
+            wall = perf_counter() - started
+    finally:
+        SentenceEncoder._encode = encode  # type: ignore[method-assign]
+    counts = report.counts
+    work = {"reading": counts.read, "encoding": counts.encoded, "scoring complexity": report.chosen.samples,
+            "scoring quality": report.chosen.samples, "selecting": report.chosen.samples,
+            "writing": counts.selected}  # fmt: skip
+    for stage, seconds in report.seconds.items():
+        print(f"{stage:<20}{seconds:>8.1f} s {work[stage] / max(seconds, 1e-9):>10,.0f} rows/s")
+    print(f"whole run {wall:.1f} s; inside the encoder {spent:.1f} s; overhead {(wall - spent) / spent:.1%} of that")
+    print(f"peak memory {memory.peak / 2**30:.2f} GiB over all processes; {counts.model_dump()}")
+    assert counts.read == counts.selected + counts.passed_over + counts.rejected + counts.merged
+
+
+class PeakMemory:
+    """The most memory that this process and its children held together, looked at ten times a second."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        me = psutil.Process(os.getpid())
+        while not self._over.is_set():
+            held = 0
+            for process in (me, *me.children(recursive=True)):
+                try:
+                    held += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak = max(self.peak, held)
+            sleep(0.1)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    started = perf_counter()
+    work()
+    return perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
