@@ -6,6 +6,8 @@ Beside it, in the same run: the texts/s of plain SentenceTransformer.encode with
 """
 
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from argparse import ArgumentParser
@@ -19,8 +21,6 @@ from flows.cli import prepare_environment
 
 prepare_environment(verbose=False)
 
-from prefect import flow  # noqa: E402
-
 from deita_core.encoders import SentenceEncoder, find_encoder  # noqa: E402
 from deita_core.readers import read_pool  # noqa: E402
 from deita_core.settings import SelectionSettings  # noqa: E402
@@ -28,6 +28,12 @@ from flows.selection import select  # noqa: E402
 
 PLAIN_TEXTS = 600
 ROUNDS = 3
+BARE = """
+from flows.cli import prepare_environment
+prepare_environment(verbose=False)
+from prefect import flow
+flow(lambda: None, name="bare")()
+"""
 
 
 def main() -> None:
@@ -39,20 +45,27 @@ def main() -> None:
     options = parser.parse_args()
     pool = options.pool if options.pool.exists() else Path("examples/pool")
     compare_encoding(pool, options.rows)
-    bare = timed(bare_flow)
-    print(f"a bare flow with the temporary server: {bare:.1f} s")
     with tempfile.TemporaryDirectory() as folder:
         settings = SelectionSettings(store=f"{folder}/store", budget=options.budget, limit=options.rows)
         run_pipeline(pool, Path(folder) / "out", settings)
-        second = timed(lambda: select([str(pool)], f"{folder}/again", settings))
-        print(
-            f"second run, nothing new: {second:.1f} s, {second - timed(bare_flow):+.1f} s to a bare flow right after it"
-        )
+        compare_second_run(pool, folder, settings)
 
 
-@flow(name="bare")
-def bare_flow() -> None:
-    """A flow that does nothing."""
+def compare_second_run(pool: Path, folder: str, settings: SelectionSettings) -> None:
+    """Whole commands in turns: `deita select` with nothing new, and a flow that does nothing."""
+    flags = ["--store", settings.store, "--budget", str(settings.budget), "--limit", str(settings.limit)]
+    again = [sys.executable, "-m", "flows.cli", "select", str(pool), "--out", f"{folder}/again", *flags]
+    bare = [sys.executable, "-c", BARE]
+    pairs = [(timed(lambda: command(again)), timed(lambda: command(bare))) for _ in range(ROUNDS)]
+    seconds, alone = (sorted(column)[ROUNDS // 2] for column in zip(*pairs, strict=True))
+    print(
+        f"second run, nothing new: {seconds:.1f} s as a command; a bare flow: {alone:.1f} s"
+    )
+
+
+def command(line: list[str]) -> None:
+    """Run a command to its end."""
+    subprocess.run(line, check=True, capture_output=True)
 
 
 def compare_encoding(pool: Path, rows: int) -> None:

@@ -69,7 +69,7 @@ def pair_accuracy(
 
 
 def planted_figures(scorer: HeadScorer, data: Path, rows: int | None) -> Iterator[Figure]:
-    """A pool with planted answers of strong and weak models and with planted defects: how well strong ones stand out."""
+    """A pool with planted answers of strong and weak models and with defects: how well the strong ones stand out."""
     pool = pl.read_parquet(data / "planted_pool.parquet").join(pl.read_parquet(data / "planted_truth.parquet"), on="id")
     first, last = pl.col("messages").list.first(), pl.col("messages").list.last()
     pool = pool.select("kind", instruction=first.struct.field("content"), response=last.struct.field("content")).filter(
@@ -132,7 +132,7 @@ def order_within(values: np.ndarray, levels: np.ndarray, groups: list[str]) -> f
     frame = pl.DataFrame({"group": groups, "level": levels, "value": values})
     pairs = frame.join(frame, on="group").filter(pl.col("level") > pl.col("level_right"))
     right = (pairs["value"] > pairs["value_right"]).cast(float) + 0.5 * (pairs["value"] == pairs["value_right"])
-    return float(right.mean() or 0.0)
+    return hits(right.to_numpy())
 
 
 def order_over(values: np.ndarray, levels: np.ndarray, groups: list[str]) -> float:

