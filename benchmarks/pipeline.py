@@ -58,9 +58,7 @@ def compare_second_run(pool: Path, folder: str, settings: SelectionSettings) -> 
     bare = [sys.executable, "-c", BARE]
     pairs = [(timed(lambda: command(again)), timed(lambda: command(bare))) for _ in range(ROUNDS)]
     seconds, alone = (sorted(column)[ROUNDS // 2] for column in zip(*pairs, strict=True))
-    print(
-        f"second run, nothing new: {seconds:.1f} s as a command; a bare flow: {alone:.1f} s"
-    )
+    print(f"second run, nothing new: {seconds:.1f} s as a command; a bare flow: {alone:.1f} s")
 
 
 def command(line: list[str]) -> None:

@@ -28,7 +28,7 @@ class SelectionSettings(BaseModel):
         0.9, description="Largest cosine similarity to a kept sample; auto: the smallest that still fills the budget."
     )
     turns: Turns = Field(
-        "fit", description="How the scores of turns make a sample's; fit: turns within training_tokens."
+        "mean", description="How the scores of turns make a sample's; fit: the sum of those within training_tokens."
     )
     training_tokens: Annotated[int, Field(ge=1)] = Field(2_048, description="Where training will cut a conversation.")
     encoder: str = Field(LAPTOP_ENCODER, description="A sentence-transformers model: a hub name or a folder.")
@@ -40,7 +40,9 @@ class SelectionSettings(BaseModel):
     format: Format = Field("same", description="The layout of selected.jsonl.")
 
 
-# Paper, sections 2.3 and 2.4, and the released checkpoints.
+# The laptop's threshold: among examples/pool every rewording planted there is at 0.95 or more, and no other pair is
+# above 0.8. Its mean over turns: a sum over many short turns of small talk outweighs any single good answer.
+# The paper's settings: sections 2.3 and 2.4, and the released checkpoints.
 PRESETS: dict[PresetName, dict[str, Any]] = {
     "laptop": {},
     "paper": {

@@ -3,7 +3,9 @@
 import os
 import sys
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -91,7 +93,7 @@ def select(
     ] = None,
     store: Annotated[str | None, typer.Option(help="Where vectors and scores are kept. Default .deita")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
-    turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score. Default fit.")] = None,
+    turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score. Default mean.")] = None,
     training_tokens: Annotated[int | None, typer.Option(help="Where training cuts. Default 2048.")] = None,
     encoder: Annotated[str | None, typer.Option(help="A sentence-transformers model: hub name or folder.")] = None,
     complexity_scorer: Annotated[str | None, typer.Option(help="laptop, or a trained scorer's folder.")] = None,
@@ -132,6 +134,8 @@ def select(
         return
     if out is None:
         raise typer.BadParameter("Give a folder for the selection's files, or --dry-run.", param_hint="--out")
+    # Takes a second or two, and is needed only after Prefect's temporary server has started in a process of its own.
+    Thread(target=import_module, args=("lancedb",), daemon=True).start()
     from flows.selection import select as select_flow
     from flows.summary import print_report
 

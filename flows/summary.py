@@ -5,7 +5,6 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from deita_core.diagnosis import diagnose
 from deita_core.stages.estimate import Estimate
@@ -25,15 +24,10 @@ def print_report(report: Report, out: Path) -> None:
     )
     console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
     _warn_of_shortfall(console, report)
-    table = Table(box=None, pad_edge=False)
-    for name in ("rank", "score", "complexity", "quality"):
-        table.add_column(name, justify="right", min_width=len(name))
-    table.add_column("begins", no_wrap=True, overflow="ellipsis")
+    print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
     for row in top_rows(str(out))[:SHOWN]:
-        begins = escape(" ".join(str(row["begins"]).split()))
-        numbers = (f"{row[name]:.2f}" for name in ("score", "complexity", "quality"))
-        table.add_row(str(row["rank"]), *numbers, begins)
-    console.print(table)
+        begins = " ".join(str(row["begins"]).split())[: max(20, console.width - 37)]
+        print(f"{row['rank']:>5}{row['score']:>8.2f}{row['complexity']:>12.2f}{row['quality']:>9.2f}  {begins}")
     _show_rejects(console, out)
     console.print(
         f"Look at [bold]{escape(str(out))}/README.md[/] and selected.jsonl; decisions.parquet has every row's fate."

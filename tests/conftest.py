@@ -32,7 +32,31 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("deita", deadline=None, max_examples=100)
 settings.load_profile("deita")
 
-WORDS = "the a of bread salt fox 面 包 hello world ##s ##ing bake cat dog runs . , ? ! 1 2 3".split()
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "bread",
+    "salt",
+    "fox",
+    "面",
+    "包",
+    "hello",
+    "world",
+    "##s",
+    "##ing",
+    "bake",
+    "cat",
+    "dog",
+    "runs",
+    ".",
+    ",",
+    "?",
+    "!",
+    "1",
+    "2",
+    "3",
+]
 
 
 def pytest_unconfigure(config):

@@ -40,6 +40,18 @@ class HeadCard(BaseModel):
     figures: dict[str, float]
 
 
+def distribution(positions: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Probabilities (n, 6) of the scores 1 to 6 at positions (n,) on a line cut at five places."""
+    below = 1 / (1 + np.exp(np.clip(positions[:, None] - cuts[None, :], -500, 500)))
+    edges = np.concatenate([np.zeros((len(below), 1)), below, np.ones((len(below), 1))], axis=1)
+    return np.diff(edges, axis=1)
+
+
+def expected_scores(positions: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Expected values (n,) of those distributions, in [1, 6]."""
+    return np.clip((distribution(positions, cuts) * LEVELS).sum(axis=1), 1.0, 6.0)
+
+
 @dataclass(frozen=True)
 class Head:
     """The weights: features are clipped to what training saw, standardised, weighed into one number and cut.
@@ -63,13 +75,11 @@ class Head:
 
     def distribution(self, features: np.ndarray) -> np.ndarray:
         """Probabilities of the scores 1 to 6: (n, 6), each row summing to 1."""
-        below = 1 / (1 + np.exp(self.position(features)[:, None] - self.cuts[None, :]))
-        edges = np.concatenate([np.zeros((len(below), 1)), below, np.ones((len(below), 1))], axis=1)
-        return np.diff(edges, axis=1)
+        return distribution(self.position(features), self.cuts)
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """Expected value of the distribution: (n,) in [1, 6]."""
-        return np.clip((self.distribution(features) * LEVELS).sum(axis=1), 1.0, 6.0)
+        return expected_scores(self.position(features), self.cuts)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights by name, as they are saved."""

@@ -1,7 +1,8 @@
 """Training a scorer head on vectors: an ordinal model fitted to scores and to the order within each chain."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,10 @@ import polars as pl
 from deita_core.encoders import SentenceEncoder
 from deita_core.scorers.examples import Example
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
-from deita_core.scorers.heads import Axis, Head, HeadCard
+from deita_core.scorers.heads import Axis, Head, HeadCard, expected_scores
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDS = 5
 
@@ -58,42 +62,59 @@ def build_training_set(axis: Axis, examples: Sequence[Example], encoder: Sentenc
 def train_head(axis: Axis, examples: Sequence[Example], encoder: SentenceEncoder) -> tuple[Head, HeadCard]:
     """Train a head on all examples; its card has the figures of a cross-validation that never splits a chain."""
     data = build_training_set(axis, examples, encoder)
-    strength, scores = choose_strength(data)
+    strength, positions = choose_strength(data)
+    slope, cuts = calibrate(positions[data.authored], data.scores[data.authored])
+    head = fit_head(data, np.ones(len(data.scores), dtype=bool), strength)
+    head = replace(head, weights=head.weights * slope, cuts=cuts)
     card = HeadCard(
         axis=axis,
         encoder=encoder.files.name,
         encoder_weights=encoder.files.weights,
         features_version=FEATURES_VERSION,
         examples=len(examples),
-        figures={"ridge": strength, **held_out_figures(data, scores)},
+        figures={"ridge": strength, **held_out_figures(data, expected_scores(positions * slope, cuts))},
     )
-    return fit_head(data, np.ones(len(data.scores), dtype=bool), strength), card
+    return head, card
 
 
 def choose_strength(data: TrainingSet) -> tuple[float, np.ndarray]:
-    """The strongest ridge within one standard error of the best, and the held-out scores (n,) it gives.
+    """The strongest ridge within one standard error of the best, and the held-out positions (n,) it gives.
 
     Judged by the order of authored rows within a chain that the head did not see. The strongest that is as good as
     the best (Breiman's rule), as the pools a head will meet differ more from its chains than these do from each other.
     """
-    held_out = {strength: _held_out_scores(data, strength) for strength in STRENGTHS}
-    by_chain = {strength: chain_accuracies(data, scores) for strength, scores in held_out.items()}
+    held_out = {strength: _held_out(data, strength) for strength in STRENGTHS}
+    by_chain = {strength: chain_accuracies(data, positions) for strength, positions in held_out.items()}
     best = max(by_chain.values(), key=np.mean)
     bar = best.mean() - best.std(ddof=1) / np.sqrt(len(best))
     chosen = max(strength for strength, accuracies in by_chain.items() if accuracies.mean() >= bar)
     return chosen, held_out[chosen]
 
 
-def _held_out_scores(data: TrainingSet, strength: float) -> np.ndarray:
-    """Each row's score by a head that saw no row of its chain."""
+def calibrate(positions: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
+    """The slope and the cuts (5,) with which held-out positions (n,) best foretell the scores (n,) of the same rows.
+
+    A ridge draws all positions together, and rows made by code draw the cuts down; this undoes both for authored rows.
+    """
+    import torch
+
+    place, level = torch.from_numpy(positions), torch.from_numpy(scores - 1)
+    slope = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    cuts = torch.linspace(-2, 2, 5, dtype=torch.float64).requires_grad_()
+    _minimise([slope, cuts], lambda: -_likelihood(place * slope, cuts, level))
+    return float(slope.item()), np.sort(cuts.detach().numpy())
+
+
+def _held_out(data: TrainingSet, strength: float) -> np.ndarray:
+    """Each row's position by a head that saw no row of its chain."""
     names = sorted(set(data.chains.tolist()))
     fold_of = {name: i % FOLDS for i, name in enumerate(names)}
     folds = np.array([fold_of[name] for name in data.chains.tolist()])
-    scores = np.zeros(len(folds))
+    positions = np.zeros(len(folds))
     for fold in range(FOLDS):
         head = fit_head(data, folds != fold, strength)
-        scores[folds == fold] = head.score(data.features[folds == fold])
-    return scores
+        positions[folds == fold] = head.position(data.features[folds == fold])
+    return positions
 
 
 def chain_accuracies(data: TrainingSet, scores: np.ndarray) -> np.ndarray:
@@ -149,13 +170,26 @@ def fit_head(data: TrainingSet, use: np.ndarray, strength: float) -> Head:
 
     def loss() -> torch.Tensor:
         position = x @ weights
-        below = torch.sigmoid(cuts.sort().values[None] - position[:, None])
-        edges = torch.nn.functional.pad(torch.nn.functional.pad(below, (0, 1), value=1.0), (1, 0), value=0.0)
-        likelihood = edges.diff(dim=1).gather(1, y[:, None]).clamp_min(1e-9).log().mean()
         order = (torch.nn.functional.softplus(position[worse] - position[better]) * gap).sum() / gap.sum()
-        return -likelihood + order + (ridge * weights**2).sum()
+        return -_likelihood(position, cuts, y) + order + (ridge * weights**2).sum()
 
-    optimizer = torch.optim.LBFGS([weights, cuts], max_iter=300, line_search_fn="strong_wolfe")
+    _minimise([weights, cuts], loss)
+    return Head(low, high, mean, scale, weights.detach().numpy(), np.sort(cuts.detach().numpy()))
+
+
+def _likelihood(position: "torch.Tensor", cuts: "torch.Tensor", level: "torch.Tensor") -> "torch.Tensor":
+    """Mean log likelihood of levels 0..5 (n,) at positions (n,) of an ordinal model."""
+    import torch
+
+    below = torch.sigmoid(cuts.sort().values[None] - position[:, None])
+    edges = torch.nn.functional.pad(torch.nn.functional.pad(below, (0, 1), value=1.0), (1, 0), value=0.0)
+    return edges.diff(dim=1).gather(1, level[:, None]).clamp_min(1e-9).log().mean()
+
+
+def _minimise(parameters: list["torch.Tensor"], loss: Callable[[], "torch.Tensor"]) -> None:
+    import torch
+
+    optimizer = torch.optim.LBFGS(parameters, max_iter=300, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -164,7 +198,6 @@ def fit_head(data: TrainingSet, use: np.ndarray, strength: float) -> Head:
         return value
 
     optimizer.step(closure)
-    return Head(low, high, mean, scale, weights.detach().numpy(), np.sort(cuts.detach().numpy()))
 
 
 def _renumbered(rows: tuple[np.ndarray, np.ndarray], use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

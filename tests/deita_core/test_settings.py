@@ -32,12 +32,12 @@ def refused(config=None, **flags):
 def test_without_anything_given_the_laptop_preset_holds():
     settings = load_settings()
     assert settings == SelectionSettings()
-    assert (settings.preset, settings.threshold, settings.turns, settings.budget) == ("laptop", 0.9, "fit", None)
+    assert (settings.preset, settings.budget, settings.limit, settings.format) == ("laptop", None, None, "same")
 
 
 def test_a_file_overrides_the_preset(config):
-    settings = load_settings(config("threshold: 0.8\nturns: mean\n"))
-    assert (settings.threshold, settings.turns, settings.format) == (0.8, "mean", "same")
+    settings = load_settings(config("threshold: 0.8\nturns: max\n"))
+    assert (settings.threshold, settings.turns, settings.format) == (0.8, "max", "same")
 
 
 def test_the_environment_overrides_the_file(config, monkeypatch):

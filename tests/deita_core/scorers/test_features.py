@@ -45,7 +45,9 @@ def test_quality_features_are_those_of_the_pair_whatever_the_order(order):
 def test_features_of_one_pair_are_those_it_has_among_others(row):
     asked, answered, answers = unit_rows(len(TEXTS)), unit_rows(len(TEXTS), seed=1), TEXTS[::-1]
     together, _ = quality_features(TEXTS, answers, asked, answered)
-    alone, _ = quality_features(TEXTS[row : row + 1], answers[row : row + 1], asked[row : row + 1], answered[row : row + 1])
+    alone, _ = quality_features(
+        TEXTS[row : row + 1], answers[row : row + 1], asked[row : row + 1], answered[row : row + 1]
+    )
     assert np.array_equal(together[row], alone[0])
 
 
@@ -62,7 +64,9 @@ def test_features_of_any_pair_are_finite(instruction, response):
     assert np.isfinite(features).all()
 
 
-@pytest.mark.parametrize("text", ["\0", "\n" * 5_000, "!" * 5_000, "a" * 100_000, "\u200b\u200b", "👩‍👩‍👧" * 50, "٣٤٥", "𠀀𠀁"])
+@pytest.mark.parametrize(
+    "text", ["\0", "\n" * 5_000, "!" * 5_000, "a" * 100_000, "\u200b\u200b", "👩‍👩‍👧" * 50, "٣٤٥", "𠀀𠀁"]
+)
 def test_odd_texts_have_finite_features(text):
     assert np.isfinite(text_shape(text)).all()
 

@@ -1,0 +1,247 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from deita_core.tables import (
+    PLANS,
+    REJECTS,
+    RUNS,
+    SAMPLES,
+    SELECTIONS,
+    SOURCES,
+    InvalidTableError,
+    scores_table,
+    vectors_table,
+)
+
+SCORES = scores_table("quality-1")
+VECTORS = vectors_table("minilm-1", 3)
+A, B, C = (letter * 32 for letter in "abc")
+
+MESSAGES = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+OUTLINES = [
+    {"role": "user", "text_id": A, "n_chars": 4, "blank": False},
+    {"role": "assistant", "text_id": B, "n_chars": 3, "blank": False},
+]
+RUN = {"finished": "2026-01-01", "settings": "{}", "models": "{}", "counts": "{}", "seconds": "{}", "versions": "{}"}
+ROWS = {
+    SAMPLES.name: [{"id": id_, "messages": MESSAGES, "outline": OUTLINES, "n_turns": 1, "n_chars": 7} for id_ in (A, B)],
+    SOURCES.name: [
+        {"key": f"{A}:{n}", "file_id": A, "file": "pool.jsonl", "line": n}
+        | {"sample_id": B, "layout": "alpaca", "fields": '{"instruction":"Why?"}'}
+        for n in (1, 2)
+    ],
+    REJECTS.name: [
+        {"key": f"{A}:{n}", "file_id": A, "file": "pool.jsonl", "line": n, "reason": "no_answer", "detail": "is empty"}
+        for n in (1, 2)
+    ],
+    SCORES.name: [
+        {"id": A, "turn": 0, "score": 1.0, "status": "ok"},
+        {"id": A, "turn": 1, "score": 6.0, "status": "truncated"},
+        {"id": B, "turn": 0, "score": None, "status": "unreadable"},
+    ],
+    PLANS.name: [{"key": key, "plan": "encode:x", "shard": 0, "ids": [A, B], "owners": ["", ""]} for key in "xy"],
+    SELECTIONS.name: [
+        {"key": "r:1", "run_id": "r", "rank": 1, "id": A, "score": 9.5, "kept": True}
+        | {"blocked_by": None, "nearest": None, "similarity": None},
+        {"key": "r:2", "run_id": "r", "rank": 2, "id": B, "score": 9.0, "kept": False}
+        | {"blocked_by": A, "nearest": A, "similarity": 0.95},
+        {"key": "r:3", "run_id": "r", "rank": 3, "id": C, "score": 8.0, "kept": True}
+        | {"blocked_by": None, "nearest": A, "similarity": -0.2},
+    ],
+    RUNS.name: [{"run_id": run, **RUN} for run in ("one", "two")],
+    VECTORS.name: [
+        {"text_id": A, "n_tokens": 4, "vector": [0.6, 0.8, 0.0]},
+        {"text_id": B, "n_tokens": 1, "vector": [0.0, 0.0, -1.0]},
+    ],
+}
+REFUSED = {
+    SAMPLES.name: [
+        {"id": A},
+        {"id": "A" * 32},
+        {"id": "a" * 31},
+        {"id": A + "\n"},
+        {"id": None},
+        {"messages": None},
+        {"outline": None},
+        {"n_turns": 0},
+        {"n_chars": 0},
+    ],
+    SOURCES.name: [
+        {"key": f"{A}:1"},
+        {"key": A},
+        {"key": "pool.jsonl:2"},
+        {"file_id": "pool"},
+        {"file": ""},
+        {"line": 0},
+        {"sample_id": None},
+        {"layout": "excel"},
+        {"fields": "[]"},
+        {"fields": None},
+    ],
+    REJECTS.name: [
+        {"key": f"{A}:1"},
+        {"file": ""},
+        {"line": 0},
+        {"line": None},
+        {"reason": ""},
+        {"reason": "no answer"},
+        {"detail": ""},
+        {"detail": "x" * 501},
+    ],
+    SCORES.name: [
+        {"score": 2.0},
+        {"status": "ok"},
+        {"status": "truncated"},
+        {"status": "ok", "score": float("nan")},
+        {"status": "unreadable", "score": float("nan")},
+        {"status": "ok", "score": float("inf")},
+        {"status": "ok", "score": 0.99},
+        {"status": "ok", "score": 6.01},
+        {"status": "guessed", "score": 3.0},
+        {"turn": -1},
+        {"turn": None},
+        {"id": "b"},
+    ],
+    PLANS.name: [{"key": "x"}, {"key": ""}, {"plan": ""}, {"shard": -1}, {"ids": None}, {"owners": None}],
+    SELECTIONS.name: [
+        {"key": "r:1"},
+        {"run_id": ""},
+        {"rank": 0},
+        {"id": "c"},
+        {"score": None},
+        {"kept": False},
+        {"blocked_by": A},
+        {"kept": False, "blocked_by": "a"},
+        {"nearest": "a"},
+        {"similarity": 1.1},
+        {"similarity": -1.1},
+    ],
+    RUNS.name: [{"run_id": "one"}, {"run_id": ""}, {"finished": None}]
+    + [{name: "[]"} for name in RUN if name != "finished"],
+    VECTORS.name: [
+        {"text_id": A},
+        {"text_id": "b"},
+        {"n_tokens": 0},
+        {"vector": None},
+        {"vector": [0.0, 0.0, 0.0]},
+        {"vector": [0.0, 0.0, 1.01]},
+        {"vector": [0.0, float("nan"), 1.0]},
+        {"vector": [0.0, float("inf"), 0.0]},
+    ],
+}
+TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, PLANS, SELECTIONS, RUNS, VECTORS]
+
+
+def name_of(value):
+    return getattr(value, "name", None)
+
+
+def frame(table, rows=None):
+    return pl.DataFrame(rows or ROWS[table.name], schema=table.empty().schema)
+
+
+def with_last(table, change):
+    """The table's good rows, the last of them changed."""
+    *others, last = ROWS[table.name]
+    return frame(table, [*others, {**last, **change}])
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name_of)
+def test_a_table_takes_what_it_is_for(table):
+    assert table.validate(frame(table)).equals(frame(table))
+    assert table.validate(table.empty()).is_empty()
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [(table, change) for table in TABLES for change in REFUSED[table.name]],
+    ids=lambda value: name_of(value) or str(value)[:60],
+)
+def test_a_table_refuses_a_row_that_is_not_what_it_says(table, change):
+    with pytest.raises(InvalidTableError, match=rf"^table {table.name} refused \d+ values: "):
+        table.validate(with_last(table, change))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name_of)
+def test_a_table_has_no_column_more_and_none_less(table):
+    good = frame(table)
+    with pytest.raises(InvalidTableError):
+        table.validate(good.with_columns(note=pl.lit("x")))
+    for name in good.columns:
+        with pytest.raises(InvalidTableError):
+            table.validate(good.drop(name))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name_of)
+def test_a_table_has_its_columns_in_order(table):
+    with pytest.raises(InvalidTableError):
+        table.validate(frame(table).select(reversed(table.empty().columns)))
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "kind"),
+    [
+        (SAMPLES, "n_turns", pl.Int64),
+        (SAMPLES, "n_chars", pl.Int32),
+        (SCORES, "score", pl.Float32),
+        (SCORES, "turn", pl.Int64),
+        (SELECTIONS, "kept", pl.Int8),
+        (VECTORS, "vector", pl.List(pl.Float32)),
+        (VECTORS, "vector", pl.Array(pl.Float64, 3)),
+    ],
+    ids=lambda value: name_of(value) or str(value),
+)
+def test_a_column_has_its_type_and_no_other(table, column, kind):
+    with pytest.raises(InvalidTableError):
+        table.validate(frame(table).with_columns(pl.col(column).cast(kind)))
+
+
+def test_messages_are_roles_and_contents():
+    bare = frame(SAMPLES).with_columns(messages=pl.lit(["Why?", "So."]))
+    with pytest.raises(InvalidTableError):
+        SAMPLES.validate(bare)
+
+
+def test_vectors_of_another_length_are_another_encoders():
+    with pytest.raises(InvalidTableError):
+        vectors_table("minilm-1", 4).validate(frame(VECTORS))
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, (4, 3), elements=st.floats(-1, 1, width=32)), st.floats(1.002, 100))
+def test_a_vector_is_of_length_one_within_rounding(vectors, factor):
+    lengths = np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
+    assume((lengths > 1e-30).all())
+    unit = (vectors / lengths).astype(np.float32)
+    rows = {"text_id": [f"{i:032x}" for i in range(4)], "n_tokens": [1] * 4}
+    VECTORS.validate(pl.DataFrame({**rows, "vector": unit}, schema=VECTORS.empty().schema))
+    unit[2] *= factor
+    with pytest.raises(InvalidTableError, match=r"vector: .*\(row 2\)"):
+        VECTORS.validate(pl.DataFrame({**rows, "vector": unit}, schema=VECTORS.empty().schema))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name_of)
+def test_a_refusal_never_quotes_whole_values(table):
+    schema = table.empty().schema
+    private = "private words " * 1_000
+    change = {name: private if kind == pl.String else -1 for name, kind in schema.items() if kind in (pl.String, pl.Int32)}
+    with pytest.raises(InvalidTableError) as refusal:
+        table.validate(with_last(table, change))
+    assert private[:200] not in str(refusal.value)
+    assert len(str(refusal.value)) < 800
+
+
+def test_a_refusal_counts_every_failure_and_shows_a_few():
+    with pytest.raises(InvalidTableError) as refusal:
+        SCORES.validate(frame(SCORES, [{"id": "b", "turn": n, "score": 2.0, "status": "ok"} for n in range(300)]))
+    assert "refused 300 values" in str(refusal.value)
+    assert str(refusal.value).count("(row ") == 5
+
+
+def test_every_encoder_and_every_scorer_has_a_table_of_its_own():
+    assert vectors_table("minilm-1", 3).name != vectors_table("minilm-2", 3).name
+    assert scores_table("quality-1").name != scores_table("quality-2").name
