@@ -61,7 +61,8 @@ def pair_accuracy(
     scorer: HeadScorer, pairs: pl.DataFrame, column: str, middle: float, name: str, bar: float | None
 ) -> Figure:
     """Share of pairs in which the preferred answer scores higher."""
-    pairs = pairs.filter(pl.col(column).is_in([0, 1, 2]) | (pl.col(column) != middle)).filter(pl.col(column) <= 1)
+    # Neither a null nor the middle prefers one of the two.
+    pairs = pairs.filter(pl.col(column) != middle)
     a, b = (score(scorer, pairs["instruction"], pairs[f"response_{side}"]) for side in "ab")
     b_better = (pairs[column] > middle).to_numpy()
     longer = (pairs["response_b"].str.len_chars() > pairs["response_a"].str.len_chars()).to_numpy()

@@ -141,7 +141,7 @@ def _lenient_row(line: int, text: str) -> Row | Reject:
     try:
         return Row(line, json.loads(text))
     except json.JSONDecodeError as error:
-        return Reject(line, "broken_json", f"{error.msg} at character {error.pos + 1}")
+        return Reject(line, "broken_json", f"{error.msg.removesuffix(' at')}, at character {error.pos + 1}")
     except (ValueError, RecursionError) as error:
         return Reject(line, "broken_json", str(error)[:300])
 

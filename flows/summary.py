@@ -16,7 +16,7 @@ SHOWN = 5
 
 def print_report(report: Report, out: Path) -> None:
     """The counts, the best few rows, and where to look."""
-    console, counts = Console(highlight=False), report.counts
+    console, counts = Console(highlight=False, soft_wrap=True), report.counts
     console.print(
         f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.passed_over:,} passed over "
         f"({counts.blocked:,} too like a better one, {counts.not_reached:,} after the budget was full), "
@@ -48,14 +48,14 @@ def _warn_of_shortfall(console: Console, report: Report) -> None:
 def _show_rejects(console: Console, out: Path) -> None:
     rejected = pl.read_parquet(out / "decisions.parquet").filter(pl.col("fate") == "rejected")
     for file, line, reason in rejected.select("file", "line", "reason").head(SHOWN).iter_rows():
-        console.print(f"[dim]rejected {escape(str(file))}:{line}  {escape(str(reason)[:100])}[/]", soft_wrap=True)
+        console.print(f"[dim]rejected {escape(str(file))}:{line}  {escape(str(reason)[:100])}[/]")
     if len(rejected) > SHOWN:
         console.print(f"[dim]and {len(rejected) - SHOWN:,} more rejected, see decisions.parquet[/]")
 
 
 def print_estimate(found: Estimate) -> None:
     """What a run would do."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"Would read {found.rows:,} rows of {found.files} files: {found.samples:,} distinct conversations, "
         f"{found.rejects:,} rejects."
@@ -74,7 +74,7 @@ def print_estimate(found: Estimate) -> None:
 
 def print_doctor() -> None:
     """Versions, the machine, and the presets."""
-    console, found = Console(highlight=False), diagnose()
+    console, found = Console(highlight=False, soft_wrap=True), diagnose()
     for name, installed in found.versions.items():
         console.print(f"{name:<24}{installed or 'not installed'}")
     for name, fact in found.machine.items():

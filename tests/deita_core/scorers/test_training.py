@@ -156,7 +156,7 @@ BODIES = ("salt bread", "the fox runs", "hello world bake", "面 包 hello", "ca
 def quality_examples():
     """Chains in which the longer the answer goes on about the question, the better it is."""
     return [
-        Example(f"q{n}", f"{body} {n}?", " ".join([f"{body}, the {i} of {n}." for i in range(3 * score)]), score)
+        Example(f"q{n}", f"{body} {n}?", " ".join([f"{body}, the {i} of {n}." for i in range(8 + score)]), score)
         for n, body in enumerate(BODIES, 1)
         for score in (1, 2, 4, 5)
     ]

