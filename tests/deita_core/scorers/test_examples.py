@@ -207,7 +207,9 @@ def test_shipped_chains_cover_domains_languages_and_all_scores(axis):
 def test_a_shipped_score_is_not_simply_the_step(axis):
     rows = shipped(axis)
     counted = sum([v["score"] for v in row["variants"]] == [1, 2, 3, 4, 5, 6] for row in rows)
-    falls = sum(any(a["score"] > b["score"] for a, b in zip(row["variants"], row["variants"][1:], strict=False)) for row in rows)
+    falls = sum(
+        any(a["score"] > b["score"] for a, b in zip(row["variants"], row["variants"][1:], strict=False)) for row in rows
+    )
     assert counted < len(rows) / 4
     assert falls > 0, "some step made it worse"
 

@@ -12,7 +12,14 @@ from deita_core.scorers.features import FEATURES_VERSION, complexity_features, q
 from deita_core.scorers.heads import Head, HeadCard, HeadScorer, save_head
 
 DIM = 384
-ASKED = ["How do I bake bread?", "为什么天空是蓝色的？", "Write fib(n) in Python.", "Name a prime.", "Hi", "Explain TCP. " * 40]
+ASKED = [
+    "How do I bake bread?",
+    "为什么天空是蓝色的？",
+    "Write fib(n) in Python.",
+    "Name a prime.",
+    "Hi",
+    "Explain TCP. " * 40,
+]
 ANSWERED = ["Mix flour, water, salt and yeast.", "因为散射。", "def fib(n): ...", "7", "Hello!", "TCP is " * 90]
 N = len(ASKED)
 
@@ -171,7 +178,9 @@ def test_complexity_needs_no_answers(folder):
 
 @pytest.mark.parametrize("axis", ["complexity", "quality"])
 def test_no_rows_are_no_scores(axis, folder):
-    frame = HeadScorer(folder(axis)).score_vectors([], np.zeros((0, DIM), np.float32), [], np.zeros((0, DIM), np.float32))
+    frame = HeadScorer(folder(axis)).score_vectors(
+        [], np.zeros((0, DIM), np.float32), [], np.zeros((0, DIM), np.float32)
+    )
     assert frame.is_empty()
     assert frame.columns == ["score", "status"]
 

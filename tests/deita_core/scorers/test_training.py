@@ -54,7 +54,9 @@ def deciding_feature(column, n_chains=40, width=12, noise=0.4, seed=0):
     scores, chains = six_scores_a_chain(n_chains, seed)
     features = draw.normal(size=(len(scores), width))
     if column is not None:
-        features[:, column] = scores + np.repeat(draw.normal(size=n_chains), VARIANTS) + noise * draw.normal(size=len(scores))
+        features[:, column] = (
+            scores + np.repeat(draw.normal(size=n_chains), VARIANTS) + noise * draw.normal(size=len(scores))
+        )
     return training_set(features, scores, chains)
 
 
@@ -108,7 +110,9 @@ def test_no_row_is_scored_by_a_head_that_saw_its_chain():
     data = features_that_speak_of_one_chain_only(lambda chains: chains)
     _, held_out = choose_strength(data)
     for name in set(data.chains):
-        assert len(set(held_out[data.chains == name])) == 1, "a head that has not seen the chain cannot tell its rows apart"
+        assert len(set(held_out[data.chains == name])) == 1, (
+            "a head that has not seen the chain cannot tell its rows apart"
+        )
 
 
 def test_the_same_chains_parted_in_two_would_be_learned():

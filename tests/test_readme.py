@@ -1,0 +1,125 @@
+"""Every command and every line of Python in the README does what it says, against a real Prefect server."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
+COMMANDS = [line.split("  #")[0].strip() for line in SHELL.splitlines() if line.strip()]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a Prefect server on loopback, with a database of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect")
+    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    env.pop("PREFECT_API_URL", None)
+    line = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    api = f"http://127.0.0.1:{port}/api"
+    try:
+        wait_for(api, process)
+        yield api
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(api: str, process: subprocess.Popen) -> None:
+    """Until the server answers; two minutes on a busy machine."""
+    for _ in range(240):
+        assert process.poll() is None, "the server ended"
+        try:
+            if httpx.get(f"{api}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise AssertionError("the server did not answer")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the examples in it, as a newcomer's clone has them."""
+    where = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "examples", where / "examples")
+    return where
+
+
+@pytest.fixture(scope="module")
+def shell(server, folder):
+    """Runs a command line as a person would, `deita` being this installation's."""
+
+    def run(line: str) -> subprocess.CompletedProcess[str]:
+        words = shlex.split(line)
+        if words[0] == "deita":
+            words = [sys.executable, "-m", "flows.cli", *words[1:]]
+        env = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def test_the_readme_names_the_commands_a_newcomer_needs():
+    assert {"make demo", "make test"} <= set(COMMANDS)
+    assert any(line.startswith("deita select") for line in COMMANDS)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_a_make_target_of_the_readme_is_there(line):
+    dry = subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+
+
+def test_the_demo_selects_what_it_is_asked_for(shell, folder):
+    dry = subprocess.run(["make", "demo", "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    [line] = [line for line in dry.stdout.splitlines() if " select " in line]
+    done = shell("deita " + line.split(" ", 1)[1])
+    assert done.returncode == 0, done.stderr
+    assert "40 selected of 200 read" in done.stdout
+    assert len((folder / "out/demo/selected.jsonl").read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("deita ")])
+def test_a_command_of_the_readme_works(shell, folder, line):
+    done = shell(line)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if "--out" in (words := line.split()):
+        out = folder / words[words.index("--out") + 1]
+        assert {path.name for path in out.iterdir()} == {
+            "selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_python_of_the_readme_runs(code, folder):
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_server_shows_the_runs_and_their_artifacts(shell, server):
+    shell("deita select examples/pool/notes.csv --budget 3 --out out/seen")
+    runs = httpx.post(f"{server}/flow_runs/filter", json={"limit": 5, "sort": "START_TIME_DESC"}).json()
+    assert runs[0]["name"] == "select into out/seen"
+    assert runs[0]["state_type"] == "COMPLETED"
+    artifacts = httpx.post(f"{server}/artifacts/filter", json={"limit": 10}).json()
+    assert {"selection-counts", "selection-top"} <= {artifact["key"] for artifact in artifacts}
