@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from deita_core.errors import InputError, StoreError
+from deita_core.errors import InputError, StoreError, cause
 from deita_core.tables import Table
 
 # Ids in one query's IN list: long enough to be fast, short enough to be parsed at once.
@@ -48,7 +48,7 @@ class Store:
     @contextmanager
     def lock(self, holder: str) -> Iterator[None]:
         """Hold the store for one run. Raises StoreError at once, naming the run, if another holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         notice = self.path / "lock.json"
         lock = FileLock(self.path / "lock", timeout=0)
         try:
@@ -69,16 +69,19 @@ class Store:
         """Validate rows and add those whose key the table lacks, in one commit; returns how many were added."""
         if frame.is_empty():
             return 0
-        checked = table.validate(frame)
-        handle = self._handle(table.name) or self._create(table, checked)
-        rows = checked.to_arrow().cast(handle.schema)
-        result = handle.merge_insert(list(table.key)).when_not_matched_insert_all().execute(rows)
+        checked = table.validate(frame.unique(list(table.key), keep="first", maintain_order=True))
+        # One writer at a time, over threads and processes: merges that run at once would both insert a new key.
+        with self._writing():
+            handle = self._handle(table.name) or self._create(table, checked)
+            rows = checked.to_arrow().cast(handle.schema)
+            result = handle.merge_insert(list(table.key)).when_not_matched_insert_all().execute(rows)
         return int(result.num_inserted_rows)
 
     def delete(self, table: Table, where: str) -> None:
         """Remove rows by an SQL condition; a missing table has none."""
         if handle := self._handle(table.name):
-            handle.delete(where)
+            with self._writing():
+                handle.delete(where)
 
     def compact(self) -> None:
         """Merge the small files that many writes leave behind and drop versions nothing reads any more."""
@@ -121,6 +124,7 @@ class Store:
             names = list(columns or table.empty().columns)
             rows = self.read(table, [*names, *({column} - set(names))])
             return rows.join(pl.DataFrame({column: values}), on=column, how="semi").select(names)
+        values = list(dict.fromkeys(values))
         parts = [
             self.read(table, columns, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
             for start in range(0, len(values), IDS_PER_QUERY)
@@ -144,12 +148,24 @@ class Store:
 
     # -- tables
 
+    def _make_folder(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"The store {self.uri} cannot be a folder ({cause(error)}); give another --store."
+            ) from None
+
+    def _writing(self) -> FileLock:
+        self._make_folder()
+        return FileLock(self.path / "write.lock")
+
     def _database(self) -> Any:
         if self._lance is None:
             os.environ.setdefault("LANCEDB_LOG", "error")
             import lancedb
 
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             self._lance = lancedb.connect(self.uri, read_consistency_interval=timedelta(0))
         return self._lance
 
@@ -158,7 +174,11 @@ class Store:
             if name not in self._open:
                 if not self.path.exists() or name not in self._database().list_tables().tables:
                     return None
-                self._open[name] = self._database().open_table(name)
+                try:
+                    self._open[name] = self._database().open_table(name)
+                except ValueError:
+                    # Listed, but its first version is not there yet: another process is making it.
+                    return None
             return self._open[name]
 
     def _create(self, table: Table, rows: pl.DataFrame) -> Any:

@@ -56,6 +56,13 @@ def _alpaca(talk: Conversation) -> dict[str, Any]:
             f"Sample {talk.id} has tool messages, which the alpaca layout cannot hold; "
             f"use --format messages or --format sharegpt."
         )
+    in_turns = {i for turn in talk.turns for i in (*turn.user, *turn.assistant)}
+    lost = [m.role for i, m in enumerate(talk.messages) if i not in in_turns and m.role != "system" and not m.is_blank]
+    if lost:
+        raise InputError(
+            f"Sample {talk.id} has a {lost[0]} message that belongs to no turn, which the alpaca layout cannot hold; "
+            f"use --format messages or --format sharegpt."
+        )
     *earlier, last = talk.turns
     row: dict[str, Any] = {"instruction": last.instruction, "input": "", "output": last.response}
     if system := [m.content for m in talk.messages if m.role == "system"]:

@@ -44,10 +44,13 @@ def select_diverse(
     vectors (n, d) float32 or float16, of any length; scores (n,); ids: n unique strings, by default the positions,
     zero-padded. Ties in score go to the smaller id. Raises InputError for arguments that do not fit together.
     """
+    vectors, scores = np.asarray(vectors), np.asarray(scores)
     width = len(str(max(len(vectors) - 1, 0)))
     names = [f"{i:0{width}d}" for i in range(len(vectors))] if ids is None else list(ids)
     _check(vectors, scores, names)
-    ranked = rank_candidates(pl.DataFrame({"id": names, "score": np.asarray(scores, dtype=np.float64)}))
+    ranked = rank_candidates(
+        pl.DataFrame({"id": names, "score": scores.astype(np.float64)}, schema={"id": pl.String, "score": pl.Float64})
+    )
     order = ranked.candidates["position"].to_numpy()
     selector = DiversitySelector(budget, threshold, vectors.shape[1])
     frames = []
@@ -66,6 +69,8 @@ def select_diverse(
 def _check(vectors: np.ndarray, scores: np.ndarray, ids: list[str]) -> None:
     if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float16):
         raise InputError(f"The vectors are {vectors.dtype} of shape {vectors.shape}; give (n, d) float32 or float16.")
+    if scores.ndim != 1:
+        raise InputError(f"The scores have the shape {scores.shape}; give one number for each vector.")
     if len(scores) != len(vectors) or len(ids) != len(vectors):
         raise InputError(
             f"There are {len(vectors)} vectors, {len(scores)} scores and {len(ids)} ids; give one of each."

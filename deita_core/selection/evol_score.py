@@ -21,12 +21,13 @@ def evol_scores(turns: pl.DataFrame, how: Turns, training_tokens: int) -> pl.Dat
     read = product.is_not_null().all()
     return (
         turns.filter(counted)
-        .group_by("id")
+        # A sum depends on the order of its terms in the last bit.
+        .sort("id", "turn")
+        .group_by("id", maintain_order=True)
         .agg(
             score=pl.when(read).then(total),
             complexity=pl.when(read).then(pl.col("complexity").mean()),
             quality=pl.when(read).then(pl.col("quality").mean()),
             n_scored=pl.len().cast(pl.Int32),
         )
-        .sort("id")
     )

@@ -111,7 +111,10 @@ class DiversitySelector:
     def _block(self, ids: list[str], raw: np.ndarray) -> pl.DataFrame:
         if self.full:
             return pl.DataFrame(schema=DECISION_SCHEMA)
-        ids, raw, unit = self._with_direction(ids, raw)
+        norms = np.linalg.norm(raw.astype(np.float64), axis=1)
+        good = np.flatnonzero(np.isfinite(norms) & (norms > 0))
+        all_ids, ids, raw = ids, [ids[i] for i in good], raw[good]
+        unit = (raw / norms[good, None]).astype(np.float32)
         walk = _BlockWalk(self._kept, ids, raw, unit, self.threshold)
         rows = walk.run(None if self.budget is None else self.budget - len(self._kept))
         kept = walk.kept
@@ -120,16 +123,11 @@ class DiversitySelector:
         )
         self.walked += len(rows)
         self._kept.extend([ids[i] for i in kept], raw[kept], unit[kept])
+        # Beyond the one that filled the budget nothing was looked at, so nothing is rejected either.
+        end = int(good[len(rows) - 1]) if self.full else len(all_ids)
+        bad = set(range(end)) - set(good.tolist())
+        self._rejected += [(all_ids[i], "zero_vector" if norms[i] == 0 else "vector_not_finite") for i in sorted(bad)]
         return frame
-
-    def _with_direction(self, ids: list[str], raw: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
-        norms = np.linalg.norm(raw.astype(np.float64), axis=1)
-        good = np.isfinite(norms) & (norms > 0)
-        if not good.all():
-            for i in np.flatnonzero(~good):
-                self._rejected.append((ids[i], "zero_vector" if norms[i] == 0 else "vector_not_finite"))
-            ids, raw, norms = [ids[i] for i in np.flatnonzero(good)], raw[good], norms[good]
-        return ids, raw, (raw / norms[:, None]).astype(np.float32)
 
 
 class _BlockWalk:
@@ -177,4 +175,6 @@ def cosine(vector: np.ndarray, others: np.ndarray) -> np.ndarray:
     Sums over each row and no matrix product: its order of summation would depend on how many rows there are.
     """
     a, b = vector.astype(np.float64), others.astype(np.float64)
-    return (b * a).sum(axis=1) / (np.sqrt((a * a).sum()) * np.sqrt((b * b).sum(axis=1)))
+    cosines = (b * a).sum(axis=1) / (np.sqrt((a * a).sum()) * np.sqrt((b * b).sum(axis=1)))
+    # Rounding can put a copy at a hair above 1, which no threshold would admit.
+    return np.clip(cosines, -1.0, 1.0)

@@ -152,8 +152,9 @@ def fates(store: Store, job: Job) -> pl.DataFrame:
     last = walked["rank"].max() or 0
     order = pl.int_range(pl.len())
     reached = pl.col("rank").is_not_null()
-    # A vector without a direction has no decision: it was passed while others of its rank were walked.
-    before_end = order <= order.filter(pl.col("rank") == last).max().fill_null(-1)
+    # A vector without a direction has no decision, nor has what comes after the one that filled the budget.
+    filled = job.budget is not None and int(walked["kept"].sum()) >= job.budget
+    before_end = (order <= order.filter(pl.col("rank") == last).max().fill_null(-1)) | (not filled)
     fate = (
         pl.when(reached & pl.col("kept"))
         .then(pl.lit("selected"))

@@ -33,7 +33,8 @@ def plan_shards(store: Store, stage: str, table: Table, work: pl.DataFrame, shar
     present = store.read(table, [table.key[0]]).select(id=table.key[0]).unique()
     waiting = _drop_finished(store, plan, present)
     lacking = work.join(present, on="id", how="anti", maintain_order="left")
-    new = _cut(plan, lacking.join(waiting.explode("ids"), left_on="id", right_on="ids", how="anti"), shard_size)
+    unplanned = lacking.join(waiting.explode("ids"), left_on="id", right_on="ids", how="anti", maintain_order="left")
+    new = _cut(plan, unplanned, shard_size)
     store.write(PLANS, new)
     # What another pool's broken run left waiting is not this run's to do.
     wanted = pl.col("ids").list.eval(pl.element().is_in(lacking["id"].implode())).list.any()
@@ -60,6 +61,7 @@ def _drop_finished(store: Store, plan: str, present: pl.DataFrame) -> pl.DataFra
 def _cut(plan: str, todo: pl.DataFrame, shard_size: int) -> pl.DataFrame:
     if todo.is_empty():
         return PLANS.empty()
+    todo = todo.with_columns(pl.col("size").cast(pl.Int64))
     size = max(shard_size, -(-int(todo["size"].sum()) // MAX_SHARDS))
     ahead = pl.col("size").cum_sum() - pl.col("size")
     shards = todo.group_by(shard=(ahead // size).cast(pl.Int32), maintain_order=True).agg(ids="id", owners="owner")

@@ -19,7 +19,7 @@ from deita_core.errors import ModelError
 
 ENGLISH = "The rain had stopped by noon, and the children ran out to see how far the river had risen over the meadow."
 CHINESE = "请用三句话解释为什么天空是蓝色的，并举一个生活中的例子来说明光的散射现象。"
-CODE = "def fib(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\n\nprint([fib(i) for i in range(10)])"
+CODE = "def fib(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\n\nprint(fib(10))"
 LONG = " ".join(
     f"Paragraph {i}: the committee discussed item {i * 7} and postponed it to week {i % 52}." for i in range(36)
 )

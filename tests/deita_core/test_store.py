@@ -243,7 +243,7 @@ def write_at_once(stores, frames):
 
 
 def test_the_first_shards_of_a_table_may_be_written_at_once(tmp_path):
-    for trial in range(40):
+    for trial in range(25):
         stores = [Store(tmp_path / str(trial)) for _ in range(2)]
         for store in stores:
             store.path.mkdir(exist_ok=True)
@@ -320,7 +320,7 @@ def test_missing_ids_come_once_each_in_their_order(store):
     assert store.missing(SCORES, pl.Series([], dtype=pl.String)).to_list() == []
 
 
-@pytest.mark.parametrize("columns", [None, ["id", "turn"], ["score", "turn"], ["status"]], ids=str)
+@pytest.mark.parametrize("columns", [None, ["score", "turn"]], ids=str)
 def test_asking_for_many_ids_finds_what_asking_for_few_at_a_time_finds(store, columns):
     store.write(SCORES, scores(range(0, 400, 2), turns=2))
     asked = ids_of([*range(150, 300), *range(1_000, 1_000 + SCAN_ABOVE)])
@@ -401,9 +401,8 @@ def test_a_store_in_use_names_the_run_that_holds_it_and_is_free_once_that_is_kil
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait(timeout=30)
-    with store.lock("me"):
-        with pytest.raises(StoreError, match=rf"in use by run me \(process {os.getpid()} on "):
-            Store(store.uri).lock("another").__enter__()
+    with store.lock("me"), pytest.raises(StoreError, match=rf"in use by run me \(process {os.getpid()} on "):
+        Store(store.uri).lock("another").__enter__()
     holder.communicate()
 
 

@@ -28,7 +28,9 @@ OUTLINES = [
 ]
 RUN = {"finished": "2026-01-01", "settings": "{}", "models": "{}", "counts": "{}", "seconds": "{}", "versions": "{}"}
 ROWS = {
-    SAMPLES.name: [{"id": id_, "messages": MESSAGES, "outline": OUTLINES, "n_turns": 1, "n_chars": 7} for id_ in (A, B)],
+    SAMPLES.name: [
+        {"id": id_, "messages": MESSAGES, "outline": OUTLINES, "n_turns": 1, "n_chars": 7} for id_ in (A, B)
+    ],
     SOURCES.name: [
         {"key": f"{A}:{n}", "file_id": A, "file": "pool.jsonl", "line": n}
         | {"sample_id": B, "layout": "alpaca", "fields": '{"instruction":"Why?"}'}
@@ -211,7 +213,7 @@ def test_vectors_of_another_length_are_another_encoders():
         vectors_table("minilm-1", 4).validate(frame(VECTORS))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(hnp.arrays(np.float32, (4, 3), elements=st.floats(-1, 1, width=32)), st.floats(1.002, 100))
 def test_a_vector_is_of_length_one_within_rounding(vectors, factor):
     lengths = np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
@@ -228,7 +230,9 @@ def test_a_vector_is_of_length_one_within_rounding(vectors, factor):
 def test_a_refusal_never_quotes_whole_values(table):
     schema = table.empty().schema
     private = "private words " * 1_000
-    change = {name: private if kind == pl.String else -1 for name, kind in schema.items() if kind in (pl.String, pl.Int32)}
+    change = {
+        name: private if kind == pl.String else -1 for name, kind in schema.items() if kind in (pl.String, pl.Int32)
+    }
     with pytest.raises(InvalidTableError) as refusal:
         table.validate(with_last(table, change))
     assert private[:200] not in str(refusal.value)

@@ -261,21 +261,21 @@ def own_rows(file):
 def test_real_files_in_every_layout_make_one_pool(laptop, tmp_path):
     """With Prefect's temporary server, as on a laptop."""
     (tmp_path / "pool").mkdir()
-    files = [first_rows(file, tmp_path / "pool", 5) for file in sorted(RAW.iterdir())]
+    files = [first_rows(file, tmp_path / "pool", 3) for file in sorted(RAW.iterdir())]
     assert len(files) == 12
-    run = deita("select", *files, "--out", "out", "--limit", "60", cwd=tmp_path)
+    run = deita("select", *files, "--out", "out", "--limit", "36", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     counts = json.loads((tmp_path / "out/manifest.json").read_text())["counts"]
-    assert counts["read"] == 60
+    assert counts["read"] == 36
     assert counts["read"] == counts["selected"] + counts["passed_over"] + counts["rejected"] + counts["merged"]
-    assert counts["selected"] >= 25
+    assert counts["selected"] >= 15
     given = {file.name: own_rows(file) for file in files}
     selected = [json.loads(line) for line in (tmp_path / "out/selected.jsonl").read_text().splitlines()]
     assert len(selected) == counts["selected"]
     for row in selected:
         facts = row.pop("deita")
         assert row in given[Path(facts["file"]).name]
-    assert len({facts_file for facts_file in pl.read_parquet(tmp_path / "out/decisions.parquet")["file"]}) >= 9
+    assert pl.read_parquet(tmp_path / "out/decisions.parquet")["file"].n_unique() >= 9
     assert sorted(everything_below(tmp_path / "out")) == [
         "README.md", "decisions.parquet", "manifest.json", "selected.jsonl", "selected.parquet",
     ]  # fmt: skip
@@ -283,17 +283,15 @@ def test_real_files_in_every_layout_make_one_pool(laptop, tmp_path):
 
 # -- killed
 
-SHARD = 3_000
+SHARD = 2_500
 DRIVER = f"""
 import deita_core.stages.encoding as encoding
 encoding.CHARS_PER_SHARD = {SHARD}
 from flows.cli import main
 main()
 """
-NOUNS = (
-    "river lamp garden engine letter mountain clock market forest window bridge winter teacher violin harbour".split()
-)
-VERBS = "carries hides repairs forgets paints follows measures opens sells remembers crosses studies builds".split()
+NOUNS = ["river", "lamp", "garden", "engine", "letter", "mountain", "clock", "market", "forest", "bridge", "violin"]
+VERBS = ["carries", "hides", "repairs", "forgets", "paints", "follows", "measures", "opens", "remembers", "studies"]
 
 
 def varied_rows(n):
@@ -314,7 +312,7 @@ def test_a_killed_run_is_resumed_where_it_broke_off_and_ends_as_if_undisturbed(s
     from deita_core.stages import encoding
     from flows.selection import select
 
-    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in varied_rows(200)))
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in varied_rows(150)))
     (tmp_path / "driver.py").write_text(DRIVER)
     command = [sys.executable, "driver.py", "select", "pool.jsonl", "--store", "killed-store", "--out", "killed"]
     how = {"cwd": tmp_path, "env": environment(**server)}
@@ -329,18 +327,37 @@ def test_a_killed_run_is_resumed_where_it_broke_off_and_ends_as_if_undisturbed(s
         victim.send_signal(signal.SIGKILL)
         victim.wait()
     present = store.count(table)
-    assert 0 < present < 400, "it was killed between its first shard and its last"
+    assert 0 < present < 300, "it was killed between its first shard and its last"
     assert not (tmp_path / "killed").exists()
 
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, **how)
     assert run.returncode == 0, run.stderr
     resumed = json.loads((tmp_path / "killed/manifest.json").read_text())["counts"]
-    assert resumed["encoded"] == 400 - present
+    assert resumed["encoded"] == 300 - present
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(encoding, "CHARS_PER_SHARD", SHARD)
     report = select(["pool.jsonl"], "undisturbed", SelectionSettings(store="undisturbed-store"))
-    assert report.counts.encoded == 400
-    assert {**resumed, "encoded": 400} == {**report.counts.model_dump(), "passed_over": report.counts.passed_over}
+    assert report.counts.encoded == 300
+    assert {**resumed, "encoded": 300} == {**report.counts.model_dump(), "passed_over": report.counts.passed_over}
     for name in ("selected.jsonl", "decisions.parquet"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def test_a_run_stopped_by_hand_says_that_it_can_go_on(server, tmp_path):
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in varied_rows(150)))
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, "driver.py", "select", "pool.jsonl", "--store", "store", "--out", "out"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment(**server), stderr=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / "store/plans.lance").exists():
+            assert run.poll() is None, "it ended before there was anything to stop"
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert "what is done is kept" in said
+    assert "Traceback" not in said
+    assert run.returncode == 1
+    assert not (tmp_path / "out/manifest.json").exists()

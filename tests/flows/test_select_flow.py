@@ -16,19 +16,25 @@ from deita_core.settings import SelectionSettings
 from deita_core.store import Store
 from deita_core.tables import RUNS, SAMPLES, SELECTIONS, SOURCES
 
-TAP = "Write a short email asking a landlord to repair a dripping kitchen tap."
 ALPACA = [
-    {"instruction": "Name three ways to save water at home.", "output": "Fix leaks, shower briefly, and run full loads."},
-    {"instruction": "Explain recursion to a child.", "input": "", "output": "To clean a room, clean half, then clean the rest the same way."},
-    {"instruction": "Translate to French.", "input": "The cat sleeps.", "output": "Le chat dort."},
-    {"instruction": "Why is the sky blue?", "output": "Air scatters short waves of light more than long ones, so blue reaches us from everywhere."},
-    {"instruction": "What is 15% of 80?", "output": "12, because 10% is 8 and 5% is 4."},
-    {"instruction": TAP, "output": "Dear Ms Hansen, our kitchen tap has been dripping since Monday. Could you send a plumber this week? Kind regards, Jo"},
-    {"instruction": "Give a recipe for pancakes.", "output": "Whisk 2 eggs, 250 ml milk and 150 g flour, rest 20 minutes, fry thinly in butter."},
-]  # fmt: skip
+    {"instruction": instruction, "input": context, "output": output}
+    for instruction, context, output in [
+        ("Name three ways to save water at home.", "", "Fix leaks, shower briefly, and run full loads."),
+        ("Explain recursion to a child.", "", "To clean a room, clean half of it, then the rest the same way."),
+        ("Translate to French.", "The cat sleeps.", "Le chat dort."),
+        ("Why is the sky blue?", "", "Air scatters short waves of light more, so blue reaches us from everywhere."),
+        ("What is 15% of 80?", "", "12, because 10% is 8 and 5% is 4."),
+        (
+            "Ask a landlord to repair a tap.",
+            "",
+            "Dear Ms Hansen, our tap drips. Could you send a plumber? Kind regards",
+        ),
+        ("Give a recipe for pancakes.", "", "Whisk 2 eggs, 250 ml milk and 150 g flour, rest, fry thinly in butter."),
+    ]
+]
 # Another row with the same texts, and one with a word changed.
 TWIN = {**ALPACA[3], "source": "another site"}
-ALMOST = {"instruction": "Why is the sky blue?", "output": ALPACA[3]["output"].replace("everywhere", "all sides")}
+ALMOST = {**ALPACA[3], "output": ALPACA[3]["output"].replace("everywhere", "all sides")}
 BAD_ALPACA = [
     b'{"instruction": "Broken',
     b'{"instruction": "No answer here"}',
@@ -45,14 +51,26 @@ SHAREGPT = [
             {"from": "gpt", "value": "In the Louvre in Paris."},
         ],
     },
-    {"id": "talk-2", "conversations": [{"from": "human", "value": "用一句话介绍长城。"}, {"from": "gpt", "value": "长城是中国古代修建的防御工程，全长两万多公里。"}]},
+    {
+        "id": "talk-2",
+        "conversations": [
+            {"from": "human", "value": "用一句话介绍长城。"},
+            {"from": "gpt", "value": "长城是中国古代修建的防御工程，全长两万多公里。"},
+        ],
+    },
     {"id": "talk-3", "conversations": [{"from": "narrator", "value": "Once"}, {"from": "gpt", "value": "upon a time"}]},
-]  # fmt: skip
+]
+
+
+def talk(question, answer, **fields):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **fields}
+
+
 MESSAGES = [
-    {"messages": [{"role": "user", "content": "Sort [3, 1, 2] in Python."}, {"role": "assistant", "content": "```python\nsorted([3, 1, 2])\n```"}], "level": 2},
-    {"messages": [{"role": "user", "content": ALPACA[4]["instruction"]}, {"role": "assistant", "content": ALPACA[4]["output"]}], "level": 1},
-    {"messages": [{"role": "user", "content": "Summarise Hamlet."}, {"role": "assistant", "content": "A prince avenges his murdered father, hesitates too long, and nearly everyone dies."}], "level": 5},
-]  # fmt: skip
+    talk("Sort [3, 1, 2] in Python.", "```python\nsorted([3, 1, 2])\n```", level=2),
+    talk(ALPACA[4]["instruction"], ALPACA[4]["output"], level=1),
+    talk("Summarise Hamlet.", "A prince avenges his father, hesitates too long, and nearly everyone dies.", level=5),
+]
 TOOL_TALK = {
     "messages": [
         {"role": "user", "content": "What is the weather in Oslo?"},
@@ -77,7 +95,8 @@ def write_pool(folder):
     with (folder / "notes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([["prompt", "response", "rating"], ["Name a prime.", "Seventeen.", "4"]])
-        writer.writerows([["Capital of Peru?", "Lima"], ["Define entropy.", "A measure of how many microstates a macrostate has.", "5"]])  # fmt: skip
+        # The second record is one cell short.
+        writer.writerows([["Capital of Peru?", "Lima"], ["Define entropy.", "How many microstates there are.", "5"]])
     return folder
 
 
@@ -230,9 +249,7 @@ def test_own_fields_come_back_as_they_were(first):
     given = [{**row, "n": 10**15 + n, "tags": ["a", "ü"]} for n, row in enumerate([*ALPACA, TWIN, ALMOST])]
     given += SHAREGPT + MESSAGES
     given += [{"prompt": "Name a prime.", "response": "Seventeen.", "rating": "4"}]
-    given += [
-        {"prompt": "Define entropy.", "response": "A measure of how many microstates a macrostate has.", "rating": "5"}
-    ]
+    given += [{"prompt": "Define entropy.", "response": "How many microstates there are.", "rating": "5"}]
     for row in first.selected:
         own = {name: value for name, value in row.items() if name != "deita"}
         assert own in given
@@ -344,7 +361,7 @@ def test_an_updated_pool_costs_only_what_is_new_and_ends_as_from_scratch(first, 
     shutil.copytree(place / "store", tmp_path / "store")
     grown = tmp_path / "pool"
     shutil.copytree(place / "pool", grown)
-    new = {"messages": [{"role": "user", "content": "Why do cats purr?"}, {"role": "assistant", "content": "Often from contentment, but also to calm themselves when hurt or afraid."}]}  # fmt: skip
+    new = talk("Why do cats purr?", "Often from contentment, but also to calm themselves when hurt or afraid.")
     (grown / "update.jsonl").write_bytes(orjson.dumps(new) + b"\n" + orjson.dumps(MESSAGES[0]) + b"\n")
     updated = run_flow(grown, tmp_path / "store", tmp_path / "updated")
     assert (updated.report.encoded, updated.report.scored) == (2, 2)

@@ -24,9 +24,9 @@ TIDES = (
 PYTHON = (
     "Write a Python function that returns the first duplicate in a list, or None if there is none.",
     "```python\ndef first_duplicate(items):\n    seen = set()\n    for item in items:\n        if item in seen:\n"
-    "            return item\n        seen.add(item)\n    return None\n```\n\nIt walks the list once and remembers what "
-    "it has met in a set, so it takes linear time; the items must be hashable. For `[3, 1, 4, 1, 3]` it returns `1`, "
-    "because the second `1` comes before the second `3`.",
+    "            return item\n        seen.add(item)\n    return None\n```\n\nIt walks the list once and remembers "
+    "what it has met in a set, so it takes linear time; the items must be hashable. For `[3, 1, 4, 1, 3]` it returns "
+    "`1`, because the second `1` comes before the second `3`.",
 )
 EMAIL = (
     "Write a short email asking a landlord to repair a dripping kitchen tap.",
@@ -106,16 +106,17 @@ HARD = [
     "Design a rate limiter for a cluster of 40 API servers that share one Redis, allows bursts of 20 requests, stays "
     "correct when a node's clock drifts by two seconds, and fails open when Redis is down; give the Lua script and "
     "argue why no client can exceed its quota by more than 5%.",
-    "Derive the closed form of the Black-Scholes price of a European call from the heat equation, state each assumption "
-    "where it is used, and show how the result changes if volatility is a deterministic function of time.",
+    "Derive the closed form of the Black-Scholes price of a European call from the heat equation, state each "
+    "assumption where it is used, and show how the result changes if volatility is a deterministic function of time.",
 ]
 LONG_BUT_EASY = (
-    "Hello! I hope you are having a wonderful day. I was sitting in the garden this morning with my grandmother, who is "
-    "visiting us from the coast, and we were drinking tea and talking about this and that, as one does, when my little "
-    "nephew came running with a book about animals which he had been given for his birthday by his other grandmother. "
-    "He loves this book very much and carries it around everywhere. He asked me something, and I must admit that I was "
-    "so busy with the tea that I did not really listen. Thank you so much in advance for your kind help, it is very much "
-    "appreciated by all of us here. What we would like to know is this: what sound does a cow make?"
+    "Hello! I hope you are having a wonderful day. I was sitting in the garden this morning with my grandmother, who "
+    "is visiting us from the coast, and we were drinking tea and talking about this and that, as one does, when my "
+    "little nephew came running with a book about animals which he had been given for his birthday by his other "
+    "grandmother. He loves this book very much and carries it around everywhere. He asked me something, and I must "
+    "admit that I was so busy with the tea that I did not really listen. Thank you so much in advance for your kind "
+    "help, it is very much appreciated by all of us here. What we would like to know is this: what sound does a cow "
+    "make?"
 )
 SHORT_BUT_HARD = "Prove that the square root of 2 plus the cube root of 3 is irrational."
 
@@ -134,8 +135,8 @@ def test_more_constraints_make_an_instruction_more_complex(complexity):
     plain, constrained = complexity.score(
         [
             "Write a poem about the sea.",
-            "Write a sonnet about the sea in iambic pentameter whose first letters spell LIGHTHOUSE SHIP, that never uses "
-            "the letter w, and whose final couplet reverses the claim of the first quatrain.",
+            "Write a sonnet about the sea in iambic pentameter whose first letters spell LIGHTHOUSE SHIP, that never "
+            "uses the letter w, and whose final couplet reverses the claim of the first quatrain.",
         ]
     )["score"]
     assert constrained > plain

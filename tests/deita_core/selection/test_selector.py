@@ -102,7 +102,7 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 # -- the decisions
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(grids(), BUDGETS, THRESHOLDS, SIZES, st.sampled_from([1, 2, 5, 1024]))
 def test_every_decision_is_that_of_the_plain_filter_to_the_last_bit(vectors, budget, threshold, sizes, block):
     with pytest.MonkeyPatch.context() as patch:
@@ -113,7 +113,7 @@ def test_every_decision_is_that_of_the_plain_filter_to_the_last_bit(vectors, bud
     assert chosen.kept_ids == [row[0] for row in expected if row[2]]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(close_calls(), BUDGETS, SIZES)
 def test_pairs_that_differ_from_the_threshold_by_rounding_are_decided_in_float64(pool, budget, sizes):
     threshold, vectors = pool
@@ -154,7 +154,7 @@ def test_the_block_size_changes_nothing_where_vectors_are_long_and_many():
     assert whole.equals(parted)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(grids(), THRESHOLDS, st.integers(1, 12))
 def test_a_budget_stops_the_walk_of_all_right_after_the_last_kept(vectors, threshold, budget):
     _, unlimited = walk(vectors, None, threshold)
@@ -226,7 +226,7 @@ def test_a_threshold_of_one_keeps_every_vector_with_a_direction(vectors):
 # -- vectors without a direction
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(grids(), THRESHOLDS, SIZES)
 def test_a_vector_without_a_direction_is_rejected_and_never_ranked(vectors, threshold, sizes):
     chosen, decisions = walk(vectors, None, threshold, sizes)
@@ -303,14 +303,14 @@ def test_memory_does_not_grow_with_what_is_passed_over():
         chosen = DiversitySelector(None, 0.9, 64)
         tracemalloc.start()
         for number in range(blocks):
-            vectors = (1 + rng.normal(size=(500, 64)) * 0.01).astype(np.float32)
-            chosen.offer([f"{number}-{i}" for i in range(500)], vectors)
+            vectors = (1 + rng.normal(size=(200, 64)) * 0.01).astype(np.float32)
+            chosen.offer([f"{number}-{i}" for i in range(200)], vectors)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(chosen.kept_ids) == 1
         return most
 
-    assert peak(8) < peak(2) * 1.1
+    assert peak(8) < peak(2) * 1.2
 
 
 @pytest.mark.parametrize("budget", [0, -1])
@@ -348,10 +348,8 @@ def pool():
 @pytest.mark.parametrize(
     ("threshold", "budget", "sizes"),
     [
-        *((threshold, budget, [1_000]) for threshold in GOLDEN_THRESHOLDS for budget in (500, 2_000, 6_600)),
+        *((threshold, budget, [1, 7, 1_000]) for threshold in GOLDEN_THRESHOLDS for budget in (500, 2_000, 6_600)),
         *((threshold, 500, [size]) for threshold in GOLDEN_THRESHOLDS for size in (1, 7)),
-        *((threshold, 2_000, [1, 7, 1_000]) for threshold in GOLDEN_THRESHOLDS),
-        (0.9, 6_600, [1, 7, 1_000]),
     ],
     ids=str,
 )

@@ -265,6 +265,13 @@ def three_turns(pool, name, *scores, system=None, n_tokens=10):
     return pool.talk(name, messages, scores, n_tokens=n_tokens)
 
 
+@pytest.fixture(scope="module")
+def long_talk(tmp_path_factory):
+    pool = Pool(tmp_path_factory.mktemp("talk") / "store")
+    three_turns(pool, "talk", (2, 3), (4, 5), (1, 6))
+    return pool
+
+
 @pytest.mark.parametrize(
     ("turns", "training_tokens", "score", "n_scored"),
     [
@@ -278,11 +285,10 @@ def three_turns(pool, name, *scores, system=None, n_tokens=10):
         ("fit", 1, 2 * 3, 1),
     ],
 )
-def test_the_turns_that_count_are_those_of_the_rule(pool, turns, training_tokens, score, n_scored):
-    three_turns(pool, "talk", (2, 3), (4, 5), (1, 6))
-    _, rows = pool.choose(turns=turns, training_tokens=training_tokens)
-    assert rows["talk"]["score"] == pytest.approx(score, rel=1e-12)
-    assert rows["talk"]["n_scored"] == n_scored
+def test_the_turns_that_count_are_those_of_the_rule(long_talk, turns, training_tokens, score, n_scored):
+    talk = rank_pool(long_talk.store, job(turns=turns, training_tokens=training_tokens)).candidates.row(0, named=True)
+    assert talk["score"] == pytest.approx(score, rel=1e-12)
+    assert talk["n_scored"] == n_scored
 
 
 def test_the_system_message_takes_up_room_in_training(pool):
@@ -326,7 +332,7 @@ def test_the_order_in_which_scores_were_written_changes_no_bit_of_a_score(tmp_pa
             pool.store.delete(table, "turn >= 0")
             for part in rows.iter_slices(100):
                 pool.store.write(table, part)
-        found.append(rank_pool(pool.store, job()).candidates.select("id", "score"))
+        found.append(rank_pool(pool.store, job()).candidates.select("id", "score", "complexity", "quality"))
     assert found[0].equals(found[1])
 
 
