@@ -72,7 +72,7 @@ class Store:
         checked = table.validate(frame.unique(list(table.key), keep="first", maintain_order=True))
         # One writer at a time, over threads and processes: merges that run at once would both insert a new key.
         with self._writing():
-            handle = self._handle(table.name) or self._create(table, checked)
+            handle = self._of(table) or self._create(table, checked)
             rows = checked.to_arrow().cast(handle.schema)
             result = handle.merge_insert(list(table.key)).when_not_matched_insert_all().execute(rows)
         return int(result.num_inserted_rows)
@@ -103,7 +103,7 @@ class Store:
     def read(self, table: Table, columns: Sequence[str] | None = None, where: str | None = None) -> pl.DataFrame:
         """Rows by an SQL condition; a missing table has none."""
         columns = list(columns or table.empty().columns)
-        handle = self._handle(table.name)
+        handle = self._of(table)
         if handle is None:
             return table.empty().select(columns)
         query = handle.search().select(columns)
@@ -168,6 +168,15 @@ class Store:
             self._make_folder()
             self._lance = lancedb.connect(self.uri, read_consistency_interval=timedelta(0))
         return self._lance
+
+    def _of(self, table: Table) -> Any:
+        """The table's handle, None where there is none; StoreError if it is not one of ours."""
+        handle = self._handle(table.name)
+        if handle is not None and set(handle.schema.names) != set(table.empty().columns):
+            raise StoreError(
+                f"Table {table.name} of {self.uri} is from another program or version; give another store."
+            )
+        return handle
 
     def _handle(self, name: str) -> Any:
         with self._opening:

@@ -230,9 +230,9 @@ def test_contrast_instructions_are_long_and_easy_or_short_and_hard():
     variants = [v for row in shipped("complexity_contrast") for v in row["variants"]]
     easy = [len(v["text"]) for v in variants if v["score"] <= 2]
     hard = [len(v["text"]) for v in variants if v["score"] >= 4]
-    assert len(easy) >= 12 and len(hard) >= 12
-    assert min(easy) > 2 * median(hard)
-    assert max(hard) < median(easy) / 2
+    long_easy = [length for length in easy if length > 3 * median(hard)]
+    short_hard = [length for length in hard if length < median(easy) / 3]
+    assert len(long_easy) >= 12 and len(short_hard) >= 12
 
 
 def test_contrast_answers_hold_short_good_ones_beside_long_bad_ones():
