@@ -68,8 +68,10 @@ def find_encoder(name: str = LAPTOP_ENCODER, precision: Precision | Literal["aut
     if name == LAPTOP_ENCODER and weights != LAPTOP_WEIGHTS_SHA256:
         raise ModelError(f"The weights in {path} are not those published as {name}; install the laptop extra again.")
     precision = best_precision() if precision == "auto" else precision
-    settings = sorted(p for p in path.rglob("*.json") if p.parent == path or p.parent.parent == path)
-    parts = [weights, *(_digest(p) for p in settings), precision, str(ENCODING_VERSION)]
+    # The settings, vocabulary and weights of every module, in the model's folder and the folders in it.
+    files = sorted(p for kind in ("json", "txt", "model", "safetensors") for p in path.glob(f"*.{kind}"))
+    files += sorted(p for kind in ("json", "txt", "model", "safetensors") for p in path.glob(f"*/*.{kind}"))
+    parts = [*(_digest(p) for p in files), precision, str(ENCODING_VERSION)]
     fingerprint = content_id("\n".join(parts).encode())
     return EncoderFiles(
         name=name, path=path, dim=_dimensions(path), precision=precision, weights=weights, fingerprint=fingerprint

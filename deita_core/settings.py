@@ -69,8 +69,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings
     """
     given = {name: value for name, value in flags.items() if value is not None}
     merged = {**_read_yaml(config), **_read_environment(), **given}
-    preset = merged.get("preset", "laptop")
-    if preset not in PRESETS:
+    preset: Any = merged.get("preset", "laptop")
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}; the presets are {' and '.join(PRESETS)}.")
     if reason := why_not(preset):
         raise InputError(f"The {preset} preset cannot run: {reason}. Use --preset laptop.")
@@ -89,7 +89,7 @@ def _read_yaml(config: Path | None) -> dict[str, Any]:
         raise InputError(f"The settings file {config} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"The settings file {config} is not YAML: {str(error).splitlines()[0]}.") from error
-    if content is not None and not isinstance(content, dict):
+    if content is not None and not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
         raise InputError(f"The settings file {config} holds no settings; write one `name: value` on each line.")
     return content or {}
 

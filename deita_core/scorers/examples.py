@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from deita_core.errors import InputError
+from deita_core.errors import InputError, cause
 from deita_core.scorers.heads import Axis
 
 # The rows of one chain share an instruction or descend from one: no split may part them.
@@ -46,20 +47,36 @@ class Example:
 
 
 def read_chains(files: Iterable[Path], axis: Axis) -> list[Example]:
-    """Read chains from JSON Lines: id, axis, variants [{text, score}], and the instruction on the quality axis."""
-    examples = []
+    """Read chains from JSON Lines: id, axis, variants [{text, score}], and the instruction on the quality axis.
+
+    Raises InputError naming the file and the line.
+    """
+    examples: list[Example] = []
     for file in files:
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            lines = file.read_bytes().splitlines()
+        except OSError as error:
+            raise InputError(f"The chains {file} cannot be read ({cause(error)}); check the path.") from None
+        for number, line in enumerate(lines, start=1):
             try:
-                chain = orjson.loads(line)
-                instruction = chain["instruction"] if axis == "quality" else None
-                for variant in chain["variants"]:
-                    text, score = variant["text"], int(variant["score"])
-                    examples.append(Example(chain["id"], instruction or text, text if instruction else None, score))
+                examples += _chain_examples(orjson.loads(line), axis)
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{file}, line {number} is not a {axis} chain: {error!r}.") from error
-    if wrong := next((e for e in examples if not 1 <= e.score <= 6), None):
-        raise InputError(f"Chain {wrong.chain} has the score {wrong.score}; scores are 1 to 6.")
+                raise InputError(f"{file}, line {number} is not a {axis} chain: {error!r}.") from None
+    return examples
+
+
+def _chain_examples(chain: dict[str, Any], axis: Axis) -> list[Example]:
+    if chain.get("axis", axis) != axis:
+        raise ValueError(f"its axis is {chain['axis']}")
+    examples = []
+    for variant in chain["variants"]:
+        text, score = variant["text"], variant["score"]
+        instruction = chain["instruction"] if axis == "quality" else text
+        if not (isinstance(text, str) and isinstance(instruction, str) and isinstance(chain["id"], str)):
+            raise TypeError("an id, an instruction or a text is no string")
+        if score not in range(1, 7):
+            raise ValueError(f"a score is {score}, and not one of 1 to 6")
+        examples.append(Example(chain["id"], instruction, text if axis == "quality" else None, int(score)))
     return examples
 
 
@@ -76,7 +93,7 @@ def with_defects(examples: Sequence[Example], seed: int = 0) -> list[Example]:
     answers = [e for e in examples if e.response is not None and e.score >= 3]
     made = []
     for name, chain in chains.items():
-        # A generator of its own for each chain: adding a chain changes no other chain's rows.
+        # A generator of its own for each chain, so that its cuts do not depend on the chains before it.
         draw = random.Random(f"{seed}:{name}")  # noqa: S311
         made += [
             Example(name, chain[0].instruction, text, score, False) for text, score in _defects(chain, answers, draw)

@@ -8,12 +8,16 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 
 # Raised whenever the same texts would get other features; a head trained on one version refuses another.
 FEATURES_VERSION = 1
 
-# A CJK character is a word; elsewhere a run of letters and digits is.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+# A CJK character is a word; elsewhere a run of letters, digits and the signs that combine with them is.
+_WORD = regex.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[[\p{L}\p{N}\p{M}_]--[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]]+",
+    regex.V1,
+)
 _SENTENCE_END = re.compile(r"[.!?。！？\n]+")
 _LIST_ITEM = re.compile(r"\s*([-*•]|\d+[.)])\s")
 _COMPLETE = tuple(".!?。！？…)`\"'”’」』}]*|>~")

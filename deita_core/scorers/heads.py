@@ -81,6 +81,14 @@ class Head:
         """Expected value of the distribution: (n,) in [1, 6]."""
         return expected_scores(self.position(features), self.cuts)
 
+    def check(self) -> None:
+        """Raise ValueError where the arrays do not fit each other or hold numbers that are not finite."""
+        shapes = {name: value.shape for name, value in self.arrays().items()}
+        if self.cuts.shape != (5,) or len({shape for name, shape in shapes.items() if name != "cuts"}) != 1:
+            raise ValueError(f"its arrays have the shapes {shapes}")
+        if not all(np.isfinite(value).all() for value in self.arrays().values()):
+            raise ValueError("it holds numbers that are not finite")
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights by name, as they are saved."""
         return {name: np.asarray(value, dtype=np.float64) for name, value in vars(self).items()}
@@ -102,6 +110,7 @@ class HeadScorer:
             weights = (folder / "model.safetensors").read_bytes()
             self.card = HeadCard.model_validate_json((folder / "config.json").read_bytes())
             self.head = Head(**load_file(folder / "model.safetensors"))
+            self.head.check()
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise ModelError(f"The folder {folder} does not hold a whole scorer head: {str(error)[:200]}.") from error
         if self.card.features_version != FEATURES_VERSION:
@@ -127,6 +136,7 @@ class HeadScorer:
         if self.axis == "quality" and (responses is None or len(responses) != len(instructions)):
             raise InputError(f"Quality is scored on answers; give one response for each of {len(instructions)} rows.")
         encoder = self._loaded()
+        instructions, responses = _sound(instructions), None if responses is None else _sound(responses)
         distinct = list(dict.fromkeys([*instructions, *(responses or [])]))
         row_of = {text: row for row, text in enumerate(distinct)}
         vectors = encoder.encode(distinct).vectors if distinct else np.zeros((0, encoder.dim), np.float32)
@@ -165,6 +175,11 @@ class HeadScorer:
             self.check_encoder(files)
             self._encoder = SentenceEncoder(files, self._device, self._tokens)
         return self._encoder
+
+
+def _sound(texts: Sequence[str]) -> list[str]:
+    """The texts, blank where one has half a surrogate pair and so is no Unicode; a blank text is unreadable."""
+    return ["" if any("\ud800" <= c <= "\udfff" for c in text) else text for text in texts]
 
 
 def _readable(texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from deita_core.encoders import SentenceEncoder
+from deita_core.errors import InputError
 from deita_core.scorers.examples import Example
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
 from deita_core.scorers.heads import Axis, Head, HeadCard, expected_scores
@@ -61,6 +62,7 @@ def build_training_set(axis: Axis, examples: Sequence[Example], encoder: Sentenc
 
 def train_head(axis: Axis, examples: Sequence[Example], encoder: SentenceEncoder) -> tuple[Head, HeadCard]:
     """Train a head on all examples; its card has the figures of a cross-validation that never splits a chain."""
+    _check(examples)
     data = build_training_set(axis, examples, encoder)
     strength, positions = choose_strength(data)
     slope, cuts = calibrate(positions[data.authored], data.scores[data.authored])
@@ -75,6 +77,17 @@ def train_head(axis: Axis, examples: Sequence[Example], encoder: SentenceEncoder
         figures={"ridge": strength, **held_out_figures(data, expected_scores(positions * slope, cuts))},
     )
     return head, card
+
+
+def _check(examples: Sequence[Example]) -> None:
+    scores: dict[str, set[int]] = {}
+    for example in examples:
+        scores.setdefault(example.chain, set()).add(example.score)
+    telling = sum(len(found) > 1 for found in scores.values())
+    if telling < 2 * FOLDS:
+        raise InputError(
+            f"There are {telling} chains with two different scores; give at least {2 * FOLDS} to train a scorer on."
+        )
 
 
 def choose_strength(data: TrainingSet) -> tuple[float, np.ndarray]:
@@ -129,7 +142,7 @@ def held_out_figures(data: TrainingSet, scores: np.ndarray) -> dict[str, float]:
     better, worse = ordered_pairs(data, data.authored)
     like = np.abs(np.log(data.lengths[better] / data.lengths[worse])) < 0.2
     truth = data.scores[data.authored]
-    return {
+    figures = {
         "pairs": len(better),
         "pair_accuracy": _share(scores[better] > scores[worse]),
         "pair_accuracy_length_alone": _share(data.lengths[better] > data.lengths[worse]),
@@ -138,6 +151,8 @@ def held_out_figures(data: TrainingSet, scores: np.ndarray) -> dict[str, float]:
         "rank_correlation_length_alone": _spearman(data.lengths[data.authored], truth),
         "mean_absolute_error": round(float(np.abs(scores[data.authored] - truth).mean()), 4),
     }
+    # A figure over nothing, as of pairs of like length where there are none, is left out.
+    return {name: value for name, value in figures.items() if np.isfinite(value)}
 
 
 def ordered_pairs(data: TrainingSet, use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -206,7 +221,7 @@ def _renumbered(rows: tuple[np.ndarray, np.ndarray], use: np.ndarray) -> tuple[n
 
 
 def _share(hits: np.ndarray) -> float:
-    return round(float(hits.mean()), 4)
+    return round(float(hits.mean()), 4) if len(hits) else float("nan")
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from deita_core.encoders import SentenceEncoder, find_encoder
+from deita_core.errors import InputError, ModelError
 from deita_core.scorers import find_scorer, load_scorer
 from deita_core.scorers.examples import Example, with_defects
 from deita_core.scorers.heads import HeadScorer, save_head
@@ -195,8 +196,6 @@ def test_a_trained_head_is_a_scorer_for_its_encoder(trained, tiny, tmp_path):
 
 
 def test_a_trained_head_refuses_another_encoder(trained, other_tiny_model, tmp_path):
-    from deita_core.errors import ModelError
-
     save_head(*trained, tmp_path / "mine")
     with pytest.raises(ModelError, match="trained on vectors of"):
         find_scorer(str(tmp_path / "mine"), "quality", find_encoder(str(other_tiny_model), "float32"))
@@ -230,3 +229,17 @@ def test_features_of_a_training_set_do_not_depend_on_the_order_of_the_examples(t
     straight, reversed_ = (build_training_set("quality", rows, tiny) for rows in (examples, examples[::-1]))
     assert np.abs(straight.features - reversed_.features[::-1]).max() < 1e-5
     assert straight.chains.tolist() == reversed_.chains.tolist()[::-1]
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        [],
+        [Example("c1", "hello " * score, None, score) for score in range(1, 7)],
+        [Example(f"c{n}", f"{body} " * k, None, 3) for n, body in enumerate(BODIES) for k in (1, 2)],
+    ],
+    ids=["no chain", "one chain", "no two scores in any chain"],
+)
+def test_too_little_to_learn_from_is_an_input_error(examples, tiny):
+    with pytest.raises(InputError):
+        train_head("complexity", examples, tiny)
