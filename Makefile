@@ -43,4 +43,4 @@ bench: .venv/dev.stamp ## Run the benchmarks that need no real data
 	$(BIN)/python -m benchmarks.pipeline
 
 clean: ## Remove what make made
-	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

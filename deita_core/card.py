@@ -75,6 +75,12 @@ def _files(selected: pl.DataFrame) -> Iterable[tuple[str, int]]:
         yield f"{len(counted) - 20} more files", int(counted["len"].slice(20).sum())
 
 
+def _cell(value: Any) -> str:
+    """A value as text that stays within its cell, whatever a file may be called."""
+    text = " ".join(str(value).split())
+    return "".join(f"\\{c}" if c in "\\|`<>[]*#" else c for c in text)
+
+
 def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)

@@ -7,7 +7,7 @@ from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -16,9 +16,6 @@ from pydantic import BaseModel, ConfigDict
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError
 
-if TYPE_CHECKING:
-    pass
-
 LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 LAPTOP_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Raised whenever the same text would get another vector: part of every fingerprint.
@@ -26,7 +23,7 @@ ENCODING_VERSION = 1
 # Batches of about 2,000 tokens keep a CPU's caches warm; a GPU wants them far larger.
 TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}
 # The rounding of bfloat16 averages out over the tokens of a text; in shorter ones it does not, so they stay float32.
-SHORT_TEXT_TOKENS = 12
+SHORT_TEXT_TOKENS = 16
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -46,7 +43,7 @@ class EncoderFiles(BaseModel):
     @property
     def slug(self) -> str:
         """A name for the vectors table: short, and different for every fingerprint."""
-        return f"{self.name.rsplit('/', 1)[-1].lower()}-{self.fingerprint[:8]}"
+        return f"encoder-{self.fingerprint[:16]}"
 
 
 @dataclass(frozen=True)
@@ -173,8 +170,9 @@ class SentenceEncoder:
         self._tokenizer = self._model.tokenizer
         self._budget = max_tokens_per_batch or TOKENS_PER_BATCH[self.device.split(":")[0]]
         self._prefix, self._suffix = _special_tokens(self._tokenizer)
-        room = int(self._model.max_seq_length or 512) - len(self._prefix) - len(self._suffix)
-        self._window = max(1, room)
+        self._specials = len(self._prefix) + len(self._suffix)
+        self._longest = int(self._model.max_seq_length or 512)
+        self._window = max(1, self._longest - self._specials)
 
     @property
     def dim(self) -> int:
@@ -182,22 +180,23 @@ class SentenceEncoder:
         return int(self._model.get_embedding_dimension())
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Encode texts of any length; the result is in their order. Threads take turns, as tokenizers demand it."""
+        """Encode texts of any length, in their order; a text's vector does not depend on the others.
+
+        Threads take turns, as tokenizers demand it.
+        """
         with self._turn:
             return self._encode(texts)
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
         tokens = self._tokenize(texts)
         windows = [(i, ids) for i, text in enumerate(tokens) for ids in split_evenly(text, self._window)]
-        windows.sort(key=lambda w: len(w[1]))
         sums = np.zeros((len(texts), self.dim), dtype=np.float64)
-        for batch in token_batches(windows, self._budget):
+        for width, batch in padded_batches(windows, self._specials, self._longest, self._budget):
             owners = [i for i, _ in batch]
             lengths = np.array([max(1, len(ids)) for _, ids in batch], dtype=np.float64)
-            np.add.at(sums, owners, self._forward([ids for _, ids in batch]) * lengths[:, None])
+            np.add.at(sums, owners, self._forward([ids for _, ids in batch], width) * lengths[:, None])
         sums /= np.linalg.norm(sums, axis=1, keepdims=True)
-        extra = len(self._prefix) + len(self._suffix)
-        return Encoded(sums.astype(np.float32), np.array([len(t) + extra for t in tokens], dtype=np.int32))
+        return Encoded(sums.astype(np.float32), np.array([len(t) + self._specials for t in tokens], dtype=np.int32))
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
@@ -208,19 +207,22 @@ class SentenceEncoder:
         )
         return list(encoded["input_ids"])
 
-    def _forward(self, batch: list[list[int]]) -> np.ndarray:
+    def _forward(self, batch: list[list[int]], width: int) -> np.ndarray:
         torch = self._torch
         rows = [[*self._prefix, *ids, *self._suffix] for ids in batch]
-        width = len(rows[-1])
-        ids = np.full((len(rows), width), self._tokenizer.pad_token_id or 0, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for row, padded, seen in zip(rows, ids, mask, strict=True):
+        # Always the full number of rows: how a processor rounds depends on the shape of a batch, and a text's vector
+        # must not depend on how many others happened to be encoded with it.
+        shape = (max(len(rows), self._budget // width), width)
+        ids = np.full(shape, self._tokenizer.pad_token_id or 0, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        mask[:, 0] = 1
+        for row, padded, seen in zip(rows, ids, mask, strict=False):
             padded[: len(row)] = row
             seen[: len(row)] = 1
         features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         features = {name: tensor.to(self.device) for name, tensor in features.items()}
         with torch.inference_mode(), self._precision(width):
-            vectors = self._model(features)["sentence_embedding"].float().cpu().numpy().astype(np.float64)
+            vectors = self._model(features)["sentence_embedding"][: len(rows)].float().cpu().numpy().astype(np.float64)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def _precision(self, width: int) -> AbstractContextManager[Any]:
@@ -250,17 +252,22 @@ def split_evenly(items: list[int], size: int) -> Iterator[list[int]]:
     return (items[a:b] for a, b in pairwise(bounds))
 
 
-def token_batches(windows: Iterable[tuple[int, list[int]]], budget: int) -> Iterator[list[tuple[int, list[int]]]]:
-    """Group windows, sorted by length, so that a padded batch holds at most `budget` tokens (or one window).
+def padded_width(tokens: int, longest: int) -> int:
+    """The width a window of so many tokens is padded to: one of a few, at most `longest`."""
+    step = 8 if tokens <= 64 else 16 if tokens <= 128 else 32
+    return min(-(-tokens // step) * step, max(longest, tokens))
 
-    Short windows and long ones never share a batch, as they are computed in different precision.
+
+def padded_batches(
+    windows: Iterable[tuple[int, list[int]]], specials: int, longest: int, budget: int
+) -> Iterator[tuple[int, list[tuple[int, list[int]]]]]:
+    """Group windows by the width they are padded to: (width, windows), at most `budget` tokens a batch (or one row).
+
+    `specials` tokens are added to each window.
     """
-    batch: list[tuple[int, list[int]]] = []
-    for window in windows:
-        crosses = bool(batch) and len(batch[-1][1]) + 2 <= SHORT_TEXT_TOKENS < len(window[1]) + 2
-        if batch and (crosses or (len(batch) + 1) * len(window[1]) > budget):
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
+    by_width: dict[int, list[tuple[int, list[int]]]] = {}
+    for owner, ids in windows:
+        by_width.setdefault(padded_width(len(ids) + specials, longest), []).append((owner, ids))
+    for width, members in sorted(by_width.items()):
+        rows = max(1, budget // width)
+        yield from ((width, members[start : start + rows]) for start in range(0, len(members), rows))

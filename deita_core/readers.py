@@ -21,6 +21,8 @@ from deita_core.tables import MESSAGE, REJECTS, SAMPLES, SOURCES, Table
 TEXTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 SUPPORTED = (*TEXTS, ".parquet", *(text + packed for text in TEXTS for packed in (".gz", ".zst")))
 
+FEW = 10
+
 SOURCE = pl.Struct({"file": pl.String, "line": pl.Int64})
 POOL: dict[str, Any] = {
     "id": pl.String,
@@ -69,7 +71,7 @@ def stream_file(path: str | Path, layout: Layout | None = None, limit: int | Non
     file, *others = expand(path)
     if others:
         raise InputError(f"{path} names {1 + len(others)} files; stream them one at a time.")
-    return _verdict(file, judge_rows(islice(_rows(file), limit), layout), layout)
+    return _verdict(file, judge_rows(islice(_rows(file), limit), layout), layout, limit)
 
 
 def read_pool(
@@ -164,7 +166,9 @@ def _pool_rows(files: Sequence[str], layout: Layout | None, limit: int | None) -
             return
 
 
-def _verdict(file: str, rows: Iterator[Sample | Reject], layout: Layout | None) -> Iterator[Sample | Reject]:
+def _verdict(
+    file: str, rows: Iterator[Sample | Reject], layout: Layout | None, limit: int | None
+) -> Iterator[Sample | Reject]:
     """The rows as they come, and an InputError at the end if not one of them is a sample."""
     good, reasons, details = 0, Counter[str](), dict[str, str]()
     for row in rows:
@@ -176,7 +180,9 @@ def _verdict(file: str, rows: Iterator[Sample | Reject], layout: Layout | None) 
         yield row
     if not good and not reasons:
         raise InputError(f"{file} is empty: it holds no row; leave it out or put it right.")
-    if not good:
+    # So few rows of a limit's last file say nothing of the file.
+    cut_short = limit is not None and limit < FEW and reasons.total() == limit
+    if not good and not cut_short:
         [(reason, n)] = reasons.most_common(1)
         raise InputError(
             f"Not one of the {reasons.total():,} rows tried of {file} could be read as {layout or ', '.join(LAYOUTS)} "

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deita_core.encoders import LAPTOP_ENCODER
@@ -21,8 +21,30 @@ class SelectionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        """A preset's values wherever nothing else is given, and no truth value where a number is meant."""
+        if not isinstance(given, dict):
+            return given
+        preset = given.get("preset", "laptop")
+        if isinstance(preset, str) and preset in PRESETS:
+            if reason := why_not(preset):
+                raise ValueError(f"the {preset} preset cannot run: {reason}")
+            given = {**PRESETS[preset], **given}
+        for name in ("budget", "threshold", "limit", "training_tokens"):
+            if isinstance(given.get(name), bool):
+                raise ValueError(f"{name} is {given[name]}, and not a number")
+        return given
+
+    @model_validator(mode="after")
+    def _auto_has_a_budget(self) -> "SelectionSettings":
+        if self.threshold == "auto" and self.budget is None:
+            raise ValueError("threshold auto looks for what fills a budget, so give a budget as well")
+        return self
+
     preset: PresetName = Field("laptop", description="The set of defaults these settings started from.")
-    store: str = Field(".deita", description="Where vectors, scores and runs are kept: a folder.")
+    store: str = Field(".deita", min_length=1, description="Where vectors, scores and runs are kept: a folder.")
     budget: Annotated[int, Field(ge=1)] | None = Field(None, description="How many samples to select; none: no limit.")
     threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = Field(
         0.9, description="Largest cosine similarity to a kept sample; auto: the smallest that still fills the budget."
@@ -72,10 +94,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings
     preset: Any = merged.get("preset", "laptop")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}; the presets are {' and '.join(PRESETS)}.")
-    if reason := why_not(preset):
-        raise InputError(f"The {preset} preset cannot run: {reason}. Use --preset laptop.")
     try:
-        return SelectionSettings(**{**PRESETS[preset], **merged})
+        return SelectionSettings(**merged)
     except ValidationError as error:
         raise InputError(_first_problem(error)) from None
 
@@ -120,7 +140,10 @@ def _read_environment() -> dict[str, str]:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    if not problem["loc"]:
+        sentence = problem["msg"].removeprefix("Value error, ")
+        return f"The settings do not fit together: {sentence}."
+    name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return f"There is no setting {name!r}; the settings are {', '.join(SelectionSettings.model_fields)}."
     meaning = SelectionSettings.model_fields[name].description

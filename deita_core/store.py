@@ -38,7 +38,7 @@ class Store:
         self.uri = str(uri)
         if "://" in self.uri:
             raise InputError(f"The store {self.uri} is not a folder; this version keeps stores in local folders.")
-        self.path = Path(self.uri)
+        self.path = Path(self.uri).expanduser()
         self._lance: Any = None
         self._open: dict[str, Any] = {}
         self._opening = Lock()
@@ -121,15 +121,25 @@ class Store:
     ) -> pl.DataFrame:
         """Rows whose `column` is one of `values`, in no particular order."""
         if len(values) > SCAN_ABOVE:
-            names = list(columns or table.empty().columns)
-            rows = self.read(table, [*names, *({column} - set(names))])
-            return rows.join(pl.DataFrame({column: values}), on=column, how="semi").select(names)
+            return self._scan(table, column, values, list(columns or table.empty().columns))
         values = list(dict.fromkeys(values))
         parts = [
             self.read(table, columns, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
             for start in range(0, len(values), IDS_PER_QUERY)
         ]
         return pl.concat(parts) if parts else table.empty().select(list(columns or table.empty().columns))
+
+    def _scan(self, table: Table, column: str, values: Sequence[str], columns: list[str]) -> pl.DataFrame:
+        """As `fetch`, reading all of the column: a batch at a time, of which only the wanted rows are kept."""
+        handle = self._of(table)
+        wanted = pl.DataFrame({column: values}, schema={column: pl.String}).unique()
+        parts = [table.empty().select(columns)]
+        if handle is not None:
+            query = handle.search().select([*columns, *({column} - set(columns))])
+            for batch in query.to_batches():
+                rows = pl.DataFrame(pl.from_arrow(batch)).join(wanted, on=column, how="semi")
+                parts.append(rows.select(columns))
+        return pl.concat(parts)
 
     def missing(self, table: Table, ids: pl.Series) -> pl.Series:
         """Those of the ids that no row of the table has as the first column of its key, each once, in their order."""
@@ -166,7 +176,7 @@ class Store:
             import lancedb
 
             self._make_folder()
-            self._lance = lancedb.connect(self.uri, read_consistency_interval=timedelta(0))
+            self._lance = lancedb.connect(self.path, read_consistency_interval=timedelta(0))
         return self._lance
 
     def _of(self, table: Table) -> Any:
@@ -185,9 +195,11 @@ class Store:
                     return None
                 try:
                     self._open[name] = self._database().open_table(name)
-                except ValueError:
+                except ValueError as error:
                     # Listed, but its first version is not there yet: another process is making it.
-                    return None
+                    if "was not found" in str(error):
+                        return None
+                    raise StoreError(f"Table {name} of {self.uri} cannot be read ({cause(error)}).") from None
             return self._open[name]
 
     def _create(self, table: Table, rows: pl.DataFrame) -> Any:

@@ -8,7 +8,6 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 Status = Literal["ok", "truncated", "unreadable"]
-Fate = Literal["selected", "blocked", "not reached", "rejected"]
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 # A message without its text: what the stages need when they follow ids.

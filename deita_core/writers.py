@@ -9,7 +9,7 @@ import orjson
 import polars as pl
 
 from deita_core.conversation import Conversation, conversation
-from deita_core.errors import InputError
+from deita_core.errors import InputError, cause
 from deita_core.settings import Format
 from deita_core.tables import MESSAGE
 
@@ -80,6 +80,16 @@ def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
     return {**in_layout(talk, format_, json.loads(row["fields"])), "deita": facts}
 
 
+def check_folder(folder: Path) -> None:
+    """Make the folder if it is not there. Raises InputError if it cannot be one, or not be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").write_bytes(b"")
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise InputError(f"{folder} cannot hold the selection's files ({cause(error)}); give another folder.") from None
+
+
 def write_selection(
     folder: Path, selected: pl.DataFrame, decisions: pl.DataFrame, manifest: dict[str, Any], card: str, format_: Format
 ) -> list[str]:
@@ -88,10 +98,11 @@ def write_selection(
     `selected` has the columns of SELECTED_SCHEMA, in rank order. Each file appears whole or not at all, and the
     manifest last: a folder with a manifest is a complete selection.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
+    # All rows are rendered before anything of an earlier selection is touched: one may not fit the layout.
     rows = (selected_row(row, format_) for row in selected.iter_rows(named=True))
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    check_folder(folder)
+    (folder / MANIFEST).unlink(missing_ok=True)
     _place(folder / "selected.jsonl", lambda path: path.write_text(lines, encoding="utf-8", newline="\n"))
     _place(folder / "selected.parquet", selected.write_parquet)
     _place(folder / "decisions.parquet", decisions.write_parquet)

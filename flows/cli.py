@@ -1,7 +1,9 @@
 """The `deita` command: one thin function per flow. Heavy libraries are imported inside the commands."""
 
+import io
 import os
 import sys
+import traceback
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +19,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pick the few thousand conversations worth fine-tuning on, and say why for each one.",
 )
+
+
+INTERRUPTED = 130
 
 
 class Preset(StrEnum):
@@ -59,7 +64,8 @@ def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     prepare_environment(verbose)
-    os.environ["DEITA_DEBUG"] = "1" if debug else ""
+    if debug:
+        os.environ["DEITA_DEBUG"] = "1"
 
 
 def prepare_environment(verbose: bool) -> None:
@@ -154,15 +160,27 @@ def main() -> None:
     """Run the command; an error the user can act on is one sentence, with its exit code."""
     from deita_core.errors import DeitaError
 
+    # A terminal that cannot show a letter shows a question mark.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except DeitaError as error:
         if os.environ.get("DEITA_DEBUG"):
-            raise
+            traceback.print_exc()
         typer.echo(f"deita: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("deita: stopped; what is done is kept, run the same command to go on.", err=True)
+    except SystemExit as end:
+        # What Typer makes of ctrl-C.
+        if end.code == INTERRUPTED:
+            typer.echo("deita: stopped; what is done is kept, run the same command to go on.", err=True)
+            sys.exit(1)
+        raise
+    except OSError as error:
+        if os.environ.get("DEITA_DEBUG"):
+            raise
+        typer.echo(f"deita: {type(error).__name__}: {error}; with --debug there is more.", err=True)
         sys.exit(1)
 
 

@@ -1,6 +1,7 @@
 """The main job: read a pool, score and embed what is new in it, select, export."""
 
 from functools import partial
+from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -12,6 +13,7 @@ from deita_core.settings import SelectionSettings
 from deita_core.stages.choosing import Job
 from deita_core.stages.exporting import Report
 from deita_core.store import Store
+from deita_core.writers import check_folder
 from flows.progress import Progress
 from tasks.embed import encode_texts, plan_texts
 from tasks.export import close_run, export_files
@@ -29,6 +31,7 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
     `pool`: files, folders, globs or hf://datasets/... names. Does only what the store lacks.
     """
     settings = settings or SelectionSettings()
+    check_folder(Path(out))
     encoder = find_encoder(settings.encoder, settings.precision)
     scorers = [
         find_scorer(settings.complexity_scorer, "complexity", encoder),
@@ -36,7 +39,7 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
     ]
     store, run_id = settings.store, str(flow_run.id)
     with Store(store).lock(f"{flow_run.name} ({run_id})"), Progress() as progress:
-        found = find_files(pool, settings.layout)
+        found = find_files(pool, settings.layout, [store, out])
         files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
         file_ids = tuple(file.file_id for file in files)
 

@@ -26,7 +26,9 @@ def print_report(report: Report, out: Path) -> None:
     _warn_of_shortfall(console, report)
     print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
     for row in top_rows(str(out))[:SHOWN]:
-        begins = " ".join(str(row["begins"]).split())[: max(20, console.width - 37)]
+        # What a row holds is data: no control character of it reaches the terminal.
+        begins = "".join(c for c in " ".join(str(row["begins"]).split()) if c.isprintable())
+        begins = begins[: max(20, console.width - 37)]
         print(f"{row['rank']:>5}{row['score']:>8.2f}{row['complexity']:>12.2f}{row['quality']:>9.2f}  {begins}")
     _show_rejects(console, out)
     console.print(
@@ -37,10 +39,11 @@ def print_report(report: Report, out: Path) -> None:
 def _warn_of_shortfall(console: Console, report: Report) -> None:
     budget = report.settings.budget
     if budget and report.counts.selected < budget:
-        console.print(
-            f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: at threshold "
-            f"{report.chosen.threshold} all others are too like one of these. A higher threshold keeps more.[/]"
-        )
+        why = "there are no more to choose from."
+        if report.counts.blocked:
+            why = f"at threshold {report.chosen.threshold} all others are too like one of these."
+            why += " A higher threshold keeps more." if report.chosen.threshold < 1 else ""
+        console.print(f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: {why}[/]")
     elif report.settings.threshold == "auto":
         console.print(f"auto chose the threshold {report.chosen.threshold}.")
 

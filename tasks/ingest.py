@@ -4,17 +4,16 @@ from collections.abc import Iterator, Sequence
 
 from prefect import task
 
-from deita_core.readers import expand
 from deita_core.settings import LayoutName
-from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, is_whole
+from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, is_whole, pool_files
 from deita_core.store import Store
 from tasks.policy import RETRIES, file_key, results_folder, worth_retrying
 
 
 @task(task_run_name="find files")
-def find_files(pool: Sequence[str], layout: LayoutName | None) -> list[PoolFile]:
-    """The files of the pool, each with the id of its content."""
-    return [describe_file(file, layout) for file in expand(pool)]
+def find_files(pool: Sequence[str], layout: LayoutName | None, leave_out: Sequence[str]) -> list[PoolFile]:
+    """The files of the pool, each with the id of its content; not those in the folders to leave out."""
+    return [describe_file(file, layout) for file in pool_files(pool, leave_out)]
 
 
 @task(

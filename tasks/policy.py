@@ -17,11 +17,15 @@ RETRIES: dict[str, Any] = {
 }
 
 
+# What the file system will say again in a minute.
+LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
     """False for what will fail the same way again: the user's input, a defect of the program."""
     try:
         await state.aresult()
-    except (DeitaError, InvalidTableError, TypeError, ValueError, AssertionError):
+    except (DeitaError, InvalidTableError, TypeError, ValueError, AssertionError, *LASTING):
         return False
     except Exception:
         return True

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prefect import task
 
 from deita_core.encoders import EncoderFiles
-from deita_core.scorers import ScorerFiles, load_scorer
+from deita_core.scorers import ScorerFiles, load_found
 from deita_core.stages.plans import Shard
 from deita_core.stages.scoring import plan_scoring, score_shard
 from deita_core.store import Store
@@ -21,4 +21,4 @@ def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list
 @task(task_run_name="score {scorer.axis} of {shard.rows} samples", retry_condition_fn=worth_retrying, **RETRIES)
 def score_turns(store: str, scorer: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
     """Score a shard; returns the number of turns scored."""
-    return score_shard(Store(store), load_scorer(scorer.name, scorer.axis), scorer, encoder, shard)
+    return score_shard(Store(store), load_found(scorer, encoder), scorer, encoder, shard)

@@ -9,7 +9,7 @@ from deita_core.encoders import EncoderFiles
 from deita_core.errors import ModelError
 from deita_core.scorers.heads import Axis, HeadScorer
 
-__all__ = ["Axis", "HeadScorer", "ScorerFiles", "find_scorer", "load_scorer"]
+__all__ = ["Axis", "HeadScorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
 
 _SHIPPED = Path(__file__).parent / "weights"
 
@@ -48,9 +48,21 @@ def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerF
     """Find a scorer and check that it reads this encoder's vectors; the fingerprint covers both."""
     scorer = load_scorer(name_or_path, axis)
     scorer.check_encoder(encoder)
-    # Scores follow from the vectors: other vectors, other scores.
-    fingerprint = content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
+    fingerprint = _fingerprint(scorer, encoder)
     return ScorerFiles(name=name_or_path, axis=axis, path=_folder(name_or_path, axis), fingerprint=fingerprint)
+
+
+def load_found(files: ScorerFiles, encoder: EncoderFiles) -> HeadScorer:
+    """Load a scorer that was found before. Raises ModelError if it is another one by now."""
+    scorer = load_scorer(files.name, files.axis)
+    if _fingerprint(scorer, encoder) != files.fingerprint:
+        raise ModelError(f"The {files.axis} scorer in {files.path} has changed since the run began; run it again.")
+    return scorer
+
+
+def _fingerprint(scorer: HeadScorer, encoder: EncoderFiles) -> str:
+    # Scores follow from the vectors: other vectors, other scores.
+    return content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
 
 
 def _folder(name_or_path: str, axis: Axis) -> Path:

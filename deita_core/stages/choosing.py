@@ -93,7 +93,8 @@ def choose(store: Store, job: Job) -> Chosen:
     ranked = rank_pool(store, job)
     candidates = ranked.candidates
     if job.threshold == "auto":
-        if job.budget is None:
+        if job.budget is None or job.budget >= len(candidates):
+            # Nothing but all of them can fill it.
             threshold = 1.0
         else:
             threshold = smallest_filling(lambda tau: _walk(store, job, candidates, tau).selector.full)

@@ -9,10 +9,11 @@ from pydantic import BaseModel
 
 from deita_core.conversation import Conversation, text_id
 from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
-from deita_core.readers import Reject, expand, stream_file
+from deita_core.readers import Reject, stream_file
 from deita_core.scorers import find_scorer
 from deita_core.settings import SelectionSettings
 from deita_core.stages.encoding import encoder_table
+from deita_core.stages.ingest import pool_files
 from deita_core.store import Store
 from deita_core.tables import scores_table
 
@@ -33,9 +34,9 @@ class Estimate(BaseModel):
     chars_per_second: float | None
 
 
-def estimate(pool: Iterable[str], settings: SelectionSettings) -> Estimate:
+def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; nothing is written."""
-    files = expand(pool)
+    files = pool_files(pool, [settings.store])
     encoder = find_encoder(settings.encoder, settings.precision)
     rows = rejects = 0
     samples: set[str] = set()

@@ -142,6 +142,7 @@ def record_run(store: Store, report: Report) -> None:
         "seconds": _json(manifest["seconds"]),
         "versions": _json(manifest["store"]["versions"]),
     }
+    store.delete(RUNS, f"run_id = '{report.job.run_id}'")
     store.write(RUNS, pl.DataFrame([row], schema=RUNS.empty().schema))
 
 

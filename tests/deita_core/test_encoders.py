@@ -12,8 +12,8 @@ from deita_core.encoders import (
     SHORT_TEXT_TOKENS,
     SentenceEncoder,
     find_encoder,
+    padded_batches,
     split_evenly,
-    token_batches,
 )
 from deita_core.errors import ModelError
 
@@ -284,18 +284,26 @@ WINDOWS = st.lists(st.integers(0, 40), max_size=200).map(
 
 
 @given(WINDOWS, st.integers(1, 500))
-def test_token_batches_lose_nothing_and_keep_the_order(windows, budget):
-    assert list(chain.from_iterable(token_batches(windows, budget))) == windows
+def test_padded_batches_lose_nothing(windows, budget):
+    batches = [batch for _, batch in padded_batches(windows, 2, 64, budget)]
+    assert sorted(chain.from_iterable(batches)) == sorted(windows)
 
 
 @given(WINDOWS, st.integers(1, 500))
 def test_a_padded_batch_is_within_the_budget_or_one_window(windows, budget):
-    for batch in token_batches(windows, budget):
-        assert len(batch) == 1 or len(batch) * max(len(ids) for _, ids in batch) <= budget
+    for width, batch in padded_batches(windows, 2, 64, budget):
+        assert len(batch) == 1 or len(batch) * width <= budget
+        assert all(len(ids) + 2 <= width for _, ids in batch)
 
 
 @given(WINDOWS, st.integers(1, 500))
 def test_short_windows_and_long_ones_never_share_a_batch(windows, budget):
-    specials = 2
-    for batch in token_batches(windows, budget):
-        assert len({len(ids) + specials <= SHORT_TEXT_TOKENS for _, ids in batch}) == 1
+    for _, batch in padded_batches(windows, 2, 64, budget):
+        assert len({len(ids) + 2 <= SHORT_TEXT_TOKENS for _, ids in batch}) == 1
+
+
+def test_a_vector_is_the_same_to_the_last_bit_whatever_is_encoded_with_it(encoder):
+    texts = [ENGLISH, CHINESE, CODE, LONG, "OK", ENGLISH * 4]
+    together = encoder.encode(texts).vectors
+    for text, vector in zip(texts, together, strict=True):
+        assert np.array_equal(encoder.encode([text]).vectors[0], vector)
