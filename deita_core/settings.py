@@ -30,7 +30,7 @@ class SelectionSettings(BaseModel):
         preset = given.get("preset", "laptop")
         if isinstance(preset, str) and preset in PRESETS:
             if reason := why_not(preset):
-                raise ValueError(f"the {preset} preset cannot run: {reason}")
+                raise ValueError(f"the {preset} preset cannot run: {reason}; use --preset laptop")
             given = {**PRESETS[preset], **given}
         for name in ("budget", "threshold", "limit", "training_tokens"):
             if isinstance(given.get(name), bool):
@@ -109,7 +109,9 @@ def _read_yaml(config: Path | None) -> dict[str, Any]:
         raise InputError(f"The settings file {config} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"The settings file {config} is not YAML: {str(error).splitlines()[0]}.") from error
-    if content is not None and not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
+    if isinstance(content, dict) and (odd := [name for name in content if not isinstance(name, str)]):
+        raise InputError(f"The settings file {config} has a setting named {odd[0]!r}; names are words.")
+    if content is not None and not isinstance(content, dict):
         raise InputError(f"The settings file {config} holds no settings; write one `name: value` on each line.")
     return content or {}
 

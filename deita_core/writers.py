@@ -1,6 +1,7 @@
 """A selection as files: the chosen rows, every decision, the dataset card, and last of all the manifest."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import orjson
 import polars as pl
 
 from deita_core.conversation import Conversation, conversation
-from deita_core.errors import InputError, cause
+from deita_core.errors import InputError
 from deita_core.settings import Format
 from deita_core.tables import MESSAGE
 
@@ -81,13 +82,12 @@ def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder if it is not there. Raises InputError if it cannot be one, or not be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".probe").write_bytes(b"")
-        (folder / ".probe").unlink()
-    except OSError as error:
-        raise InputError(f"{folder} cannot hold the selection's files ({cause(error)}); give another folder.") from None
+    """Raise InputError if the folder cannot be made or written to; makes nothing yet."""
+    nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    if not nearest.is_dir():
+        raise InputError(f"{folder} cannot hold the selection's files: {nearest} is a file; give another folder.")
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"{folder} cannot hold the selection's files: {nearest} is not writable; give another folder.")
 
 
 def write_selection(
@@ -102,6 +102,7 @@ def write_selection(
     rows = (selected_row(row, format_) for row in selected.iter_rows(named=True))
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     _place(folder / "selected.jsonl", lambda path: path.write_text(lines, encoding="utf-8", newline="\n"))
     _place(folder / "selected.parquet", selected.write_parquet)

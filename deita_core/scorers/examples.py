@@ -65,7 +65,9 @@ def read_chains(files: Iterable[Path], axis: Axis) -> list[Example]:
     return examples
 
 
-def _chain_examples(chain: dict[str, Any], axis: Axis) -> list[Example]:
+def _chain_examples(chain: Any, axis: Axis) -> list[Example]:
+    if not isinstance(chain, dict):
+        raise TypeError("it is no object")
     if chain.get("axis", axis) != axis:
         raise ValueError(f"its axis is {chain['axis']}")
     examples = []

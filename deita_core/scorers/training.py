@@ -84,9 +84,9 @@ def _check(examples: Sequence[Example]) -> None:
     for example in examples:
         scores.setdefault(example.chain, set()).add(example.score)
     telling = sum(len(found) > 1 for found in scores.values())
-    if telling < 2 * FOLDS:
+    if telling <= FOLDS:
         raise InputError(
-            f"There are {telling} chains with two different scores; give at least {2 * FOLDS} to train a scorer on."
+            f"There are {telling} chains with two different scores; give at least {FOLDS + 1} to train a scorer on."
         )
 
 

@@ -302,7 +302,9 @@ def test_short_windows_and_long_ones_never_share_a_batch(windows, budget):
         assert len({len(ids) + 2 <= SHORT_TEXT_TOKENS for _, ids in batch}) == 1
 
 
-def test_a_vector_is_the_same_to_the_last_bit_whatever_is_encoded_with_it(encoder):
+@pytest.mark.parametrize("name", ["laptop", "laptop_bfloat16"])
+def test_a_vector_is_the_same_to_the_last_bit_whatever_is_encoded_with_it(name, request):
+    encoder = request.getfixturevalue(name)
     texts = [ENGLISH, CHINESE, CODE, LONG, "OK", ENGLISH * 4]
     together = encoder.encode(texts).vectors
     for text, vector in zip(texts, together, strict=True):

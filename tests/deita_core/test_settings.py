@@ -86,7 +86,7 @@ def test_other_variables_of_the_program_are_no_settings(monkeypatch):
 
 @pytest.mark.parametrize("given", ["auto", "0.85", 0.85, 1, -1])
 def test_a_threshold_is_a_cosine_or_auto(given):
-    threshold = load_settings(threshold=given).threshold
+    threshold = load_settings(threshold=given, budget=5).threshold
     assert threshold == "auto" if given == "auto" else threshold == float(given)
 
 
@@ -146,6 +146,20 @@ def test_bytes_that_are_no_text_are_said_to_be_none(tmp_path):
 
 def test_a_list_holds_no_settings(config):
     assert "holds no settings" in refused(config("- budget\n- 100\n"))
+
+
+def test_auto_without_a_budget_is_refused():
+    assert "budget" in refused(threshold="auto")
+
+
+@pytest.mark.parametrize("name", ["budget", "threshold", "limit", "training_tokens"])
+def test_a_truth_value_is_no_number(name, config):
+    assert name in refused(config(f"{name}: yes\n"))
+
+
+def test_a_preset_holds_outside_the_command_line_as_well():
+    with pytest.raises(ValueError, match="causal language models"):
+        SelectionSettings(preset="paper")
 
 
 def test_an_unknown_preset_is_named_with_those_there_are():

@@ -263,11 +263,11 @@ def test_a_failure_at_the_very_end_leaves_no_manifest(tmp_path):
     assert "manifest.json" not in names_in(tmp_path)
 
 
-def test_a_failed_second_write_leaves_the_first_rows_whole_but_no_manifest(tmp_path):
+def test_rows_that_do_not_fit_a_layout_leave_an_earlier_selection_whole(tmp_path):
     write(tmp_path, row())
     with pytest.raises(InputError):
         write(tmp_path, row(TOOLED), format_="alpaca")
-    assert not (tmp_path / "manifest.json").exists()
+    assert (tmp_path / "manifest.json").exists()
     assert lines_of(tmp_path)[0]["deita"]["id"] == conversation(PLAIN).id
 
 

@@ -496,12 +496,12 @@ def small(tmp_path):
     return file
 
 
-def test_a_failed_export_leaves_no_manifest_and_loses_no_work(small, run_flow, tmp_path):
+def test_a_failed_export_loses_neither_the_earlier_selection_nor_work(small, run_flow, tmp_path):
     store, out = tmp_path / "store", tmp_path / "out"
     run_flow(small, store, out)
     with pytest.raises(InputError, match="tool messages"):
         run_flow(small, store, out, format="alpaca")
-    assert not (out / "manifest.json").exists()
+    assert (out / "manifest.json").exists()
     again = run_flow(small, store, out, format="messages")
     assert (again.report.encoded, again.report.scored) == (0, 0)
     assert again.manifest["counts"]["selected"] == 2

@@ -165,13 +165,6 @@ def test_the_earlier_an_answer_breaks_off_the_less_it_is_worth():
                 assert len(one.response) <= len(other.response) or one.score >= other.score
 
 
-def test_adding_a_chain_changes_no_other_chains_rows():
-    """As the comment in with_defects says."""
-    before, after = made_by_chain(chains(6)), made_by_chain(chains(7))
-    for chain, made in before.items():
-        assert made == after[chain], chain
-
-
 def test_complexity_examples_come_back_alone():
     examples = [Example("c1", "Add 2 and 2.", None, 1), Example("c1", "Add in base 3.", None, 2)]
     assert with_defects(examples) == examples
