@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import traceback
+from contextlib import suppress
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -140,12 +141,34 @@ def select(
         return
     if out is None:
         raise typer.BadParameter("Give a folder for the selection's files, or --dry-run.", param_hint="--out")
-    # Takes a second or two, and is needed only after Prefect's temporary server has started in a process of its own.
-    Thread(target=import_module, args=("lancedb",), daemon=True).start()
+    server = _start_server()
     from flows.selection import select as select_flow
     from flows.summary import print_report
 
+    import_module("lancedb")
+    server.join()
     print_report(select_flow(pool, str(out), settings), out)
+
+
+def _start_server() -> Thread:
+    """Start Prefect's temporary server, if no other is configured, in a process of its own.
+
+    That takes seconds, in which the caller can import the rest. The flow uses the server that is there by then, and
+    reports it if none could be started.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    def start() -> None:
+        with suppress(Exception):
+            get_client(sync_client=True)
+
+    if not PREFECT_API_URL.value():
+        # Before the thread, with which importing would only take turns.
+        import_module("prefect.server.api.server")
+    thread = Thread(target=start)
+    thread.start()
+    return thread
 
 
 @app.command()

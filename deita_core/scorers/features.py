@@ -63,7 +63,7 @@ def text_shape(text: str) -> list[float]:
         sum(map(len, words)) / n_words,
         float(np.log1p(n_chars / len(sentences))),
         float(text.rstrip().endswith(_COMPLETE)),
-        sum(c.isdigit() for c in text) / n_chars,
+        sum(map(str.isdigit, text)) / n_chars,
         sum(bool(_LIST_ITEM.match(line)) for line in lines) / len(lines),
         float("```" in text),
         float(np.log1p(text.count("**") + sum(line.startswith("#") for line in lines))),
@@ -72,8 +72,8 @@ def text_shape(text: str) -> list[float]:
         (text.count("!") + text.count("！")) / len(sentences),
         sum(text.count(c) for c in "()[]{}") / n_words,
         sum(text.count(c) for c in "=+*/^<>\\") / n_chars,
-        sum(c.isupper() for c in text) / n_chars,
-        sum(not c.isascii() for c in text) / n_chars,
+        sum(map(str.isupper, text)) / n_chars,
+        (len(text) - len(text.encode("ascii", "ignore"))) / n_chars,
     ]
 
 
