@@ -109,7 +109,12 @@ def run_pipeline(pool: Path, out: Path, settings: SelectionSettings) -> None:
             "writing": counts.selected}  # fmt: skip
     for stage, seconds in report.seconds.items():
         print(f"{stage:<20}{seconds:>8.1f} s {work[stage] / max(seconds, 1e-9):>10,.0f} rows/s")
-    print(f"whole run {wall:.1f} s; inside the encoder {spent:.1f} s; overhead {(wall - spent) / spent:.1%} of that")
+    scoring = sum(seconds for stage, seconds in report.seconds.items() if stage.startswith("scoring"))
+    print(f"whole run {wall:.1f} s; inside the encoder {spent:.1f} s, scoring {scoring:.1f} s")
+    print(
+        f"overhead around encoding: flow, store, validation, reading, selecting and writing "
+        f"{(wall - spent - scoring) / spent:.1%}, with scoring {(wall - spent) / spent:.1%}"
+    )
     print(f"peak memory {memory.peak / 2**30:.2f} GiB over all processes; {counts.model_dump()}")
     assert counts.read == counts.selected + counts.passed_over + counts.rejected + counts.merged
 
