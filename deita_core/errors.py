@@ -21,6 +21,10 @@ class ModelError(DeitaError):
     """A model cannot be loaded, or does not fit what it is asked to do."""
 
 
+class LLMError(DeitaError):
+    """The language model's endpoint cannot go on answering: a wrong key or model, a cap reached, no connection."""
+
+
 def cause(error: Exception) -> str:
     """The first line of what an error says, short enough to be quoted in a sentence."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]

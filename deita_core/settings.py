@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deita_core.encoders import LAPTOP_ENCODER
-from deita_core.errors import InputError
+from deita_core.llm import LLMSettings
+from deita_core.loading import load
+from deita_core.scorers.heads import Axis
+from deita_core.scorers.tuning_records import TuningSettings
 
 PresetName = Literal["laptop", "paper"]
 Turns = Literal["fit", "sum", "mean", "max"]
@@ -85,68 +86,51 @@ def why_not(preset: PresetName) -> str | None:
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings:
-    """Settings from a preset, a YAML file, the environment and flags, each overriding those before it.
+    """Settings of a selection: its preset, a YAML file, the environment and flags, each overriding those before it.
 
     Flags that are None are not given. Raises InputError naming the setting and what it may be.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    merged = {**_read_yaml(config), **_read_environment(), **given}
-    preset: Any = merged.get("preset", "laptop")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise InputError(f"There is no preset {preset!r}; the presets are {' and '.join(PRESETS)}.")
-    try:
-        return SelectionSettings(**merged)
-    except ValidationError as error:
-        raise InputError(_first_problem(error)) from None
+    return load(SelectionSettings, config, flags)
 
 
-def _read_yaml(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"The settings file {config} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"The settings file {config} is not YAML: {str(error).splitlines()[0]}.") from error
-    if isinstance(content, dict) and (odd := [name for name in content if not isinstance(name, str)]):
-        raise InputError(f"The settings file {config} has a setting named {odd[0]!r}; names are words.")
-    if content is not None and not isinstance(content, dict):
-        raise InputError(f"The settings file {config} holds no settings; write one `name: value` on each line.")
-    return content or {}
+class EvolutionSettings(BaseModel):
+    """How chains are evolved from seeds and ranked; the defaults are the paper's (section 2.2)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    llm: LLMSettings = Field(description="The model that evolves and ranks.")
+    store: str = Field(".deita", min_length=1, description="Where answers, chains and rankings are kept: a folder.")
+    axis: Axis | Literal["both"] = Field("both", description="What to evolve: complexity, quality or both.")
+    seeds: int = Field(2_000, ge=1, description="How many samples to draw as seeds; all where there are fewer.")
+    rounds: int = Field(5, ge=1, le=10, description="Rounds of evolution, so that a chain has one variant more.")
+    tries: int = Field(3, ge=1, le=5, description="Operations tried in a round before it counts as failed.")
+    audit: int = Field(20, ge=0, description="Chains of each axis ranked twice, to see how far the judge agrees.")
+    draw: int = Field(0, ge=0, description="Seed of every random draw: seeds, operations, orders shown.")
+    layout: LayoutName | None = Field(None, description="The layout of the seeds' files; none: detected for each.")
+    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the files.")
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes to evolve."""
+        return ("complexity", "quality") if self.axis == "both" else (self.axis,)
 
 
-class _Environment(BaseSettings):
-    """DEITA_BUDGET=500 and so on; every value is checked with the others, by SelectionSettings."""
+class TrainingSettings(BaseModel):
+    """How a scorer is trained on ranked chains."""
 
-    model_config = SettingsConfigDict(env_prefix="DEITA_", extra="ignore")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: str | None = None
-    store: str | None = None
-    budget: str | None = None
-    threshold: str | None = None
-    turns: str | None = None
-    training_tokens: str | None = None
-    encoder: str | None = None
-    precision: str | None = None
-    complexity_scorer: str | None = None
-    quality_scorer: str | None = None
-    layout: str | None = None
-    limit: str | None = None
-    format: str | None = None
+    axis: Axis = Field(description="What the scorer scores: complexity or quality.")
+    kind: Literal["head", "causal"] = Field(
+        "head", description="head: on stored vectors, minutes on a CPU; causal: a language model that prints a digit."
+    )
+    store: str = Field(".deita", min_length=1, description="Where vectors and results are kept: a folder.")
+    encoder: str = Field(LAPTOP_ENCODER, description="For a head: a sentence-transformers model.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="What the encoder computes in.")
+    tuning: TuningSettings | None = Field(None, description="For a causal scorer: the model to start from, and how.")
 
-
-def _read_environment() -> dict[str, str]:
-    return _Environment().model_dump(exclude_none=True)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    if not problem["loc"]:
-        sentence = problem["msg"].removeprefix("Value error, ")
-        return f"The settings do not fit together: {sentence}."
-    name = str(problem["loc"][0])
-    if problem["type"] == "extra_forbidden":
-        return f"There is no setting {name!r}; the settings are {', '.join(SelectionSettings.model_fields)}."
-    meaning = SelectionSettings.model_fields[name].description
-    return f"The setting {name} cannot be {str(problem['input'])[:80]!r}: {problem['msg'].lower()}. ({meaning})"
+    @model_validator(mode="after")
+    def _causal_has_a_model(self) -> "TrainingSettings":
+        if self.kind == "causal" and self.tuning is None:
+            raise ValueError("a causal scorer starts from a language model, so give --base-model")
+        return self

@@ -76,6 +76,64 @@ class Scores(TableModel):
         return data.lazyframe.select((unread & pl.col("score").is_null()) | (~unread & finite))
 
 
+class Chains(TableModel):
+    """One row per attempt of a round of evolution; step 0 is the seed. A chain ends with a failed round or the last."""
+
+    chain: str = pa.Field(str_matches=ID)
+    axis: str = pa.Field(isin=("complexity", "quality"))
+    seed_id: str = pa.Field(str_matches=ID)
+    step: pl.Int32 = pa.Field(ge=0)
+    attempt: pl.Int32 = pa.Field(ge=0)
+    operation: str = pa.Field(str_matches=r"^[a-z_]+$")
+    text: str = pa.Field(nullable=True)
+    status: str = pa.Field(isin=("ok", "failed"))
+    reason: str = pa.Field(str_matches=r"^[a-z_]+$", nullable=True)
+    detail: str = pa.Field(str_length={"max_value": 300})
+
+    @pa.dataframe_check
+    @classmethod
+    def good_has_text_and_failed_a_reason(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """A round that worked has its text and no reason; a failed one says why."""
+        good, told = pl.col("status") == "ok", pl.col("reason").is_not_null()
+        written = pl.col("text").str.strip_chars().str.len_chars().fill_null(0) > 0
+        return data.lazyframe.select((good & written & ~told) | (~good & told))
+
+    @pa.dataframe_check
+    @classmethod
+    def no_step_is_left_out(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """The steps of a chain that worked are 0, 1, 2 and so on, each once."""
+        good = pl.col("status") == "ok"
+        steps = pl.col("step").filter(good).sort()
+        return (
+            data.lazyframe.group_by("chain")
+            .agg((steps.diff().fill_null(1) == 1).all() & (steps.min() == 0))
+            .select(pl.last())
+        )
+
+
+class Rankings(TableModel):
+    """One row per variant a judge was shown; a reply that could not be read leaves the scores null."""
+
+    ranking: str = pa.Field(str_matches=ID)
+    step: pl.Int32 = pa.Field(ge=0)
+    chain: str = pa.Field(str_matches=ID)
+    judge: str = pa.Field(str_matches=ID)
+    repeat: pl.Int32 = pa.Field(isin=(0, 1))
+    shown: pl.Int32 = pa.Field(ge=1)
+    score: pl.Int32 = pa.Field(ge=1, le=6, nullable=True)
+    status: str = pa.Field(isin=("ok", "unreadable"))
+    reason: str = pa.Field(str_matches=r"^[a-z_]+$", nullable=True)
+    detail: str = pa.Field(str_length={"max_value": 300})
+
+    @pa.dataframe_check
+    @classmethod
+    def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """A score stands where the reply was read, a reason where it was not."""
+        read, scored = pl.col("status") == "ok", pl.col("score").is_not_null()
+        told = pl.col("reason").is_not_null()
+        return data.lazyframe.select((read & scored & ~told) | (~read & ~scored & told))
+
+
 class Plans(TableModel):
     """Shards still to do: which texts or samples each one holds, so that a resumed run cuts them the same way."""
 
@@ -154,6 +212,8 @@ REJECTS = Table("rejects", ("key",), Rejects)
 PLANS = Table("plans", ("key",), Plans)
 SELECTIONS = Table("selections", ("key",), Decisions)
 RUNS = Table("runs", ("run_id",), Runs)
+CHAINS = Table("chains", ("chain", "step", "attempt"), Chains)
+RANKINGS = Table("rankings", ("ranking", "step"), Rankings)
 
 
 def scores_table(scorer: str) -> Table:

@@ -85,9 +85,9 @@ def check_folder(folder: Path) -> None:
     """Raise InputError if the folder cannot be made or written to; makes nothing yet."""
     nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
     if not nearest.is_dir():
-        raise InputError(f"{folder} cannot hold the selection's files: {nearest} is a file; give another folder.")
+        raise InputError(f"{folder} cannot hold the results: {nearest} is a file; give another folder.")
     if not os.access(nearest, os.W_OK):
-        raise InputError(f"{folder} cannot hold the selection's files: {nearest} is not writable; give another folder.")
+        raise InputError(f"{folder} cannot hold the results: {nearest} is not writable; give another folder.")
 
 
 def write_selection(
@@ -104,16 +104,17 @@ def write_selection(
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    _place(folder / "selected.jsonl", lambda path: path.write_text(lines, encoding="utf-8", newline="\n"))
-    _place(folder / "selected.parquet", selected.write_parquet)
-    _place(folder / "decisions.parquet", decisions.write_parquet)
-    _place(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    place_file(folder / "selected.jsonl", lambda path: path.write_text(lines, encoding="utf-8", newline="\n"))
+    place_file(folder / "selected.parquet", selected.write_parquet)
+    place_file(folder / "decisions.parquet", decisions.write_parquet)
+    place_file(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
-    _place(folder / MANIFEST, lambda path: path.write_bytes(orjson.dumps(manifest, option=options) + b"\n"))
+    place_file(folder / MANIFEST, lambda path: path.write_bytes(orjson.dumps(manifest, option=options) + b"\n"))
     return ["selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", MANIFEST]
 
 
-def _place(path: Path, write: Callable[[Path], Any]) -> None:
+def place_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file that appears whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     write(partial)
     partial.replace(path)

@@ -59,6 +59,28 @@ class Format(StrEnum):
     alpaca = "alpaca"
 
 
+class Axes(StrEnum):
+    """What to evolve."""
+
+    complexity = "complexity"
+    quality = "quality"
+    both = "both"
+
+
+class Axis(StrEnum):
+    """What a scorer scores."""
+
+    complexity = "complexity"
+    quality = "quality"
+
+
+class Kind(StrEnum):
+    """Kinds of scorers."""
+
+    head = "head"
+    causal = "causal"
+
+
 @app.callback()
 def _common(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log as well.")] = False,
@@ -148,6 +170,75 @@ def select(
     import_module("lancedb")
     server.join()
     print_report(select_flow(pool, str(out), settings), out)
+
+
+@app.command(
+    epilog="Examples:  deita evolve seeds.jsonl --model gpt-4o-mini --out out/evolved   ·   "
+    "deita evolve seeds.jsonl --base-url http://localhost:8000/v1 --model my-model --dry-run"
+)
+def evolve(
+    seeds: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the ranked chains. Needed unless --dry-run.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model that evolves and ranks.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Model that ranks. Default: the same.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, to /v1. Default: OpenAI.")] = None,
+    axis: Annotated[Axes | None, typer.Option(help="What to evolve. Default both.")] = None,
+    count: Annotated[int | None, typer.Option("--seeds", help="Seeds to draw. Default 2000.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of evolution. Default 5.")] = None,
+    audit: Annotated[int | None, typer.Option(help="Chains of each axis to rank twice. Default 20.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests in flight. Default 16.")] = None,
+    spend_cap: Annotated[float | None, typer.Option(help="Spend at which to stop; needs prices.")] = None,
+    input_price: Annotated[float | None, typer.Option(help="Price of a million prompt tokens.")] = None,
+    output_price: Annotated[float | None, typer.Option(help="Price of a million answer tokens.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where answers and chains are kept. Default .deita")] = None,
+    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the files.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked, and the cost.")] = False,
+) -> None:
+    """Evolve seed instructions and answers with a language model, and have it rank them: data to train scorers on.
+
+    The key comes from DEITA_LLM__API_KEY or OPENAI_API_KEY. Every answer is kept as it comes: a run that broke off, or
+    a second one, pays for nothing twice. More settings (temperature, max_tokens, requests_per_minute,
+    tokens_per_minute, timeout and so on) stand under `llm:` in --config, or in DEITA_LLM__MAX_TOKENS and the like.
+    """
+    from deita_core.loading import load
+    from deita_core.settings import EvolutionSettings
+
+    llm = {
+        "model": model,
+        "judge": judge,
+        "base_url": base_url,
+        "concurrency": concurrency,
+        "spend_cap": spend_cap,
+        "input_price": input_price,
+        "output_price": output_price,
+    }
+    flags = {
+        "axis": axis,
+        "seeds": count,
+        "rounds": rounds,
+        "audit": audit,
+        "store": store,
+        "layout": layout,
+        "limit": limit,
+    }
+    settings = load(EvolutionSettings, config, {**flags, "llm": llm})
+    if dry_run:
+        from deita_core.stages.evolution_estimate import estimate_evolution
+        from flows.summary import print_evolution_estimate
+
+        print_evolution_estimate(estimate_evolution(seeds, settings), settings)
+        return
+    if out is None:
+        raise typer.BadParameter("Give a folder for the chains' files, or --dry-run.", param_hint="--out")
+    server = _start_server()
+    from flows.evolve import evolve as evolve_flow
+    from flows.summary import print_evolution
+
+    import_module("lancedb")
+    server.join()
+    print_evolution(evolve_flow(seeds, str(out), settings), out)
 
 
 def _start_server() -> Thread:

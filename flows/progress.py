@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from prefect.futures import PrefectFuture, as_completed
 from rich.console import Console
@@ -17,16 +17,28 @@ from deita_core.stages.plans import Shard
 T = TypeVar("T")
 
 
+class Advance(Protocol):
+    """What moves a stage's bar on."""
+
+    def __call__(self, rows: int, note: str = "") -> None:
+        """So many rows more are done."""
+
+
 class Progress:
     """A line for each stage: a bar on a terminal, one line when it is done elsewhere. `seconds` by stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._console = Console(file=sys.stderr)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bars = Bars(
-            TextColumn("{task.description:<20}"), *columns, console=self._console, disable=not self._console.is_terminal
+        columns = (
+            TextColumn("{task.description:<20}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
+        self._bars = Bars(*columns, console=self._console, disable=not self._console.is_terminal)
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -36,16 +48,16 @@ class Progress:
         self._bars.stop()
 
     @contextmanager
-    def step(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
-        """Show and time one stage; yields what advances its bar."""
+    def step(self, name: str, total: int = 1) -> Iterator[Advance]:
+        """Show and time one stage; yields what advances its bar and sets the note beside it."""
         started = perf_counter()
-        bar = self._bars.add_task(name, total=total)
+        bar = self._bars.add_task(name, total=total, note="")
         done = 0
 
-        def advance(rows: int) -> None:
+        def advance(rows: int, note: str = "") -> None:
             nonlocal done
             done += rows
-            self._bars.update(bar, completed=done)
+            self._bars.update(bar, completed=done, note=note)
 
         yield advance
         self._bars.update(bar, completed=total)
@@ -53,6 +65,11 @@ class Progress:
         if not self._console.is_terminal:
             amount = f"{done:,} " if done else ""
             self._console.print(f"{name}: {amount}done in {self.seconds[name]:.1f} s", highlight=False)
+
+    def say(self, line: str) -> None:
+        """A line where there is no terminal to show a bar on."""
+        if not self._console.is_terminal:
+            self._console.print(line, highlight=False)
 
     def steps(self, name: str, items: Iterable[T], total: int) -> Iterator[T]:
         """Pass items on, one step of the stage each."""

@@ -7,7 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from deita_core.diagnosis import diagnose
+from deita_core.evolution.agreement import Audit
+from deita_core.settings import EvolutionSettings
+from deita_core.stages.chain_files import EvolutionReport
 from deita_core.stages.estimate import Estimate
+from deita_core.stages.evolution_estimate import EvolutionEstimate
 from deita_core.stages.exporting import Report
 from tasks.report import top_rows
 
@@ -73,6 +77,58 @@ def print_estimate(found: Estimate) -> None:
         )
     else:
         console.print("Everything is encoded already: a matter of seconds. Nothing was written.")
+
+
+def print_evolution(report: EvolutionReport, out: Path) -> None:
+    """Where every seed went, how far the judge can be trusted, and what it took."""
+    console, usage = Console(highlight=False, soft_wrap=True), report.usage
+    for axis, counts in report.counts.items():
+        console.print(
+            f"[bold]{axis}[/]: {counts.seeds:,} seeds, {counts.complete:,} chains complete, {counts.short:,} ended "
+            f"early, {counts.quarantined:,} quarantined."
+        )
+        if counts.reasons:
+            listed = ", ".join(f"{reason} {n:,}" for reason, n in counts.reasons.items())
+            console.print(f"  why chains ended early or were set aside: {listed}")
+        if found := report.audits[axis]:
+            _print_audit(console, found)
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    spent = f", {usage.cost:.4g} spent" if report.job.settings.llm.input_price is not None else ""
+    console.print(
+        f"{report.asked:,} requests answered in this run, {usage.requests:,} in all: {tokens:,} tokens{spent}."
+    )
+    first = next(iter(report.counts))
+    console.print(f"Next: deita train {escape(str(out))}/{first}.jsonl --axis {first} --out {escape(str(out))}/scorer")
+
+
+def _print_audit(console: Console, found: Audit) -> None:
+    console.print(
+        f"  the judge ranked {found.chains} chains twice: rank correlation {_or_none(found.spearman)}, "
+        f"{_or_none(found.pairs_alike)} of pairs alike, scores {_or_none(found.difference)} apart, "
+        f"correlation with the place shown {_or_none(found.place)}"
+    )
+    if found.is_noisy:
+        console.print("  [yellow]A noisy judge: its scores say little more than chance. Try another model.[/]")
+
+
+def _or_none(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def print_evolution_estimate(found: EvolutionEstimate, settings: EvolutionSettings) -> None:
+    """What a run would ask."""
+    console = Console(highlight=False, soft_wrap=True)
+    for axis, seeds in found.seeds.items():
+        console.print(f"{axis}: {seeds:,} seeds, of which {found.known[axis]:,} have their chains already.")
+    price = "give --input-price and --output-price for the cost"
+    cost = price if found.cost is None else f"about {found.cost:.4g} at the prices given"
+    console.print(
+        f"Would send about {found.requests:,} requests to {escape(settings.llm.model)}: {found.prompt_tokens:,} prompt "
+        f"tokens and {found.completion_tokens:,} answer tokens; {cost}."
+    )
+    console.print(
+        "That is if every round works at once; tokens are guessed from characters. Nothing was sent or written."
+    )
 
 
 def print_doctor() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import polars as pl
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from deita_core.evolution.agreement import Audit
+from deita_core.stages.chain_files import EvolutionReport
 from deita_core.stages.exporting import Report
 
 TOP = 50
@@ -20,6 +22,24 @@ def publish(report: Report, folder: str) -> None:
         description="Where every row of the pool went",
     )
     create_table_artifact(key="selection-top", table=top_rows(folder), description=f"The {TOP} best selected samples")
+
+
+def publish_evolution(report: EvolutionReport, folder: str) -> None:
+    """Publish where every seed went and how far the judge agrees with itself."""
+    rows = [
+        {
+            "axis": axis,
+            **counts.model_dump(exclude={"reasons"}),
+            "reasons": ", ".join(f"{reason}: {n}" for reason, n in counts.reasons.items()) or "none",
+            "judge agrees": _shown(report.audits[axis]),
+        }
+        for axis, counts in report.counts.items()
+    ]
+    create_table_artifact(key="evolution-chains", table=rows, description=f"Where every seed went. Files: `{folder}`")
+
+
+def _shown(found: Audit | None) -> str:
+    return "not audited" if found is None else f"rank correlation {found.spearman} over {found.chains} chains"
 
 
 def top_rows(folder: str) -> list[dict[str, str | int | float]]:

@@ -164,7 +164,7 @@ def test_a_preset_holds_outside_the_command_line_as_well():
 
 def test_an_unknown_preset_is_named_with_those_there_are():
     sentence = refused(preset="desktop")
-    assert "'desktop'" in sentence and "laptop and paper" in sentence
+    assert "'desktop'" in sentence and "'laptop' or 'paper'" in sentence
 
 
 def test_a_preset_of_the_wrong_type_is_one_sentence(config):

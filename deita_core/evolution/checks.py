@@ -1,0 +1,147 @@
+"""What is wrong with a rewritten text, if anything: the signs by which a failed round is recognised."""
+
+from collections import Counter
+
+import regex
+
+from deita_core.evolution.constraints import lost_constraint
+from deita_core.evolution.prompts import HEADINGS, MARK
+
+# A word, or one letter of the scripts that put no spaces between words.
+_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Khmer}\p{Lao}\p{Myanmar}"
+_WORD = regex.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+", regex.VERSION1)
+# Fewer new words than this change nothing that matters.
+FEWEST_NEW_WORDS = 3
+# An operation asks for 10 to 20 words more; an answer may grow several times over.
+MOST_NEW_WORDS = 120
+MOST_ANSWER_WORDS = 400
+MOST_ANSWER_GROWTH = 4
+OPENING = 160
+
+_REFUSALS = regex.compile(
+    r"""(?ix)
+    \bi(?:['’]m|\ am)\ (?:very\ |so\ |really\ )?(?:sorry|afraid)\b.{0,40}\b(?:can|could|unable|not|but)|
+    \bi(?:['’]m|\ am)\ (?:not\ able|unable|not\ allowed)\ to\b|
+    \b(?:i|we)\ (?:can(?:no|['’])t|can\ not|won['’]t|will\ not|must\ decline)\b
+        .{0,40}\b(?:help|assist|comply|provide|rewrite|fulfil|do|create|answer|write|continue|support)|
+    \bas\ an?\ (?:ai|artificial|language)\b.{0,60}\b(?:can|unable|not)|
+    \b(?:es\ tut\ mir\ leid|tut\ mir\ leid|leider\ kann\ ich|ich\ kann\ (?:dir|ihnen|dabei|das)\b.{0,30}\bnicht)|
+    (?:je\ suis\ désolé|désolée?,|je\ ne\ peux\ pas|je\ ne\ suis\ pas\ en\ mesure)|
+    (?:lo\ siento|no\ puedo\ (?:ayudar|cumplir|hacer|responder)|me\ temo\ que\ no)|
+    (?:mi\ dispiace|non\ posso\ (?:aiutar|soddisfare|fornire))|
+    (?:sinto\ muito|lamento|não\ posso\ (?:ajudar|fornecer|atender)|desculpe,)|
+    (?:het\ spijt\ me|ik\ kan\ (?:je|u|dat|niet).{0,30}niet)|
+    (?:przykro\ mi|nie\ mogę\ (?:pomóc|spełnić))|
+    (?:к\ сожалению,?\ (?:я\ )?не|извините|простите|я\ не\ могу)|
+    (?:üzgünüm|yardımcı\ olamam)|
+    (?:对不起|對不起|很抱歉|抱歉[，,]|我无法|我無法|我不能(?:帮|幫|提供|回答|协助))|
+    (?:申し訳(?:ありません|ございません)|ごめんなさい|お手伝いできません|お答えできません)|
+    (?:죄송합니다|도와드릴\ 수\ 없|제공할\ 수\ 없)|
+    (?:آسف|أعتذر|لا\ أستطيع|لا\ يمكنني)|
+    (?:क्षमा\ करें|मुझे\ खेद\ है)
+    """
+)
+_ANSWERS = regex.compile(
+    r"""(?ix)^\W*(?:
+    (?:sure|certainly|of\ course|absolutely|great\ question|good\ question)\b\s*[,!.:—-]|
+    the\ (?:correct\ |final\ |short\ )?answer\ (?:is|to)\b|
+    here(?:['’]s|\ is|\ are)\ (?:the|an?|my|your|some|one|\d+)\b.{0,40}[:.]\s|
+    let(?:['’]s|\ us)\ (?:solve|break|start|begin|go\ through)\b|
+    to\ (?:solve|answer)\ this\b|
+    (?:gerne|natürlich|selbstverständlich)\b\s*[,!.:]|hier\ (?:ist|sind)\ |
+    (?:bien\ sûr|certainement)\b\s*[,!.:]|voici\ |
+    (?:claro|por\ supuesto)\b\s*[,!.:]|aquí\ (?:está|tienes|hay)|
+    (?:certo|certamente)\b\s*[,!.:]|ecco\ |
+    (?:com\ certeza|claro\ que\ sim)\b\s*[,!.:]|
+    (?:конечно|разумеется)\b\s*[,!.:]|вот\ |
+    (?:好的|当然|當然|以下是|答案是|没问题)|
+    (?:はい、|もちろん|以下は|以下に|承知)|
+    (?:네,|물론|다음은)
+    )"""
+)
+_SCRIPTS = {
+    "Latin": r"\p{Latin}",
+    "Cyrillic": r"\p{Cyrillic}",
+    "Greek": r"\p{Greek}",
+    "Arabic": r"\p{Arabic}",
+    "Hebrew": r"\p{Hebrew}",
+    "Devanagari": r"\p{Devanagari}",
+    "Thai": r"\p{Thai}",
+    "Korean": r"\p{Hangul}",
+    # Japanese is written with both.
+    "Chinese or Japanese": r"[\p{Han}\p{Hiragana}\p{Katakana}]",
+}
+_LETTERS = {name: regex.compile(pattern) for name, pattern in _SCRIPTS.items()}
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case; in scripts without spaces, letters."""
+    return _WORD.findall(text.casefold())
+
+
+def instruction_trouble(before: str, after: str, response: str = "") -> str | None:
+    """Why `after` is no more complex version of the instruction `before`, or None; `response` answers the seed."""
+    if trouble := _common_trouble(before, after):
+        return trouble
+    old, new = words(before), words(after)
+    if len(new) > len(old) + max(MOST_NEW_WORDS, len(old)) or _repeats(new, old):
+        return "runaway"
+    if _ANSWERS.search(after) and not _ANSWERS.search(before):
+        return "answer"
+    return "answer" if _copies(new, words(response), old) else None
+
+
+def response_trouble(instruction: str, before: str, after: str) -> str | None:
+    """Why `after` is no better version of the response `before`, or None."""
+    if trouble := _common_trouble(before, after):
+        return trouble
+    old, new = words(before), words(after)
+    if len(new) > MOST_ANSWER_GROWTH * len(old) + MOST_ANSWER_WORDS or _repeats(new, old):
+        return "runaway"
+    return "lost_constraint" if lost_constraint(instruction, before, after) else None
+
+
+def _common_trouble(before: str, after: str) -> str | None:
+    if not after.strip():
+        return "empty"
+    if MARK.search(after) or any(heading in after and heading not in before for heading in HEADINGS):
+        return "echo"
+    if _REFUSALS.search(after[:OPENING]) and not _REFUSALS.search(before):
+        return "refusal"
+    new = Counter(words(after)) - Counter(words(before))
+    if sum(new.values()) < FEWEST_NEW_WORDS:
+        return "unchanged"
+    return "other_language" if _changes_script(before, after) else None
+
+
+def _changes_script(before: str, after: str) -> bool:
+    """True where nearly all letters were of one script and hardly any still are."""
+    for letters in _LETTERS.values():
+        old = len(letters.findall(before))
+        if old > 0.8 * _all_letters(before) and old >= FEWEST_NEW_WORDS:
+            return len(letters.findall(after)) < 0.2 * _all_letters(after)
+    return False
+
+
+def _all_letters(text: str) -> int:
+    return sum(c.isalpha() for c in text)
+
+
+def _repeats(new: list[str], old: list[str]) -> bool:
+    """True for a text that says the same over and over, unless the one before it did."""
+    return len(new) >= 60 and _distinct(new) < 0.5 and _distinct(old) >= 0.5
+
+
+def _distinct(found: list[str]) -> float:
+    triples = _triples(found)
+    return len(set(triples)) / len(triples) if triples else 1.0
+
+
+def _copies(new: list[str], response: list[str], old: list[str]) -> bool:
+    """True where most of what a text adds is taken from the known answer."""
+    added = set(_triples(new)) - set(_triples(old))
+    return len(added) >= 8 and len(added & set(_triples(response))) > 0.5 * len(added)
+
+
+def _triples(found: list[str]) -> list[tuple[str, ...]]:
+    return list(zip(found, found[1:], found[2:], strict=False))

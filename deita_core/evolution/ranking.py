@@ -1,0 +1,170 @@
+"""Ranking: one prompt shows all variants of a chain, and the model scores each (paper, section 2.2)."""
+
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from deita_core.conversation import content_id
+from deita_core.evolution.prompts import rank_variants, visible
+from deita_core.llm import LLM, Unanswered
+from deita_core.scorers.heads import Axis
+
+LEVELS = range(1, 7)
+TRIES = 3
+_LINE = re.compile(
+    r"^\W*(?:text|index|variant|no\.?|number)?\W*(\d{1,3})\W+(?:score\W*)?(\d+)(?!\d|[.,/]\d)\W*$", re.IGNORECASE
+)
+
+
+class UnreadableError(ValueError):
+    """A reply without exactly one valid score for each variant."""
+
+
+def ranking_id(ranking: str, chain: str, repeat: int) -> str:
+    """Id of one ranking of a chain; `ranking` names the judge and its settings, `repeat` is 1 for an audit."""
+    return content_id(f"{ranking}:{chain}:{repeat}".encode())
+
+
+def shown_order(draw: int, chain: str, repeat: int, attempt: int, n: int) -> list[int]:
+    """Steps in the order in which they are shown: shuffled, as judges favour places, and anew for each attempt."""
+    order = list(range(n))
+    random.Random(f"{draw}:{chain}:{repeat}:{attempt}").shuffle(order)  # noqa: S311
+    return order
+
+
+async def rank_chain(
+    llm: LLM,
+    axis: Axis,
+    ranking: str,
+    chain: str,
+    texts: Sequence[str],
+    instruction: str | None,
+    *,
+    draw: int,
+    repeat: int = 0,
+) -> list[dict[str, Any]]:
+    """Score a chain's variants: rows of the rankings table, one for each step.
+
+    A reply that cannot be read is asked for again, in another order. Where none can be read every row is unreadable,
+    with the reason, and has no score. Raises LLMError where the endpoint answers nothing any more.
+    """
+    order: list[int] = []
+    reason = detail = ""
+    for attempt in range(TRIES):
+        order = shown_order(draw, chain, repeat, attempt, len(texts))
+        messages = rank_variants(axis, [texts[step] for step in order], instruction)
+        try:
+            judge = llm.settings.judge
+            answer = await llm.ask(messages, model=judge, temperature=0.0, nth=attempt, as_json=True)
+            if answer.finish == "content_filter":
+                reason, detail = "content_filter", "the endpoint's filter held the reply back"
+                continue
+            scores = parse_scores(answer.text, len(texts))
+            return _rows(ranking, chain, repeat, order, scores)
+        except Unanswered as unanswered:
+            reason, detail = unanswered.reason, unanswered.detail
+            break
+        except UnreadableError as unreadable:
+            reason, detail = "unreadable", str(unreadable)
+    return _rows(ranking, chain, repeat, order, None, reason, detail)
+
+
+def parse_scores(reply: str, n: int) -> list[int]:
+    """Scores of the texts shown as 1 to n, in that order, by the index that the reply prints beside each.
+
+    Raises UnreadableError where an index is missing, doubled or strange, a score is no whole number from 1 to 6, or
+    the reply holds several answers that differ.
+    """
+    shown = visible(reply)
+    values = list(_json_values(shown))
+    # One object a line is one answer in as many parts.
+    parts = [value for value in values if isinstance(value, dict) and "index" in value]
+    found = [list(_pairs(value)) for value in [*(v for v in values if v not in parts), parts]]
+    if not any(found):
+        found.append([(m[1], m[2]) for line in shown.splitlines() if (m := _LINE.match(line))])
+    answers = {tuple(_checked(pairs, n)) for pairs in found if pairs}
+    if len(answers) != 1:
+        raise UnreadableError("the reply holds no scores" if not answers else "the reply holds several answers")
+    return list(answers.pop())
+
+
+def _checked(pairs: Sequence[tuple[Any, Any]], n: int) -> list[int]:
+    scores: dict[int, int] = {}
+    for index, score in pairs:
+        number, level = _whole(index), _whole(score)
+        if number is None or not 1 <= number <= n:
+            raise UnreadableError(f"there is no text {str(index)[:20]}")
+        if number in scores:
+            raise UnreadableError(f"text {number} has two scores")
+        if level is None or level not in LEVELS:
+            raise UnreadableError(f"the score of text {number} is {str(score)[:20]}, and not one of 1 to 6")
+        scores[number] = level
+    if missing := [number for number in range(1, n + 1) if number not in scores]:
+        raise UnreadableError(f"text {missing[0]} has no score")
+    return [scores[number] for number in range(1, n + 1)]
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also one in quotes or with .0; None for anything else, true and false included."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\[?\d{1,9}(?:\.0+)?\]?\s*", value):
+        value = float(value.strip(" []\n\t"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value == int(value) else None
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """Every outermost JSON object or array in a text, whatever stands around them."""
+    decoder, at = json.JSONDecoder(), 0
+    while start := re.compile(r"[{\[]").search(text, at):
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+            yield value
+        except (ValueError, RecursionError):
+            at = start.start() + 1
+
+
+def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(index, score) pairs in a JSON value, in any of the forms that models use for them."""
+    if isinstance(value, dict) and "index" in value and "score" in value:
+        yield value["index"], value["score"]
+    elif isinstance(value, dict) and value and all(_whole(key) is not None for key in value):
+        yield from value.items()
+    elif isinstance(value, dict):
+        for inner in value.values():
+            if isinstance(inner, dict | list):
+                yield from _pairs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            if isinstance(inner, dict):
+                yield from _pairs(inner)
+
+
+def _rows(
+    ranking: str,
+    chain: str,
+    repeat: int,
+    order: Sequence[int],
+    scores: Sequence[int] | None,
+    reason: str | None = None,
+    detail: str = "",
+) -> list[dict[str, Any]]:
+    id_ = ranking_id(ranking, chain, repeat)
+    rows = [
+        {
+            "ranking": id_,
+            "step": step,
+            "chain": chain,
+            "judge": ranking,
+            "repeat": repeat,
+            "shown": place,
+            "score": None if scores is None else scores[place - 1],
+            "status": "unreadable" if scores is None else "ok",
+            "reason": reason,
+            "detail": detail[:300],
+        }
+        for place, step in enumerate(order, start=1)
+    ]
+    return sorted(rows, key=lambda row: int(row["step"]))

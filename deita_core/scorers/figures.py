@@ -1,0 +1,125 @@
+"""Held-out figures of a scorer, beside what the length of the text alone would give."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+
+class Level(BaseModel):
+    """What a scorer says, on average, of the rows that were given one score."""
+
+    model_config = ConfigDict(frozen=True)
+
+    score: int
+    rows: int
+    mean: float
+
+
+class Agreement(BaseModel):
+    """How well scores follow the given ones; a figure over nothing, as pairs where there are none, is null.
+
+    `spearman`: mean over chains of the rank correlation within the chain, -1 to 1; `pair_accuracy`: share of pairs of
+    one chain with different scores that are put in order, a tie counting half; `error`: mean absolute error, in scores.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    spearman: float | None
+    pair_accuracy: float | None
+    error: float | None
+
+
+class Figures(BaseModel):
+    """Agreement on held-out rows, of the scorer and of the text's length alone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    chains: int
+    pairs: int
+    scorer: Agreement
+    length: Agreement
+    calibration: tuple[Level, ...]
+
+
+def held_out_figures(
+    chains: Sequence[str] | np.ndarray, truth: np.ndarray, predicted: np.ndarray, by_length: np.ndarray
+) -> Figures:
+    """Compare held-out scores (n,), and those foretold from length alone, with the given ones, chain by chain."""
+    frame = pl.DataFrame(
+        {"chain": list(chains), "truth": truth, "scorer": predicted, "length": by_length},
+        schema={"chain": pl.String, "truth": pl.Float64, "scorer": pl.Float64, "length": pl.Float64},
+    )
+    levels = frame.group_by("truth").agg(pl.len(), pl.col("scorer").mean()).sort("truth")
+    pairs = _pairs(frame)
+    return Figures(
+        rows=len(frame),
+        chains=frame["chain"].n_unique(),
+        pairs=len(pairs),
+        scorer=_agreement(frame, pairs, "scorer"),
+        length=_agreement(frame, pairs, "length"),
+        calibration=tuple(Level(score=int(k), rows=n, mean=round(mean, 4)) for k, n, mean in levels.iter_rows()),
+    )
+
+
+def length_scores(train_lengths: np.ndarray, train_scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Scores (n,) foretold from text lengths (n,) alone: least squares on the logarithm over the training rows."""
+    known = np.log1p(np.asarray(train_lengths, dtype=np.float64))
+    centred = known - known.mean()
+    spread = float(centred @ centred)
+    mean = float(np.mean(train_scores))
+    slope = float(centred @ (np.asarray(train_scores, dtype=np.float64) - mean)) / spread if spread else 0.0
+    # Not clipped to the scale: that would tie the longest texts, and cost length the pairs it puts in order.
+    return mean + slope * (np.log1p(np.asarray(lengths, dtype=np.float64)) - known.mean())
+
+
+def figures_table(figures: Figures) -> str:
+    """The figures as Markdown: the scorer's beside those of length alone, and the calibration."""
+    rows = [
+        ("rank correlation within a chain", figures.scorer.spearman, figures.length.spearman),
+        ("pairs of a chain in order", figures.scorer.pair_accuracy, figures.length.pair_accuracy),
+        ("mean absolute error", figures.scorer.error, figures.length.error),
+    ]
+    lines = [f"| {name} | {_shown(ours)} | {_shown(length)} |" for name, ours, length in rows]
+    levels = [f"| {level.score} | {level.rows:,} | {level.mean:.2f} |" for level in figures.calibration]
+    return "\n".join(
+        [
+            f"{figures.rows:,} held-out rows of {figures.chains:,} chains, {figures.pairs:,} pairs of unlike score.",
+            "",
+            "| held out | this scorer | length alone |",
+            "|---|---|---|",
+            *lines,
+            "",
+            "| given score | rows | mean of this scorer |",
+            "|---|---|---|",
+            *levels,
+        ]
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _pairs(frame: pl.DataFrame) -> pl.DataFrame:
+    """Every pair of rows of one chain whose given scores differ, the better one first."""
+    return frame.join(frame, on="chain", suffix="_worse").filter(pl.col("truth") > pl.col("truth_worse"))
+
+
+def _agreement(frame: pl.DataFrame, pairs: pl.DataFrame, name: str) -> Agreement:
+    margin = pl.col(name) - pl.col(f"{name}_worse")
+    hits = pl.when(margin == 0).then(0.5).otherwise((margin > 0).cast(pl.Float64))
+    within = frame.group_by("chain").agg(rho=pl.corr(name, "truth", method="spearman"))["rho"]
+    return Agreement(
+        # Null in a chain whose scores, given or found, are all the same: there is no order to agree with.
+        spearman=rounded(within.filter(within.is_finite()).mean()),
+        pair_accuracy=rounded(pairs.select(hits.mean()).item()),
+        error=rounded(frame.select((pl.col(name) - pl.col("truth")).abs().mean()).item()),
+    )
+
+
+def rounded(value: object) -> float | None:
+    """A figure to four places; null where there is none."""
+    return round(float(value), 4) if isinstance(value, int | float) and np.isfinite(value) else None

@@ -1,0 +1,108 @@
+"""Stages that ask a language model: how the answers come in, what they use and what they cost."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture, wait
+
+from deita_core.answers import Usage
+from deita_core.llm import stop_clients
+from deita_core.stages.plans import Shard
+from flows.progress import Progress
+
+# Seconds between looks at the answers, and between lines or artifacts that say what was seen.
+LOOK = 0.5
+REPORT = 15.0
+
+
+class Meter:
+    """What a stage of `total` requests has used since it began, and how fast."""
+
+    def __init__(self, begun: Usage, total: int) -> None:
+        self._begun, self._total = begun, total
+        self._started = self._reported = monotonic()
+        self.done = 0
+
+    def read(self, usage: Usage) -> int:
+        """Take note of the usage so far; returns the requests answered since the last look."""
+        gained = usage.requests - self._begun.requests - self.done
+        self.done += gained
+        self._usage = usage
+        return gained
+
+    @property
+    def percent(self) -> float:
+        """How much of the stage is done."""
+        return min(100.0, 100 * self.done / self._total) if self._total else 100.0
+
+    @property
+    def rate(self) -> float:
+        """Requests answered in a second."""
+        return self.done / max(monotonic() - self._started, 1e-9)
+
+    def note(self) -> str:
+        """Rate, tokens and spend."""
+        used, begun = self._usage, self._begun
+        tokens = used.prompt_tokens + used.completion_tokens - begun.prompt_tokens - begun.completion_tokens
+        return f"{self.rate:.1f}/s, {tokens:,} tokens" + (f", {used.cost:.4g} spent in all" if used.cost else "")
+
+    def line(self, name: str) -> str:
+        """All of it, where no bar shows the rest."""
+        more = self._total - self.done
+        left = f", about {more / self.rate / 60:.1f} min left" if self.rate and more > 0 else ""
+        return f"{name}: {self.done:,} of {self._total:,} requests, {self.note()}{left}"
+
+    def is_due(self) -> bool:
+        """True about every 15 seconds."""
+        due = monotonic() - self._reported >= REPORT
+        self._reported = monotonic() if due else self._reported
+        return due
+
+
+def ask_shards(
+    progress: Progress,
+    name: str,
+    shards: Sequence[Shard],
+    each: int,
+    submit: Callable[[Shard], PrefectFuture[int]],
+    usage: Callable[[], Usage],
+) -> int:
+    """Submit a stage's shards, in which a row stands for `each` requests; returns the sum of their results.
+
+    The first failure is raised once every shard has ended, so that what could be answered is kept.
+    """
+    total = each * sum(shard.rows for shard in shards)
+    with progress.step(name, max(total, 1)) as advance, _interruptible():
+        futures = [submit(shard) for shard in shards]
+        artifact = _artifact(name) if futures else None
+        meter = Meter(usage(), total)
+        while futures and wait(futures, timeout=LOOK).not_done:
+            advance(meter.read(usage()), meter.note())
+            if artifact and meter.is_due():
+                progress.say(meter.line(name))
+                update_progress_artifact(artifact, meter.percent)
+        advance(meter.read(usage()), meter.note())
+        if artifact:
+            update_progress_artifact(artifact, meter.percent, description=meter.line(name))
+        return sum(future.result() for future in futures)
+
+
+def _artifact(name: str) -> UUID:
+    # Typed for callers with and without a loop; this one has none.
+    made: Any = create_progress_artifact(0.0, key=re.sub("[^a-z0-9]+", "-", name.lower()), description=name)
+    return UUID(str(made))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Without this a shard would go on asking until it is done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop_clients()
+        raise

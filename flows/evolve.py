@@ -1,0 +1,54 @@
+"""From seeds to ranked chains: evolve them on each axis, have a model rank every chain, export."""
+
+from functools import partial
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from deita_core.answers import usage_of
+from deita_core.scorers.heads import Axis
+from deita_core.settings import EvolutionSettings
+from deita_core.stages.chain_files import EvolutionReport
+from deita_core.store import Store
+from deita_core.writers import check_folder
+from flows.asking import ask_shards
+from flows.progress import Progress
+from tasks.evolve import api_key, draw, evolve_chains, plan_chains, plan_rankings, rank_chains, summarise, write_chains
+from tasks.ingest import find_files, read_files
+from tasks.report import publish_evolution
+
+
+# One shard at a time: the endpoint's limits hold for all of them together.
+@flow(name="evolve", flow_run_name="evolve into {out}", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
+def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> EvolutionReport:
+    """Evolve the first turns of `seeds` (files, folders, globs, hf://datasets/... names) and rank the chains.
+
+    Writes the ranked chains into the folder `out`. Nothing that was answered before is asked again.
+    """
+    check_folder(Path(out))
+    api_key(settings.llm)
+    store, run_id = settings.store, str(flow_run.id)
+    with Store(store).lock(f"{flow_run.name} ({run_id})"), Progress() as progress:
+        found = find_files(seeds, settings.layout, [store, out])
+        files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
+        job = draw(store, tuple(file.file_id for file in files), settings)
+        usage = partial(usage_of, Store(store).path, job.id)
+        before = usage()
+
+        axis: Axis
+        for axis in settings.axes:
+            shards = plan_chains(store, job, axis)
+            submit = partial(evolve_chains.submit, store, job, axis)
+            ask_shards(progress, f"evolving {axis}", shards, settings.rounds, submit, usage)
+
+            shards = plan_rankings(store, job, axis)
+            submit = partial(rank_chains.submit, store, job, axis)
+            ask_shards(progress, f"ranking {axis}", shards, 1, submit, usage)
+
+        with progress.step("writing"):
+            report = summarise(job, usage(), before, progress.seconds)
+            write_chains(report, out, run_id)
+            publish_evolution(report, out)
+    return report

@@ -1,0 +1,76 @@
+"""Evolution and ranking, a shard of chains a task; the answers themselves are kept one by one as they come."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.blocks.system import Secret
+
+from deita_core.answers import Usage
+from deita_core.errors import LLMError
+from deita_core.llm import LLMSettings, find_key
+from deita_core.scorers.heads import Axis
+from deita_core.settings import EvolutionSettings
+from deita_core.stages.chain_files import EvolutionReport, evolution_report, export_chains, record_evolution
+from deita_core.stages.evolving import EvolutionJob, draw_seeds, evolve_shard, plan_evolution, plan_ranking, rank_shard
+from deita_core.stages.plans import Shard
+from deita_core.store import Store
+from tasks.policy import RETRIES, worth_retrying
+
+
+def api_key(settings: LLMSettings) -> str:
+    """The key, read where it is used: no parameter, state or artifact ever holds it."""
+    if settings.api_key_block is None:
+        return find_key(settings)
+    try:
+        block: Any = Secret.load(settings.api_key_block)
+    except ValueError:
+        raise LLMError(
+            f"There is no Prefect Secret block {settings.api_key_block!r}; make one in the UI, or unset api_key_block."
+        ) from None
+    return find_key(settings, str(block.get()))
+
+
+@task(task_run_name="draw seeds")
+def draw(store: str, file_ids: tuple[str, ...], settings: EvolutionSettings) -> EvolutionJob:
+    """The seeds of an evolution."""
+    return draw_seeds(Store(store), file_ids, settings)
+
+
+@task(task_run_name="plan {axis} evolution")
+def plan_chains(store: str, job: EvolutionJob, axis: Axis) -> list[Shard]:
+    """Shards of the seeds that have no chain yet."""
+    return plan_evolution(Store(store), job, axis)
+
+
+@task(task_run_name="evolve {shard.rows} {axis} chains", retry_condition_fn=worth_retrying, **RETRIES)
+def evolve_chains(store: str, job: EvolutionJob, axis: Axis, shard: Shard) -> int:
+    """Evolve a shard; returns the number of chains."""
+    return evolve_shard(Store(store), job, axis, shard, api_key(job.settings.llm))
+
+
+@task(task_run_name="plan {axis} ranking")
+def plan_rankings(store: str, job: EvolutionJob, axis: Axis) -> list[Shard]:
+    """Shards of the chains that are not ranked yet."""
+    return plan_ranking(Store(store), job, axis)
+
+
+@task(task_run_name="rank {shard.rows} {axis} chains", retry_condition_fn=worth_retrying, **RETRIES)
+def rank_chains(store: str, job: EvolutionJob, axis: Axis, shard: Shard) -> int:
+    """Rank a shard; returns the number of rankings."""
+    return rank_shard(Store(store), job, axis, shard, api_key(job.settings.llm))
+
+
+@task(task_run_name="count chains")
+def summarise(job: EvolutionJob, usage: Usage, before: Usage, seconds: dict[str, float]) -> EvolutionReport:
+    """The fate of every seed, how far the judge agrees with itself, and what was used."""
+    return evolution_report(Store(job.settings.store), job, usage, before, seconds)
+
+
+@task(task_run_name="write {out}")
+def write_chains(report: EvolutionReport, out: str, run_id: str) -> list[str]:
+    """Write the ranked chains' files and the run's record; returns the files' names."""
+    store = Store(report.job.settings.store)
+    names = export_chains(store, report, Path(out))
+    record_evolution(store, report, run_id)
+    return names
