@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from deita_core.scorers import HeadScorer, load_scorer
+from deita_core.scorers import Scorer, load_scorer
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def main() -> None:
             print(f"{f.name:<58}{f.rows:>7,}{f.scorer:>9.3f}{f.length:>9.3f}{bar:>7}", flush=True)
 
 
-def pair_figures(scorer: HeadScorer, data: Path, rows: int | None) -> Iterator[Figure]:
+def pair_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
     """Two answers to one instruction: how often the better one scores higher."""
     pairs = pl.read_parquet(data / "quality_pairs_dev.parquet")
     pairs = pairs.filter((pl.col("judge") == "derived_v2") & pl.col("length_matched"))
@@ -58,7 +58,7 @@ def pair_figures(scorer: HeadScorer, data: Path, rows: int | None) -> Iterator[F
 
 
 def pair_accuracy(
-    scorer: HeadScorer, pairs: pl.DataFrame, column: str, middle: float, name: str, bar: float | None
+    scorer: Scorer, pairs: pl.DataFrame, column: str, middle: float, name: str, bar: float | None
 ) -> Figure:
     """Share of pairs in which the preferred answer scores higher."""
     # Neither a null nor the middle prefers one of the two.
@@ -69,7 +69,7 @@ def pair_accuracy(
     return Figure(name, len(pairs), hits((b > a) == b_better), hits(longer == b_better), bar)
 
 
-def planted_figures(scorer: HeadScorer, data: Path, rows: int | None) -> Iterator[Figure]:
+def planted_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
     """A pool with planted answers of strong and weak models and with defects: how well the strong ones stand out."""
     pool = pl.read_parquet(data / "planted_pool.parquet").join(pl.read_parquet(data / "planted_truth.parquet"), on="id")
     first, last = pl.col("messages").list.first(), pl.col("messages").list.last()
@@ -86,7 +86,7 @@ def planted_figures(scorer: HeadScorer, data: Path, rows: int | None) -> Iterato
         yield Figure(f"planted pool, strong above {kind}: AUC", n, found, alone, bars.get(kind))
 
 
-def difficulty_figures(scorer: HeadScorer, data: Path, rows: int | None) -> Iterator[Figure]:
+def difficulty_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
     """Instructions with a level of difficulty: order within each chain, or over the whole source."""
     table = pl.read_parquet(data / "difficulty_dev.parquet")
     tiers = table.filter(pl.col("label") == "coarse_tier")
@@ -105,7 +105,7 @@ def difficulty_figures(scorer: HeadScorer, data: Path, rows: int | None) -> Iter
     yield Figure("arena-hard above plain seeds: AUC", len(easy) + len(hard), found, alone)
 
 
-def score(scorer: HeadScorer, instructions: pl.Series, responses: pl.Series | None = None) -> np.ndarray:
+def score(scorer: Scorer, instructions: pl.Series, responses: pl.Series | None = None) -> np.ndarray:
     """Scores as an array; NaN where unread, which no comparison counts as a hit."""
     frame = scorer.score(instructions.to_list(), None if responses is None else responses.to_list())
     return frame["score"].to_numpy()

@@ -81,7 +81,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 def why_not(preset: PresetName) -> str | None:
     """Why a preset cannot run with this version at all, or None."""
     if preset == "paper":
-        return "its scorers and its encoder are causal language models, which this version does not load yet"
+        return "its encoder is a causal language model, which this version does not load yet"
     return None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import deita_core.scorers
 from deita_core.encoders import SentenceEncoder, find_encoder
 from deita_core.scorers.examples import read_chains, with_defects
+from deita_core.scorers.figures import figures_table
 from deita_core.scorers.heads import Axis, save_head
 from deita_core.scorers.training import model_card, train_head
 
@@ -25,11 +26,11 @@ def main(folder: Path) -> None:
     axes: tuple[Axis, Axis] = ("complexity", "quality")
     for axis in axes:
         examples = with_defects(read_chains([CHAINS / f"{axis}.jsonl", CHAINS / f"{axis}_contrast.jsonl"], axis))
-        head, card = train_head(axis, examples, encoder)
+        head, card = train_head(axis, examples, encoder.files, lambda texts: encoder.encode(texts).vectors)
         target = folder / f"laptop-{axis}"
         save_head(head, card, target)
         (target / "README.md").write_text(model_card(card), encoding="utf-8")
-        print(f"{axis}: {card.figures} -> {target}")
+        print(f"{axis} -> {target}\n{figures_table(card.figures)}\n")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,13 @@ class Kind(StrEnum):
     causal = "causal"
 
 
+class Method(StrEnum):
+    """Ways to train a language model."""
+
+    lora = "lora"
+    full = "full"
+
+
 @app.callback()
 def _common(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log as well.")] = False,
@@ -239,6 +246,44 @@ def evolve(
     import_module("lancedb")
     server.join()
     print_evolution(evolve_flow(seeds, str(out), settings), out)
+
+
+@app.command(
+    epilog="Examples:  deita train out/evolved/quality.jsonl --axis quality --out scorers/quality   ·   "
+    "deita train chains.jsonl --axis complexity --kind causal --base-model mistralai/Mistral-7B-v0.1 --out scorers/7b"
+)
+def train(
+    chains: Annotated[list[str], typer.Argument(help="Files of ranked chains, as `deita evolve` writes them.")],
+    axis: Annotated[Axis, typer.Option(help="What the scorer scores.")],
+    out: Annotated[Path, typer.Option(help="Folder for the scorer.")],
+    kind: Annotated[Kind | None, typer.Option(help="head: on stored vectors; causal: a language model.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="For a head: a sentence-transformers model.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="For a causal scorer: hub name or folder.")] = None,
+    method: Annotated[Method | None, typer.Option(help="For a causal scorer: lora or full. Default lora.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="For a causal scorer. Default 6, or until it stops early.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="For a causal scorer. Default by method.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where vectors are kept. Default .deita")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+) -> None:
+    """Train a scorer on ranked chains, and say how good it is on chains it did not see.
+
+    Use it with `deita select --complexity-scorer FOLDER` or `--quality-scorer FOLDER`. A head trains in a minute or two
+    on a CPU and needs no vector that the store holds already. More settings of a causal scorer stand under `tuning:` in
+    --config, or in DEITA_TUNING__BATCH and the like.
+    """
+    from deita_core.loading import load
+    from deita_core.settings import TrainingSettings
+
+    tuning = {"base_model": base_model, "method": method, "epochs": epochs, "learning_rate": learning_rate}
+    flags = {"axis": axis, "kind": kind, "encoder": encoder, "store": store, "tuning": tuning}
+    settings = load(TrainingSettings, config, flags)
+    server = _start_server()
+    from flows.summary import print_trained
+    from flows.train import train as train_flow
+
+    import_module("lancedb")
+    server.join()
+    print_trained(train_flow(chains, str(out), settings), axis)
 
 
 def _start_server() -> Thread:

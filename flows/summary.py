@@ -13,9 +13,17 @@ from deita_core.stages.chain_files import EvolutionReport
 from deita_core.stages.estimate import Estimate
 from deita_core.stages.evolution_estimate import EvolutionEstimate
 from deita_core.stages.exporting import Report
+from deita_core.stages.training import Trained
 from tasks.report import top_rows
 
 SHOWN = 5
+_REASONS = {"rounds tried again": "failed_attempts", "why chains ended early or were set aside": "reasons"}
+_FIGURES = {
+    "rank correlation within a chain": "spearman",
+    "pairs of a chain in order": "pair_accuracy",
+    "the same, of like length": "like_accuracy",
+    "mean absolute error": "error",
+}
 
 
 def print_report(report: Report, out: Path) -> None:
@@ -87,11 +95,11 @@ def print_evolution(report: EvolutionReport, out: Path) -> None:
             f"[bold]{axis}[/]: {counts.seeds:,} seeds, {counts.complete:,} chains complete, {counts.short:,} ended "
             f"early, {counts.quarantined:,} quarantined."
         )
-        if counts.reasons:
-            listed = ", ".join(f"{reason} {n:,}" for reason, n in counts.reasons.items())
-            console.print(f"  why chains ended early or were set aside: {listed}")
-        if found := report.audits[axis]:
-            _print_audit(console, found)
+        for what, reasons in _REASONS.items():
+            if found := getattr(counts, reasons):
+                console.print(f"  {what}: {', '.join(f'{reason} {n:,}' for reason, n in found.items())}")
+        if agreement := report.audits[axis]:
+            _print_audit(console, agreement)
     tokens = usage.prompt_tokens + usage.completion_tokens
     spent = f", {usage.cost:.4g} spent" if report.job.settings.llm.input_price is not None else ""
     console.print(
@@ -113,6 +121,19 @@ def _print_audit(console: Console, found: Audit) -> None:
 
 def _or_none(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
+
+
+def print_trained(trained: Trained, axis: str) -> None:
+    """The held-out figures, and how to use the scorer."""
+    console, figures = Console(highlight=False, soft_wrap=True), trained.figures
+    print(f"{'held out':<34}{'this scorer':>12}{'length alone':>14}")
+    for name, field in _FIGURES.items():
+        ours, length = getattr(figures.scorer, field), getattr(figures.length, field)
+        print(f"{name:<34}{_or_none(ours):>12}{_or_none(length):>14}")
+    print(f"{figures.rows:,} rows of {figures.chains:,} chains, {figures.pairs:,} pairs of unlike score")
+    for level in figures.calibration:
+        print(f"{'given ' + str(level.score):<34}{level.mean:>12.2f}{level.rows:>14,} rows")
+    console.print(f"Use it: deita select POOL --{axis}-scorer {escape(trained.folder)} --out DIR")
 
 
 def print_evolution_estimate(found: EvolutionEstimate, settings: EvolutionSettings) -> None:

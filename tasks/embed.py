@@ -20,6 +20,12 @@ def _encoder(files: EncoderFiles) -> SentenceEncoder:
     return SentenceEncoder(files)
 
 
+def loaded_encoder(files: EncoderFiles) -> SentenceEncoder:
+    """The encoder, loaded once per process, whichever task asks first."""
+    with _loading:
+        return _encoder(files)
+
+
 @task(task_run_name="plan encoding")
 def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Shards of the texts without a vector."""
@@ -29,6 +35,4 @@ def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> li
 @task(task_run_name="encode {shard.rows} texts ({shard.key})", retry_condition_fn=worth_retrying, **RETRIES)
 def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
     """Encode a shard; the model is loaded once per process."""
-    with _loading:
-        loaded = _encoder(encoder)
-    return encode_shard(Store(store), loaded, shard)
+    return encode_shard(Store(store), loaded_encoder(encoder), shard)

@@ -40,3 +40,8 @@ def results_folder(store_uri: str) -> Path:
 def file_key(context: Any, parameters: dict[str, Any]) -> str:
     """A file is known by its content and how it is read, in the store it is read into."""
     return f"ingest-{parameters['file'].id}"
+
+
+def recipe_key(context: Any, parameters: dict[str, Any]) -> str:
+    """A trained scorer is known by what it was made of."""
+    return f"train-{parameters['made_by']}"

@@ -29,13 +29,18 @@ def publish_evolution(report: EvolutionReport, folder: str) -> None:
     rows = [
         {
             "axis": axis,
-            **counts.model_dump(exclude={"reasons"}),
-            "reasons": ", ".join(f"{reason}: {n}" for reason, n in counts.reasons.items()) or "none",
+            **counts.model_dump(include={"seeds", "complete", "short", "quarantined"}),
+            "reasons": _listed(counts.reasons),
+            "tried again": _listed(counts.failed_attempts),
             "judge agrees": _shown(report.audits[axis]),
         }
         for axis, counts in report.counts.items()
     ]
     create_table_artifact(key="evolution-chains", table=rows, description=f"Where every seed went. Files: `{folder}`")
+
+
+def _listed(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason}: {n}" for reason, n in reasons.items()) or "none"
 
 
 def _shown(found: Audit | None) -> str:

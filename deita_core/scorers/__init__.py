@@ -1,17 +1,33 @@
 """Scorers: what says how complex an instruction is and how good an answer, from 1 to 6."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Protocol
 
+import orjson
+import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.conversation import content_id
-from deita_core.encoders import EncoderFiles
-from deita_core.errors import ModelError
+from deita_core.encoders import EncoderFiles, Precision, best_precision
+from deita_core.errors import ModelError, cause
 from deita_core.scorers.heads import Axis, HeadScorer
 
-__all__ = ["Axis", "HeadScorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
+__all__ = ["Axis", "HeadScorer", "Scorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
 
 _SHIPPED = Path(__file__).parent / "weights"
+# Tokens of a turn that a causal scorer reads; the released ones were trained on as many.
+MAX_TOKENS = 2_048
+
+
+class Scorer(Protocol):
+    """What `load_scorer` returns."""
+
+    axis: Axis
+    fingerprint: str
+
+    def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
+        """Score texts: a frame of score (float64, null when unread) and status, one row each in their order."""
 
 
 class ScorerFiles(BaseModel):
@@ -21,7 +37,9 @@ class ScorerFiles(BaseModel):
 
     name: str
     axis: Axis
+    kind: Literal["head", "causal"] = "head"
     path: Path
+    precision: Precision = "float32"
     fingerprint: str
 
     @property
@@ -31,44 +49,96 @@ class ScorerFiles(BaseModel):
 
 
 def load_scorer(
-    name_or_path: str, axis: Axis, device: str = "auto", max_tokens_per_batch: int | None = None
-) -> HeadScorer:
-    """Load the scorer of an axis: "laptop" for the shipped head, or a folder that holds a trained one.
+    name_or_path: str,
+    axis: Axis,
+    device: str = "auto",
+    dtype: Precision | Literal["auto"] = "auto",
+    max_tokens_per_batch: int | None = None,
+) -> Scorer:
+    """Load the scorer of an axis: "laptop" for the shipped head, a folder that `deita train` wrote, or a causal LM.
 
-    `max_tokens_per_batch` bounds the encoder's batches; by default it follows from the device. Raises ModelError
-    where there is no such scorer, or it scores the other axis.
+    A causal LM is a folder or a hub name. `dtype` is what it computes in; a head takes that of its encoder.
+    `max_tokens_per_batch` bounds batches; by default it follows from the device. Raises ModelError where there is no
+    such scorer, or it scores the other axis.
     """
-    scorer = HeadScorer(_folder(name_or_path, axis), device, max_tokens_per_batch)
-    if scorer.axis != axis:
-        raise ModelError(f"The scorer {name_or_path} scores {scorer.axis}; give one that scores {axis}.")
-    return scorer
+    folder = _folder(name_or_path, axis)
+    if _kind(folder) == "head":
+        return _head(folder, name_or_path, axis, device, max_tokens_per_batch)
+    from deita_core.scorers.causal import CausalScorer
+
+    _check_axis(folder, name_or_path, axis)
+    return CausalScorer(folder, axis, device, dtype, max_tokens_per_batch, MAX_TOKENS)
 
 
 def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerFiles:
-    """Find a scorer and check that it reads this encoder's vectors; the fingerprint covers both."""
-    scorer = load_scorer(name_or_path, axis)
-    scorer.check_encoder(encoder)
-    fingerprint = _fingerprint(scorer, encoder)
-    return ScorerFiles(name=name_or_path, axis=axis, path=_folder(name_or_path, axis), fingerprint=fingerprint)
+    """Find a scorer without loading more than it must; a head has to read this encoder's vectors.
+
+    The fingerprint covers everything a score follows from: for a head, the encoder as well.
+    """
+    folder = _folder(name_or_path, axis)
+    if _kind(folder) == "head":
+        scorer = _head(folder, name_or_path, axis)
+        scorer.check_encoder(encoder)
+        # Scores follow from the vectors: other vectors, other scores.
+        fingerprint = content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
+        return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint)
+    from deita_core.scorers.causal import causal_fingerprint
+
+    _check_axis(folder, name_or_path, axis)
+    precision = best_precision()
+    fingerprint = causal_fingerprint(folder, precision, MAX_TOKENS, "middle")
+    return ScorerFiles(
+        name=name_or_path, axis=axis, kind="causal", path=folder, precision=precision, fingerprint=fingerprint
+    )
 
 
-def load_found(files: ScorerFiles, encoder: EncoderFiles) -> HeadScorer:
+def load_found(files: ScorerFiles, encoder: EncoderFiles) -> Scorer:
     """Load a scorer that was found before. Raises ModelError if it is another one by now."""
-    scorer = load_scorer(files.name, files.axis)
-    if _fingerprint(scorer, encoder) != files.fingerprint:
+    if find_scorer(files.name, files.axis, encoder).fingerprint != files.fingerprint:
         raise ModelError(f"The {files.axis} scorer in {files.path} has changed since the run began; run it again.")
+    return load_scorer(files.name, files.axis, dtype=files.precision)
+
+
+def _head(
+    folder: Path, name: str, axis: Axis, device: str = "auto", max_tokens_per_batch: int | None = None
+) -> HeadScorer:  # fmt: skip
+    scorer = HeadScorer(folder, device, max_tokens_per_batch)
+    if scorer.axis != axis:
+        raise ModelError(f"The scorer {name} scores {scorer.axis}; give one that scores {axis}.")
     return scorer
 
 
-def _fingerprint(scorer: HeadScorer, encoder: EncoderFiles) -> str:
-    # Scores follow from the vectors: other vectors, other scores.
-    return content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
+def _check_axis(folder: Path, name: str, axis: Axis) -> None:
+    """A causal scorer trained here says what it scores; released ones do not."""
+    from deita_core.scorers.tuning_records import read_card
+
+    card = read_card(folder)
+    if card and card.axis != axis:
+        raise ModelError(f"The scorer {name} scores {card.axis}; give one that scores {axis}.")
+
+
+def _kind(folder: Path) -> Literal["head", "causal"]:
+    """What a folder holds, by its config.json: a head's card, or the configuration of a language model."""
+    try:
+        config = orjson.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return "head"
+    return "causal" if isinstance(config, dict) and "architectures" in config else "head"
 
 
 def _folder(name_or_path: str, axis: Axis) -> Path:
     if name_or_path == "laptop":
         return _SHIPPED / f"laptop-{axis}"
-    folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
-        raise ModelError(f"There is no scorer {name_or_path}; give laptop, or a folder that holds a trained head.")
-    return folder
+    if (folder := Path(name_or_path).expanduser()).is_dir():
+        return folder
+    if name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
+        raise ModelError(f"There is no scorer {name_or_path}; give laptop, a folder with a scorer, or a hub name.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+    except Exception as error:
+        raise ModelError(
+            f"The scorer {name_or_path} is neither a folder nor on the hub as seen from here ({cause(error)}); check "
+            f"the name, or give a folder."
+        ) from error

@@ -12,7 +12,6 @@ import orjson
 from deita_core.errors import InputError, cause
 from deita_core.scorers.heads import Axis
 
-# The rows of one chain share an instruction or descend from one: no split may part them.
 FILLER = (
     "I'm sorry, but I can't help with that.",
     "That is a great question! There are many things to consider, and the right answer depends on your situation.",
@@ -32,13 +31,22 @@ FILLER = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text to learn from: `response` is None on the complexity axis; `authored` is False for rows made by code."""
+    """One text to learn from: `response` is None on the complexity axis; `authored` is False for rows made by code.
+
+    Rows of one chain are compared with each other; rows of one `seed` are never parted by a split.
+    """
 
     chain: str
     instruction: str
     response: str | None
     score: int
     authored: bool = True
+    seed: str = ""
+
+    @property
+    def group(self) -> str:
+        """The seed, or the chain where no seed is named."""
+        return self.seed or self.chain
 
     @property
     def text(self) -> str:
@@ -47,7 +55,7 @@ class Example:
 
 
 def read_chains(files: Iterable[Path], axis: Axis) -> list[Example]:
-    """Read chains from JSON Lines: id, axis, variants [{text, score}], and the instruction on the quality axis.
+    """Read chains from JSON Lines: id, axis, variants [{text, score}], the instruction on the quality axis, any seed.
 
     Raises InputError naming the file and the line.
     """
@@ -74,11 +82,13 @@ def _chain_examples(chain: Any, axis: Axis) -> list[Example]:
     for variant in chain["variants"]:
         text, score = variant["text"], variant["score"]
         instruction = chain["instruction"] if axis == "quality" else text
-        if not (isinstance(text, str) and isinstance(instruction, str) and isinstance(chain["id"], str)):
-            raise TypeError("an id, an instruction or a text is no string")
+        seed = chain.get("seed", "")
+        if not all(isinstance(part, str) for part in (text, instruction, chain["id"], seed)):
+            raise TypeError("an id, a seed, an instruction or a text is no string")
         if score not in range(1, 7):
             raise ValueError(f"a score is {score}, and not one of 1 to 6")
-        examples.append(Example(chain["id"], instruction, text if axis == "quality" else None, int(score)))
+        response = text if axis == "quality" else None
+        examples.append(Example(chain["id"], instruction, response, int(score), seed=seed))
     return examples
 
 
@@ -98,7 +108,8 @@ def with_defects(examples: Sequence[Example], seed: int = 0) -> list[Example]:
         # A generator of its own for each chain, so that its cuts do not depend on the chains before it.
         draw = random.Random(f"{seed}:{name}")  # noqa: S311
         made += [
-            Example(name, chain[0].instruction, text, score, False) for text, score in _defects(chain, answers, draw)
+            Example(name, chain[0].instruction, text, score, False, chain[0].seed)
+            for text, score in _defects(chain, answers, draw)
         ]
     return [*examples, *made]
 

@@ -6,6 +6,9 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+# Lengths whose logarithms differ by less are alike: a fifth more or less.
+LIKE_LENGTH = 0.2
+
 
 class Level(BaseModel):
     """What a scorer says, on average, of the rows that were given one score."""
@@ -21,13 +24,15 @@ class Agreement(BaseModel):
     """How well scores follow the given ones; a figure over nothing, as pairs where there are none, is null.
 
     `spearman`: mean over chains of the rank correlation within the chain, -1 to 1; `pair_accuracy`: share of pairs of
-    one chain with different scores that are put in order, a tie counting half; `error`: mean absolute error, in scores.
+    one chain with different scores that are put in order, a tie counting half; `like_accuracy`: that share among pairs
+    whose lengths differ by less than a fifth; `error`: mean absolute error, in scores.
     """
 
     model_config = ConfigDict(frozen=True)
 
     spearman: float | None
     pair_accuracy: float | None
+    like_accuracy: float | None
     error: float | None
 
 
@@ -39,18 +44,23 @@ class Figures(BaseModel):
     rows: int
     chains: int
     pairs: int
+    like_pairs: int
     scorer: Agreement
     length: Agreement
     calibration: tuple[Level, ...]
 
 
 def held_out_figures(
-    chains: Sequence[str] | np.ndarray, truth: np.ndarray, predicted: np.ndarray, by_length: np.ndarray
+    chains: Sequence[str] | np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    by_length: np.ndarray,
+    lengths: np.ndarray,
 ) -> Figures:
-    """Compare held-out scores (n,), and those foretold from length alone, with the given ones, chain by chain."""
+    """Compare held-out scores (n,), and those foretold from lengths (n,) alone, with the given ones, chain by chain."""
+    columns = {"truth": truth, "scorer": predicted, "length": by_length, "size": lengths}
     frame = pl.DataFrame(
-        {"chain": list(chains), "truth": truth, "scorer": predicted, "length": by_length},
-        schema={"chain": pl.String, "truth": pl.Float64, "scorer": pl.Float64, "length": pl.Float64},
+        {"chain": list(chains), **columns}, schema={"chain": pl.String, **dict.fromkeys(columns, pl.Float64)}
     )
     levels = frame.group_by("truth").agg(pl.len(), pl.col("scorer").mean()).sort("truth")
     pairs = _pairs(frame)
@@ -58,6 +68,7 @@ def held_out_figures(
         rows=len(frame),
         chains=frame["chain"].n_unique(),
         pairs=len(pairs),
+        like_pairs=len(_alike(pairs)),
         scorer=_agreement(frame, pairs, "scorer"),
         length=_agreement(frame, pairs, "length"),
         calibration=tuple(Level(score=int(k), rows=n, mean=round(mean, 4)) for k, n, mean in levels.iter_rows()),
@@ -80,13 +91,15 @@ def figures_table(figures: Figures) -> str:
     rows = [
         ("rank correlation within a chain", figures.scorer.spearman, figures.length.spearman),
         ("pairs of a chain in order", figures.scorer.pair_accuracy, figures.length.pair_accuracy),
+        ("the same, of like length", figures.scorer.like_accuracy, figures.length.like_accuracy),
         ("mean absolute error", figures.scorer.error, figures.length.error),
     ]
     lines = [f"| {name} | {_shown(ours)} | {_shown(length)} |" for name, ours, length in rows]
     levels = [f"| {level.score} | {level.rows:,} | {level.mean:.2f} |" for level in figures.calibration]
     return "\n".join(
         [
-            f"{figures.rows:,} held-out rows of {figures.chains:,} chains, {figures.pairs:,} pairs of unlike score.",
+            f"{figures.rows:,} held-out rows of {figures.chains:,} chains, {figures.pairs:,} pairs of unlike score "
+            f"({figures.like_pairs:,} of like length).",
             "",
             "| held out | this scorer | length alone |",
             "|---|---|---|",
@@ -108,14 +121,19 @@ def _pairs(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.join(frame, on="chain", suffix="_worse").filter(pl.col("truth") > pl.col("truth_worse"))
 
 
+def _alike(pairs: pl.DataFrame) -> pl.DataFrame:
+    return pairs.filter((pl.col("size") / pl.col("size_worse")).log().abs() < LIKE_LENGTH)
+
+
 def _agreement(frame: pl.DataFrame, pairs: pl.DataFrame, name: str) -> Agreement:
     margin = pl.col(name) - pl.col(f"{name}_worse")
-    hits = pl.when(margin == 0).then(0.5).otherwise((margin > 0).cast(pl.Float64))
+    hits = pl.when(margin == 0).then(0.5).otherwise((margin > 0).cast(pl.Float64)).mean()
     within = frame.group_by("chain").agg(rho=pl.corr(name, "truth", method="spearman"))["rho"]
     return Agreement(
         # Null in a chain whose scores, given or found, are all the same: there is no order to agree with.
         spearman=rounded(within.filter(within.is_finite()).mean()),
-        pair_accuracy=rounded(pairs.select(hits.mean()).item()),
+        pair_accuracy=rounded(pairs.select(hits).item()),
+        like_accuracy=rounded(_alike(pairs).select(hits).item()),
         error=rounded(frame.select((pl.col(name) - pl.col("truth")).abs().mean()).item()),
     )
 

@@ -20,6 +20,7 @@ from deita_core.conversation import content_id
 from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
+from deita_core.scorers.figures import Figures
 
 Axis = Literal["complexity", "quality"]
 LEVELS = np.arange(1, 7, dtype=np.float64)
@@ -37,7 +38,8 @@ class HeadCard(BaseModel):
     encoder_weights: str
     features_version: int
     examples: int
-    figures: dict[str, float]
+    ridge: float
+    figures: Figures
 
 
 def distribution(positions: np.ndarray, cuts: np.ndarray) -> np.ndarray:

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from deita_core.encoders import SentenceEncoder
+from deita_core.encoders import EncoderFiles
 from deita_core.errors import InputError
 from deita_core.scorers.examples import Example
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
+from deita_core.scorers.figures import Figures, figures_table, held_out_figures, length_scores
 from deita_core.scorers.heads import Axis, Head, HeadCard, expected_scores
 
 if TYPE_CHECKING:
     import torch
 
-FOLDS = 5
+VectorsOf = Callable[[Sequence[str]], np.ndarray]
 
+FOLDS = 5
 
 # Ridge on the plain features; vectors, of which there are many more, are held back ten times as much.
 STRENGTHS = (0.01, 0.03, 0.1, 0.3)
@@ -32,15 +34,21 @@ class TrainingSet:
     plain: int
     scores: np.ndarray
     chains: np.ndarray
+    seeds: np.ndarray
     authored: np.ndarray
     lengths: np.ndarray
 
 
-def build_training_set(axis: Axis, examples: Sequence[Example], encoder: SentenceEncoder) -> TrainingSet:
-    """Encode the texts of the examples, each once, and measure them."""
-    distinct = list(dict.fromkeys(t for e in examples for t in (e.instruction, e.response) if t is not None))
+def texts_of(examples: Sequence[Example]) -> list[str]:
+    """The texts a head needs the vectors of, each once."""
+    return list(dict.fromkeys(t for e in examples for t in (e.instruction, e.response) if t is not None))
+
+
+def build_training_set(axis: Axis, examples: Sequence[Example], vectors_of: VectorsOf) -> TrainingSet:
+    """Measure the texts of the examples, with the vectors of each."""
+    distinct = texts_of(examples)
     row_of = {text: row for row, text in enumerate(distinct)}
-    vectors = encoder.encode(distinct).vectors
+    vectors = vectors_of(distinct)
     instructions = [e.instruction for e in examples]
     asked = vectors[[row_of[text] for text in instructions]]
     if axis == "complexity":
@@ -55,26 +63,33 @@ def build_training_set(axis: Axis, examples: Sequence[Example], encoder: Sentenc
         plain,
         np.array([e.score for e in examples]),
         np.array([e.chain for e in examples]),
+        np.array([e.group for e in examples]),
         np.array([e.authored for e in examples]),
         np.array([len(e.text) for e in examples], dtype=np.float64),
     )
 
 
-def train_head(axis: Axis, examples: Sequence[Example], encoder: SentenceEncoder) -> tuple[Head, HeadCard]:
-    """Train a head on all examples; its card has the figures of a cross-validation that never splits a chain."""
+def train_head(
+    axis: Axis, examples: Sequence[Example], encoder: EncoderFiles, vectors_of: VectorsOf
+) -> tuple[Head, HeadCard]:
+    """Train a head on all examples; its card has the figures of a cross-validation that never splits a seed.
+
+    `vectors_of` gives the encoder's vectors (n, d) of texts. Raises InputError for too few chains.
+    """
     _check(examples)
-    data = build_training_set(axis, examples, encoder)
+    data = build_training_set(axis, examples, vectors_of)
     strength, positions = choose_strength(data)
     slope, cuts = calibrate(positions[data.authored], data.scores[data.authored])
     head = fit_head(data, np.ones(len(data.scores), dtype=bool), strength)
     head = replace(head, weights=head.weights * slope, cuts=cuts)
     card = HeadCard(
         axis=axis,
-        encoder=encoder.files.name,
-        encoder_weights=encoder.files.weights,
+        encoder=encoder.name,
+        encoder_weights=encoder.weights,
         features_version=FEATURES_VERSION,
         examples=len(examples),
-        figures={"ridge": strength, **held_out_figures(data, expected_scores(positions * slope, cuts))},
+        ridge=strength,
+        figures=authored_figures(data, expected_scores(positions * slope, cuts)),
     )
     return head, card
 
@@ -119,10 +134,10 @@ def calibrate(positions: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndar
 
 
 def _held_out(data: TrainingSet, strength: float) -> np.ndarray:
-    """Each row's position by a head that saw no row of its chain."""
-    names = sorted(set(data.chains.tolist()))
+    """Each row's position by a head that saw no row of its seed."""
+    names = sorted(set(data.seeds.tolist()))
     fold_of = {name: i % FOLDS for i, name in enumerate(names)}
-    folds = np.array([fold_of[name] for name in data.chains.tolist()])
+    folds = np.array([fold_of[name] for name in data.seeds.tolist()])
     positions = np.zeros(len(folds))
     for fold in range(FOLDS):
         head = fit_head(data, folds != fold, strength)
@@ -137,22 +152,14 @@ def chain_accuracies(data: TrainingSet, scores: np.ndarray) -> np.ndarray:
     return hits.group_by("chain").agg(pl.col("hit").mean()).sort("chain")["hit"].to_numpy()
 
 
-def held_out_figures(data: TrainingSet, scores: np.ndarray) -> dict[str, float]:
-    """Figures of held-out scores over authored rows; and what length alone would score."""
-    better, worse = ordered_pairs(data, data.authored)
-    like = np.abs(np.log(data.lengths[better] / data.lengths[worse])) < 0.2
-    truth = data.scores[data.authored]
-    figures = {
-        "pairs": len(better),
-        "pair_accuracy": _share(scores[better] > scores[worse]),
-        "pair_accuracy_length_alone": _share(data.lengths[better] > data.lengths[worse]),
-        "pair_accuracy_like_length": _share((scores[better] > scores[worse])[like]),
-        "rank_correlation": _spearman(scores[data.authored], truth),
-        "rank_correlation_length_alone": _spearman(data.lengths[data.authored], truth),
-        "mean_absolute_error": round(float(np.abs(scores[data.authored] - truth).mean()), 4),
-    }
-    # A figure over nothing, as of pairs of like length where there are none, is left out.
-    return {name: value for name, value in figures.items() if np.isfinite(value)}
+def authored_figures(data: TrainingSet, scores: np.ndarray) -> Figures:
+    """Figures of held-out scores over authored rows, and what length alone would score.
+
+    Length has been fitted to the very rows it is judged on, which favours it a little.
+    """
+    use = data.authored
+    lengths, truth = data.lengths[use], data.scores[use]
+    return held_out_figures(data.chains[use], truth, scores[use], length_scores(lengths, truth, lengths), lengths)
 
 
 def ordered_pairs(data: TrainingSet, use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -220,26 +227,15 @@ def _renumbered(rows: tuple[np.ndarray, np.ndarray], use: np.ndarray) -> tuple[n
     return position[rows[0]], position[rows[1]]
 
 
-def _share(hits: np.ndarray) -> float:
-    return round(float(hits.mean()), 4) if len(hits) else float("nan")
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    frame = pl.DataFrame({"a": a.astype(np.float64), "b": b.astype(np.float64)})
-    return round(float(frame.select(pl.corr("a", "b", method="spearman")).item()), 4)
-
-
 def model_card(card: HeadCard) -> str:
     """A README.md for a head: what it is, what it was trained on, and its held-out figures beside those of length."""
-    figures = "\n".join(f"| {name.replace('_', ' ')} | {value:g} |" for name, value in card.figures.items())
     return (
         f"# A {card.axis} head for {card.encoder}\n\n"
         f"An ordinal model that scores {card.axis} from 1 to 6, on stored vectors and the shape of the texts.\n"
-        f"Trained on {card.examples:,} rows: authored evolution chains, and on the quality axis rows with a known "
-        f"defect made from them by code.\n\n"
-        f"Held-out figures, by {FOLDS}-fold cross-validation in which no chain is split, over authored rows only; "
-        f"pairs are two rows of one chain with different scores:\n\n"
-        f"| figure | value |\n|---|---|\n{figures}\n\n"
+        f"Trained on {card.examples:,} rows: evolution chains, and on the quality axis rows with a known defect made "
+        f"from them by code; ridge {card.ridge:g}, chosen by cross-validation.\n\n"
+        f"By {FOLDS}-fold cross-validation in which no seed is split, over the chains' own rows:\n\n"
+        f"{figures_table(card.figures)}\n\n"
         "It measures what such a small model can see: relevance, completeness, form, vocabulary, topic. It does not "
         "check facts. Compare it with a larger scorer before you rely on small differences.\n"
     )

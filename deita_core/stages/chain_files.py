@@ -21,13 +21,17 @@ from deita_core.writers import MANIFEST, SHAREGPT_ROLES, check_folder, place_fil
 
 
 class AxisCounts(BaseModel):
-    """Where every seed of an axis went; `reasons` counts why chains are short or quarantined."""
+    """Where every seed of an axis went: seeds = complete + short + quarantined.
+
+    `reasons` counts why chains are short or quarantined, `failed_attempts` why rounds had to be tried again.
+    """
 
     seeds: int
     complete: int
     short: int
     quarantined: int
     reasons: dict[str, int]
+    failed_attempts: dict[str, int]
 
 
 class EvolutionReport(BaseModel):
@@ -47,7 +51,9 @@ def evolution_report(
     """The report of a run that found `before` used and left `usage`."""
     return EvolutionReport(
         job=job,
-        counts={axis: axis_counts(chain_fates(store, job, axis)) for axis in job.seeds},
+        counts={
+            axis: axis_counts(chain_fates(store, job, axis), failed_attempts(store, job, axis)) for axis in job.seeds
+        },
         audits={axis: audit_axis(store, job, axis) for axis in job.seeds},
         usage=usage,
         asked=usage.requests - before.requests,
@@ -98,17 +104,24 @@ def first_rankings(store: Store, job: EvolutionJob, axis: Axis, repeat: int = 0)
     return store.fetch(RANKINGS, "ranking", ids)
 
 
-def axis_counts(fates: pl.DataFrame) -> AxisCounts:
-    """Counts of the fates of an axis."""
+def axis_counts(fates: pl.DataFrame, attempts: pl.Series) -> AxisCounts:
+    """Counts of the fates of an axis, and of the reasons (n,) of its failed attempts."""
     by_fate = dict(fates.group_by("fate").len().iter_rows())
-    reasons = (
-        fates.filter(pl.col("reason").is_not_null())
-        .group_by("reason")
-        .len()
-        .sort("len", "reason", descending=[True, False])
-    )
     numbers = {fate: by_fate.get(fate, 0) for fate in ("complete", "short", "quarantined")}
-    return AxisCounts(seeds=len(fates), reasons=dict(reasons.iter_rows()), **numbers)
+    reasons, failed = _counted(fates["reason"].drop_nulls()), _counted(attempts)
+    return AxisCounts(seeds=len(fates), reasons=reasons, failed_attempts=failed, **numbers)
+
+
+def failed_attempts(store: Store, job: EvolutionJob, axis: Axis) -> pl.Series:
+    """The reasons for which attempts at a round were no use, one for each."""
+    rows = store.fetch(CHAINS, "chain", list(job.chains(axis)), ["status", "reason"])
+    return rows.filter(pl.col("status") == "failed")["reason"]
+
+
+def _counted(reasons: pl.Series) -> dict[str, int]:
+    """How often each reason is given, the most frequent first."""
+    counted = pl.DataFrame({"reason": reasons}, schema={"reason": pl.String}).group_by("reason").len()
+    return dict(counted.sort("len", "reason", descending=[True, False]).iter_rows())
 
 
 def audit_axis(store: Store, job: EvolutionJob, axis: Axis) -> Audit | None:

@@ -210,5 +210,5 @@ def test_scores_on_other_vectors_go_to_another_table(laptop):
 @pytest.mark.parametrize("axis", ["complexity", "quality"])
 def test_a_shipped_scorers_card_has_held_out_figures_better_than_length(axis):
     figures = load_scorer("laptop", axis).card.figures
-    assert figures["pair_accuracy"] > figures["pair_accuracy_length_alone"]
-    assert figures["pair_accuracy_like_length"] > 0.6
+    assert figures.scorer.pair_accuracy > figures.length.pair_accuracy
+    assert figures.scorer.like_accuracy > 0.6

@@ -8,10 +8,10 @@ from deita_core.scorers.examples import Example, with_defects
 from deita_core.scorers.heads import HeadScorer, save_head
 from deita_core.scorers.training import (
     TrainingSet,
+    authored_figures,
     build_training_set,
     choose_strength,
     fit_head,
-    held_out_figures,
     model_card,
     train_head,
 )
@@ -30,13 +30,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def training_set(features, scores, chains, plain=3, authored=None, lengths=None):
+def training_set(features, scores, chains, plain=3, authored=None, lengths=None, seeds=None):
     n = len(scores)
     return TrainingSet(
         features=features,
         plain=plain,
         scores=scores,
         chains=np.array(chains),
+        seeds=np.array(chains if seeds is None else seeds),
         authored=np.ones(n, dtype=bool) if authored is None else authored,
         lengths=np.random.default_rng(9).uniform(50, 60, size=n) if lengths is None else lengths,
     )
@@ -69,13 +70,13 @@ def every_row():
 def test_a_head_learns_the_feature_that_decides(column):
     data = deciding_feature(column)
     _, held_out = choose_strength(data)
-    assert held_out_figures(data, held_out)["pair_accuracy"] > 0.9
+    assert authored_figures(data, held_out).scorer.pair_accuracy > 0.9
 
 
 def test_a_head_learns_nothing_from_noise():
     data = deciding_feature(None)
     _, held_out = choose_strength(data)
-    assert 0.4 < held_out_figures(data, held_out)["pair_accuracy"] < 0.6
+    assert 0.4 < authored_figures(data, held_out).scorer.pair_accuracy < 0.6
 
 
 def test_scores_come_out_on_the_scale_they_went_in():
@@ -95,7 +96,7 @@ def test_a_head_is_fitted_only_to_the_rows_it_is_told_to_use():
     assert all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
 
 
-def features_that_speak_of_one_chain_only(names):
+def features_that_speak_of_one_chain_only(names, seeds=None):
     """A column for each chain, which follows its scores up or down: nothing to be learned from the other chains."""
     draw = np.random.default_rng(5)
     scores, chains = six_scores_a_chain(20, seed=5)
@@ -104,7 +105,7 @@ def features_that_speak_of_one_chain_only(names):
     for column, name in enumerate(columns):
         rows = chains == name
         features[rows, column] = (scores[rows] - 3.5) * draw.choice([-1, 1])
-    return training_set(features, scores, names(chains), plain=20)
+    return training_set(features, scores, names(chains), plain=20, seeds=seeds and seeds(chains))
 
 
 def test_no_row_is_scored_by_a_head_that_saw_its_chain():
@@ -121,7 +122,16 @@ def test_the_same_chains_parted_in_two_would_be_learned():
     halves = np.tile(["-a", "-b"], 20 * VARIANTS // 2)
     data = features_that_speak_of_one_chain_only(lambda chains: np.char.add(chains, halves))
     _, held_out = choose_strength(data)
-    assert held_out_figures(data, held_out)["pair_accuracy"] > 0.6
+    assert authored_figures(data, held_out).scorer.pair_accuracy > 0.6
+
+
+def test_chains_of_one_seed_are_never_parted():
+    halves = np.tile(["-a", "-b"], 20 * VARIANTS // 2)
+    data = features_that_speak_of_one_chain_only(
+        lambda chains: np.char.add(chains, halves), seeds=lambda chains: chains
+    )
+    _, held_out = choose_strength(data)
+    assert all(len(set(held_out[data.seeds == name])) == 1 for name in set(data.seeds))
 
 
 def test_figures_are_over_authored_rows_only():
@@ -130,17 +140,19 @@ def test_figures_are_over_authored_rows_only():
     some = training_set(data.features, data.scores, data.chains, authored=authored)
     _, held_out = choose_strength(data)
     garbled = np.where(authored, held_out, 99.0)
-    assert held_out_figures(some, held_out) == held_out_figures(some, garbled)
-    assert held_out_figures(some, held_out)["pairs"] < held_out_figures(data, held_out)["pairs"]
+    assert authored_figures(some, held_out) == authored_figures(some, garbled)
+    assert authored_figures(some, held_out).pairs < authored_figures(data, held_out).pairs
 
 
 def test_what_length_alone_would_score_stands_beside():
     data = deciding_feature(None)
     ranked_by_length = training_set(data.features, data.scores, data.chains, lengths=data.scores * 100.0)
-    figures = held_out_figures(ranked_by_length, np.zeros(len(data.scores)))
-    assert figures["pair_accuracy_length_alone"] == 1
-    assert figures["rank_correlation_length_alone"] == 1
-    assert figures["pair_accuracy"] == 0
+    figures = authored_figures(ranked_by_length, np.zeros(len(data.scores)))
+    assert figures.length.pair_accuracy == 1
+    assert figures.length.spearman == 1
+    # One score for all is a tie in every pair, and no order.
+    assert figures.scorer.pair_accuracy == 0.5
+    assert figures.scorer.spearman is None
 
 
 def test_fitting_twice_gives_identical_weights():
@@ -167,6 +179,11 @@ def quality_examples():
     ]
 
 
+def vectors_by(encoder):
+    """The encoder, and what gives its vectors."""
+    return encoder.files, lambda texts: encoder.encode(texts).vectors
+
+
 @pytest.fixture(scope="module")
 def tiny(tiny_model):
     return SentenceEncoder(find_encoder(str(tiny_model), "float32"), device="cpu")
@@ -174,12 +191,12 @@ def tiny(tiny_model):
 
 @pytest.fixture(scope="module")
 def trained(tiny):
-    return train_head("quality", with_defects(quality_examples()), tiny)
+    return train_head("quality", with_defects(quality_examples()), *vectors_by(tiny))
 
 
 def test_training_twice_gives_identical_weights_and_figures(trained, tiny):
     head, card = trained
-    again, card_again = train_head("quality", with_defects(quality_examples()), tiny)
+    again, card_again = train_head("quality", with_defects(quality_examples()), *vectors_by(tiny))
     assert all(np.array_equal(a, b) for a, b in zip(vars(head).values(), vars(again).values(), strict=True))
     assert card == card_again
 
@@ -207,26 +224,28 @@ def test_the_card_says_what_was_trained_on_what(trained, tiny):
     assert card.examples == len(with_defects(quality_examples()))
     text = model_card(card)
     assert "quality" in text and tiny.files.name in text
-    assert f"| pair accuracy | {card.figures['pair_accuracy']:g} |" in text
-    assert "pair accuracy length alone" in text
+    ours, length = card.figures.scorer.pair_accuracy, card.figures.length.pair_accuracy
+    assert f"| pairs of a chain in order | {ours:.3f} | {length:.3f} |" in text
 
 
 def test_complexity_is_trained_without_answers(tiny, tmp_path):
     examples = [Example(f"c{n}", f"{body} " * (s + 6), None, s) for n, body in enumerate(BODIES) for s in (1, 2, 6)]
-    save_head(*train_head("complexity", examples, tiny), tmp_path / "mine")
+    save_head(*train_head("complexity", examples, *vectors_by(tiny)), tmp_path / "mine")
     low, high = HeadScorer(tmp_path / "mine").score(["hello world " * 7, "hello world " * 12])["score"]
     assert low < high
 
 
 def test_a_head_from_chains_without_two_answers_of_like_length_can_be_loaded(tiny, tmp_path):
     examples = [Example(f"c{n}", f"{body} " * 2**s, None, s) for n, body in enumerate(BODIES) for s in (1, 3, 6)]
-    save_head(*train_head("complexity", examples, tiny), tmp_path / "mine")
+    save_head(*train_head("complexity", examples, *vectors_by(tiny)), tmp_path / "mine")
     assert HeadScorer(tmp_path / "mine").card.examples == len(examples)
 
 
 def test_features_of_a_training_set_do_not_depend_on_the_order_of_the_examples(tiny):
     examples = quality_examples()
-    straight, reversed_ = (build_training_set("quality", rows, tiny) for rows in (examples, examples[::-1]))
+    straight, reversed_ = (
+        build_training_set("quality", rows, vectors_by(tiny)[1]) for rows in (examples, examples[::-1])
+    )
     assert np.abs(straight.features - reversed_.features[::-1]).max() < 1e-5
     assert straight.chains.tolist() == reversed_.chains.tolist()[::-1]
 
@@ -242,4 +261,4 @@ def test_features_of_a_training_set_do_not_depend_on_the_order_of_the_examples(t
 )
 def test_too_little_to_learn_from_is_an_input_error(examples, tiny):
     with pytest.raises(InputError):
-        train_head("complexity", examples, tiny)
+        train_head("complexity", examples, *vectors_by(tiny))

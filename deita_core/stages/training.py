@@ -1,0 +1,126 @@
+"""Ranked chains into a trained scorer, on the vectors a store holds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import orjson
+import polars as pl
+from pydantic import BaseModel
+
+from deita_core.conversation import content_id, text_id
+from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
+from deita_core.errors import InputError
+from deita_core.scorers.examples import Example, read_chains, with_defects
+from deita_core.scorers.figures import Figures
+from deita_core.scorers.heads import save_head
+from deita_core.scorers.training import model_card, texts_of, train_head
+from deita_core.scorers.tuning import train_causal
+from deita_core.scorers.tuning_records import TuningProgress
+from deita_core.settings import TrainingSettings
+from deita_core.stages.encoding import CHARS_PER_SHARD, encoder_table, vector_frame
+from deita_core.stages.plans import Shard, plan_shards, read_shard
+from deita_core.store import Store
+from deita_core.writers import place_file
+
+# Raised whenever the same chains would give another scorer: part of every recipe.
+TRAINING_VERSION = 1
+
+
+class Trained(BaseModel):
+    """A scorer that was trained: where it is, what it was made of, and how good it is on rows it did not see."""
+
+    folder: str
+    recipe: str
+    kind: str
+    examples: int
+    figures: Figures
+
+
+def training_examples(files: Sequence[str], settings: TrainingSettings) -> list[Example]:
+    """The examples in files of chains; for a quality head also rows with a known defect, made from them."""
+    examples = read_chains([Path(file) for file in files], settings.axis)
+    if not examples:
+        raise InputError(f"{', '.join(files)} holds no chains; give files that `deita evolve` wrote.")
+    return with_defects(examples) if settings.kind == "head" else examples
+
+
+def recipe(files: Sequence[str], settings: TrainingSettings) -> str:
+    """Id of everything that a trained scorer follows from."""
+    parts = [TRAINING_VERSION, settings.model_dump(exclude={"store"}), *(content_id(_bytes(file)) for file in files)]
+    if settings.kind == "head":
+        parts.append(find_encoder(settings.encoder, settings.precision).fingerprint)
+    return content_id(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
+
+
+def _bytes(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"The chains {file} cannot be read ({error.strerror}); check the path.") from None
+
+
+def plan_vectors(
+    store: Store, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings
+) -> list[Shard]:  # fmt: skip
+    """Shards of the examples' texts that have no vector yet."""
+    texts = texts_of(training_examples(files, settings))
+    work = pl.DataFrame(
+        {"id": [text_id(text) for text in texts], "owner": "", "size": [len(text) for text in texts]}
+    ).sort("size", "id")  # fmt: skip
+    return plan_shards(store, "encode-chains", encoder_table(encoder), work, CHARS_PER_SHARD)
+
+
+def encode_vectors(
+    store: Store, encoder: SentenceEncoder, files: Sequence[str], settings: TrainingSettings, shard: Shard
+) -> int:
+    """Encode a shard of the examples' texts; returns how many."""
+    known = {text_id(text): text for text in texts_of(training_examples(files, settings))}
+    ids = read_shard(store, shard)["id"]
+    encoded = encoder.encode([known[id_] for id_ in ids])
+    table = encoder_table(encoder.files)
+    store.write(table, vector_frame(table, ids, encoded.n_tokens, encoded.vectors))
+    return len(ids)
+
+
+def train_on_vectors(
+    store: Store, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings, folder: Path
+) -> Trained:
+    """Train a head on stored vectors and write it into a folder."""
+
+    def vectors_of(texts: Sequence[str]) -> np.ndarray:
+        return store.vectors(encoder_table(encoder), [text_id(text) for text in texts])
+
+    head, card = train_head(settings.axis, training_examples(files, settings), encoder, vectors_of)
+    save_head(head, card, folder)
+    (folder / "README.md").write_text(model_card(card), encoding="utf-8")
+    return _finished(folder, files, settings, card.examples, card.figures)
+
+
+def train_language_model(
+    files: Sequence[str], settings: TrainingSettings, folder: Path, report: Callable[[TuningProgress], None]
+) -> Trained:
+    """Train a causal scorer into a folder, going on where a run broke off."""
+    assert settings.tuning is not None, "settings of a causal scorer name a model"
+    examples = training_examples(files, settings)
+    card = train_causal(settings.axis, examples, folder, settings.tuning, report=report)
+    return _finished(folder, files, settings, card.examples, card.figures)
+
+
+def _finished(
+    folder: Path, files: Sequence[str], settings: TrainingSettings, examples: int, figures: Figures
+) -> Trained:
+    trained = Trained(
+        folder=str(folder), recipe=recipe(files, settings), kind=settings.kind, examples=examples, figures=figures
+    )
+    # Last, so that a folder with this file is whole.
+    place_file(folder / "trained.json", lambda path: path.write_text(trained.model_dump_json(indent=2) + "\n"))
+    return trained
+
+
+def is_trained(folder: Path, made_by: str) -> bool:
+    """True if the folder holds a whole scorer of this recipe."""
+    try:
+        return Trained.model_validate_json((folder / "trained.json").read_bytes()).recipe == made_by
+    except (OSError, ValueError):
+        return False

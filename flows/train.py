@@ -1,0 +1,36 @@
+"""From ranked chains to a scorer, with its held-out figures."""
+
+from functools import partial
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from deita_core.encoders import find_encoder
+from deita_core.settings import TrainingSettings
+from deita_core.stages.training import Trained
+from deita_core.store import Store
+from deita_core.writers import check_folder
+from flows.progress import Progress
+from tasks.train import encode_chain_texts, plan_chain_texts, train_scorer
+
+
+@flow(name="train", flow_run_name="train {settings.axis} into {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
+def train(chains: list[str], out: str, settings: TrainingSettings) -> Trained:
+    """Train a scorer on files of ranked `chains` into the folder `out`.
+
+    A head learns on stored vectors, of which only those that the store lacks are computed; a causal scorer goes on
+    where a run broke off. What was trained before on the same chains, in the same way, is not trained again.
+    """
+    check_folder(Path(out))
+    store = settings.store
+    with Store(store).lock(f"{flow_run.name} ({flow_run.id})"), Progress() as progress:
+        encoder = None
+        if settings.kind == "head":
+            encoder = find_encoder(settings.encoder, settings.precision)
+            shards = plan_chain_texts(store, encoder, chains, settings)
+            submit = partial(encode_chain_texts.submit, store, encoder, chains, settings)
+            progress.shards("encoding", shards, submit)
+        with progress.step("training"):
+            return train_scorer(encoder, chains, settings, out)

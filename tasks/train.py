@@ -1,0 +1,90 @@
+"""Training a scorer on ranked chains; what comes out is cached by what it was made of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+
+from deita_core.encoders import EncoderFiles
+from deita_core.scorers.figures import figures_table
+from deita_core.scorers.tuning_records import TuningProgress
+from deita_core.settings import TrainingSettings
+from deita_core.stages.plans import Shard
+from deita_core.stages.training import (
+    Trained,
+    encode_vectors,
+    is_trained,
+    plan_vectors,
+    recipe,
+    train_language_model,
+    train_on_vectors,
+)
+from deita_core.store import Store
+from tasks.embed import loaded_encoder
+from tasks.policy import RETRIES, recipe_key, results_folder, worth_retrying
+
+
+@task(task_run_name="plan encoding of chains")
+def plan_chain_texts(
+    store: str, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings
+) -> list[Shard]:  # fmt: skip
+    """Shards of the chains' texts without a vector."""
+    return plan_vectors(Store(store), encoder, files, settings)
+
+
+@task(task_run_name="encode {shard.rows} texts of chains", retry_condition_fn=worth_retrying, **RETRIES)
+def encode_chain_texts(
+    store: str, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings, shard: Shard
+) -> int:
+    """Encode a shard; the model is loaded once per process."""
+    return encode_vectors(Store(store), loaded_encoder(encoder), files, settings, shard)
+
+
+@task(
+    task_run_name="train {settings.kind} of {settings.axis}",
+    cache_key_fn=recipe_key,
+    persist_result=True,
+    result_serializer="json",
+    retry_condition_fn=worth_retrying,
+    **RETRIES,
+)
+def train_once(
+    store: str, encoder: EncoderFiles | None, files: Sequence[str], settings: TrainingSettings, out: str, made_by: str
+) -> Trained:
+    """Train a scorer into a folder; cached by its recipe."""
+    if encoder is not None:
+        return train_on_vectors(Store(store), encoder, files, settings, Path(out))
+    return train_language_model(files, settings, Path(out), _reporter(f"training-{settings.axis}"))
+
+
+def train_scorer(encoder: EncoderFiles | None, files: Sequence[str], settings: TrainingSettings, out: str) -> Trained:
+    """The scorer of these chains and settings in a folder, trained unless it stands there already."""
+    made_by = recipe(files, settings)
+    train = train_once.with_options(
+        result_storage=results_folder(settings.store), refresh_cache=not is_trained(Path(out), made_by)
+    )
+    trained = train(settings.store, encoder, files, settings, out, made_by)
+    create_markdown_artifact(
+        key=f"scorer-{settings.axis}",
+        markdown=f"{figures_table(trained.figures)}\n\nFolder: `{out}`",
+        description=f"Held-out figures of a {settings.kind} of {settings.axis}",
+    )
+    return trained
+
+
+def _reporter(key: str) -> Any:
+    """What training calls after each step: it moves a progress artifact on."""
+    made: Any = create_progress_artifact(0.0, key=key, description="training has begun")
+    artifact = UUID(str(made))
+
+    def report(now: TuningProgress) -> None:
+        losses = [
+            f"{name} {value:.4f}" for name, value in (("loss", now.loss), ("held out", now.held_out_loss)) if value
+        ]
+        said = f"step {now.step} of {now.steps}, epoch {now.epoch:.2f}, {', '.join(losses)}, {now.seconds:.0f} s"
+        update_progress_artifact(artifact, 100 * now.step / max(now.steps, 1), description=said)
+
+    return report
