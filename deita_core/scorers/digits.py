@@ -1,0 +1,116 @@
+"""From texts to the token ids of their scoring prompt, shortened where too long, and the ids of the digits after it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from deita_core.errors import ModelError, cause
+from deita_core.scorers.heads import Axis
+from deita_core.scorers.prompts import framed, scoring_prompt, text_start
+
+Cut = Literal["middle", "end"]
+DIGITS = "123456"
+# Of an answer to a question that is itself too long, this share of the room is kept: an answer unseen is not scored.
+KEPT_OF_RESPONSE = 4
+
+
+class PromptIds(NamedTuple):
+    """Token ids of a whole scoring prompt, and whether a text in it was shortened to fit."""
+
+    ids: list[int]
+    truncated: bool
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model, by folder or hub name. Raises ModelError where there is none that gives offsets."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"The tokenizer of {name} cannot be loaded ({cause(error)}); check the model.") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"The tokenizer of {name} has no tokenizer.json; convert it to a fast one.")
+    return tokenizer
+
+
+class PromptTokenizer:
+    """Texts to prompt ids with one tokenizer, for scoring and for training alike.
+
+    `limit`: tokens a prompt may have; one place of `max_tokens`, and of the model's `positions`, is left to the digit.
+    """
+
+    def __init__(
+        self, tokenizer: Any, axis: Axis, max_tokens: int, positions: int | None, cut: Cut = "middle", name: str = ""
+    ) -> None:
+        self.axis, self.limit, self._cut = axis, min(max_tokens, positions or max_tokens) - 1, cut
+        self._tokenizer = tokenizer
+        self.digits = self._digit_ids(name)
+        bare = len(self._ids(framed(axis, [""] * self._n_texts)))
+        if self.limit <= bare:
+            raise ModelError(
+                f"The {axis} prompt alone takes {bare} tokens of {name} and {self.limit} are allowed; raise max_tokens "
+                f"or take a model with a longer window."
+            )
+
+    def encode(self, texts: Sequence[tuple[str, ...]]) -> list[PromptIds]:
+        """Prompt ids of the texts of each row (`texts_of`), at most `limit` of them a row."""
+        if not texts:
+            return []
+        prompts = [framed(self.axis, row) for row in texts]
+        rows = self._tokenizer(prompts, return_attention_mask=False, truncation=False, verbose=False)["input_ids"]
+        return [
+            PromptIds(ids, False) if len(ids) <= self.limit else PromptIds(self._shortened(row), True)
+            for ids, row in zip(rows, texts, strict=True)
+        ]
+
+    @property
+    def _n_texts(self) -> int:
+        return 1 if self.axis == "complexity" else 2
+
+    def _digit_ids(self, name: str) -> list[int]:
+        """The token each digit becomes right after the prompt."""
+        prompt = scoring_prompt(self.axis, "What is water?", "A liquid.")
+        ids, followed = self._ids(prompt), [self._ids(prompt + digit) for digit in DIGITS]
+        found = {row[-1] for row in followed}
+        if len(found) < len(DIGITS) or any(row[:-1] != ids for row in followed):
+            raise ModelError(
+                f"The tokenizer of {name} does not make each digit one token of its own after the {self.axis} prompt; "
+                f"take a model whose tokenizer does, as LLaMA, Mistral and Qwen have."
+            )
+        return [row[-1] for row in followed]
+
+    def _ids(self, prompt: str) -> list[int]:
+        return list(self._tokenizer(prompt, return_attention_mask=False, verbose=False)["input_ids"])
+
+    def _shortened(self, texts: tuple[str, ...]) -> list[int]:
+        """Ids of a prompt whose texts are cut until it fits: an answer first, but not away; then the instruction."""
+        floor = self.limit // KEPT_OF_RESPONSE
+        stages = [(0, 0)] if len(texts) == 1 else [(1, floor), (0, 0), (1, 0)]
+        for place, keep in stages:
+            texts = self._cut_to_fit(texts, place, keep)
+        return self._ids(framed(self.axis, texts))
+
+    def _cut_to_fit(self, texts: tuple[str, ...], place: int, keep: int) -> tuple[str, ...]:
+        """The texts with one of them shortened until the prompt fits, or that text is down to `keep` tokens."""
+        while True:
+            encoded = self._tokenizer(
+                framed(self.axis, texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False
+            )
+            start, text = text_start(self.axis, texts, place), texts[place]
+            # A token can reach over the edge of its text; only its part within may be cut.
+            spans = [(max(a - start, 0), min(b - start, len(text))) for a, b in encoded["offset_mapping"]]
+            spans = [(a, b) for a, b in spans if a < b]
+            excess = min(len(encoded["input_ids"]) - self.limit, len(spans) - keep)
+            if excess <= 0 or not text:
+                return texts
+            texts = (*texts[:place], _without(text, spans, excess, self._cut), *texts[place + 1 :])
+
+
+def _without(text: str, spans: list[tuple[int, int]], excess: int, cut: Cut) -> str:
+    """The text less the characters of `excess` of its tokens, at the middle or at the end: shorter by one at least."""
+    kept = len(spans) - excess
+    first = kept if cut == "end" else (kept + 1) // 2
+    begin = spans[first][0]
+    end = max(begin + 1, spans[first + excess - 1][1])
+    return text[:begin] + ("" if cut == "end" else text[end:])
