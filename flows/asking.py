@@ -13,11 +13,10 @@ from prefect.futures import PrefectFuture, wait
 from deita_core.answers import Usage
 from deita_core.llm import stop_clients
 from deita_core.stages.plans import Shard
-from flows.progress import Progress
+from flows.progress import REPORT, Progress
 
-# Seconds between looks at the answers, and between lines or artifacts that say what was seen.
+# Seconds between looks at the answers.
 LOOK = 0.5
-REPORT = 15.0
 
 
 class Meter:

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from enum import StrEnum
 from importlib import import_module
@@ -111,9 +112,12 @@ def prepare_environment(verbose: bool) -> None:
         "LANCEDB_LOG": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "true",
+        "TRANSFORMERS_VERBOSITY": "error",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
+    # What a library will call otherwise some day is not for the user to read.
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 @app.command(

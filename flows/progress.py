@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -15,6 +15,8 @@ from rich.progress import Progress as Bars
 from deita_core.stages.plans import Shard
 
 T = TypeVar("T")
+# Seconds between lines on work in progress, where no bar shows it.
+REPORT = 15.0
 
 
 class Advance(Protocol):
@@ -62,9 +64,24 @@ class Progress:
         yield advance
         self._bars.update(bar, completed=total)
         self.seconds[name] = round(perf_counter() - started, 3)
-        if not self._console.is_terminal:
-            amount = f"{done:,} " if done else ""
-            self._console.print(f"{name}: {amount}done in {self.seconds[name]:.1f} s", highlight=False)
+        amount = f"{done:,} " if done else ""
+        self.say(f"{name}: {amount}done in {self.seconds[name]:.1f} s")
+
+    @contextmanager
+    def percent(self, name: str) -> Iterator[Callable[[float, str], None]]:
+        """Show and time one stage that knows how many percent of it are done, with a note on it."""
+        with self.step(name, total=100) as advance:
+            shown, said = 0, monotonic()
+
+            def watch(percent: float, note: str) -> None:
+                nonlocal shown, said
+                gained, shown = int(percent) - shown, int(percent)
+                advance(gained, note)
+                if monotonic() - said > REPORT:
+                    said = monotonic()
+                    self.say(f"{name}: {note}")
+
+            yield watch
 
     def say(self, line: str) -> None:
         """A line where there is no terminal to show a bar on."""

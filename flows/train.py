@@ -32,5 +32,5 @@ def train(chains: list[str], out: str, settings: TrainingSettings) -> Trained:
             shards = plan_chain_texts(store, encoder, chains, settings)
             submit = partial(encode_chain_texts.submit, store, encoder, chains, settings)
             progress.shards("encoding", shards, submit)
-        with progress.step("training"):
-            return train_scorer(encoder, chains, settings, out)
+        with progress.percent("training") as watch:
+            return train_scorer(encoder, chains, settings, out, watch)

@@ -1,7 +1,8 @@
 """Training a scorer on ranked chains; what comes out is cached by what it was made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,11 @@ from deita_core.stages.training import (
 from deita_core.store import Store
 from tasks.embed import loaded_encoder
 from tasks.policy import RETRIES, recipe_key, results_folder, worth_retrying
+
+Watch = Callable[[float, str], None]
+
+# A step may take a fraction of a second; the server need not hear of each.
+ARTIFACT_SECONDS = 5.0
 
 
 @task(task_run_name="plan encoding of chains")
@@ -52,21 +58,31 @@ def encode_chain_texts(
     **RETRIES,
 )
 def train_once(
-    store: str, encoder: EncoderFiles | None, files: Sequence[str], settings: TrainingSettings, out: str, made_by: str
+    encoder: EncoderFiles | None,
+    files: Sequence[str],
+    settings: TrainingSettings,
+    out: str,
+    made_by: str,
+    watch: Watch,
 ) -> Trained:
     """Train a scorer into a folder; cached by its recipe."""
     if encoder is not None:
-        return train_on_vectors(Store(store), encoder, files, settings, Path(out))
-    return train_language_model(files, settings, Path(out), _reporter(f"training-{settings.axis}"))
+        return train_on_vectors(Store(settings.store), encoder, files, settings, Path(out))
+    return train_language_model(files, settings, Path(out), _reporter(f"training-{settings.axis}", watch))
 
 
-def train_scorer(encoder: EncoderFiles | None, files: Sequence[str], settings: TrainingSettings, out: str) -> Trained:
-    """The scorer of these chains and settings in a folder, trained unless it stands there already."""
+def train_scorer(
+    encoder: EncoderFiles | None, files: Sequence[str], settings: TrainingSettings, out: str, watch: Watch
+) -> Trained:
+    """The scorer of these chains and settings in a folder, trained unless it stands there already.
+
+    `watch` is told how many percent are done, and a note on it; called in the caller's own thread.
+    """
     made_by = recipe(files, settings)
     train = train_once.with_options(
         result_storage=results_folder(settings.store), refresh_cache=not is_trained(Path(out), made_by)
     )
-    trained = train(settings.store, encoder, files, settings, out, made_by)
+    trained = train(encoder, files, settings, out, made_by, watch)
     create_markdown_artifact(
         key=f"scorer-{settings.axis}",
         markdown=f"{figures_table(trained.figures)}\n\nFolder: `{out}`",
@@ -75,16 +91,19 @@ def train_scorer(encoder: EncoderFiles | None, files: Sequence[str], settings: T
     return trained
 
 
-def _reporter(key: str) -> Any:
-    """What training calls after each step: it moves a progress artifact on."""
+def _reporter(key: str, watch: Watch) -> Callable[[TuningProgress], None]:
+    """What training calls after each step: it moves a progress artifact and the caller's own display on."""
     made: Any = create_progress_artifact(0.0, key=key, description="training has begun")
-    artifact = UUID(str(made))
+    artifact, said_at = UUID(str(made)), 0.0
 
     def report(now: TuningProgress) -> None:
-        losses = [
-            f"{name} {value:.4f}" for name, value in (("loss", now.loss), ("held out", now.held_out_loss)) if value
-        ]
-        said = f"step {now.step} of {now.steps}, epoch {now.epoch:.2f}, {', '.join(losses)}, {now.seconds:.0f} s"
-        update_progress_artifact(artifact, 100 * now.step / max(now.steps, 1), description=said)
+        nonlocal said_at
+        found = {"loss": now.loss, "held-out loss": now.held_out_loss}
+        losses = "".join(f", {name} {value:.4f}" for name, value in found.items() if value is not None)
+        note, percent = f"step {now.step} of {now.steps}{losses}", 100 * now.step / max(now.steps, 1)
+        watch(percent, note)
+        if monotonic() - said_at > ARTIFACT_SECONDS or now.held_out_loss is not None:
+            update_progress_artifact(artifact, percent, description=f"{note}, {now.seconds:.0f} s")
+            said_at = monotonic()
 
     return report

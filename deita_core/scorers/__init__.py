@@ -16,8 +16,7 @@ from deita_core.scorers.heads import Axis, HeadScorer
 __all__ = ["Axis", "HeadScorer", "Scorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
 
 _SHIPPED = Path(__file__).parent / "weights"
-# Tokens of a turn that a causal scorer reads; the released ones were trained on as many.
-MAX_TOKENS = 2_048
+RELEASED_TOKENS = 2_048
 
 
 class Scorer(Protocol):
@@ -66,8 +65,8 @@ def load_scorer(
         return _head(folder, name_or_path, axis, device, max_tokens_per_batch)
     from deita_core.scorers.causal import CausalScorer
 
-    _check_axis(folder, name_or_path, axis)
-    return CausalScorer(folder, axis, device, dtype, max_tokens_per_batch, MAX_TOKENS)
+    max_tokens = _read_tokens(folder, name_or_path, axis)
+    return CausalScorer(folder, axis, device, dtype, max_tokens_per_batch, max_tokens)
 
 
 def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerFiles:
@@ -84,9 +83,8 @@ def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerF
         return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint)
     from deita_core.scorers.causal import causal_fingerprint
 
-    _check_axis(folder, name_or_path, axis)
     precision = best_precision()
-    fingerprint = causal_fingerprint(folder, precision, MAX_TOKENS, "middle")
+    fingerprint = causal_fingerprint(folder, precision, _read_tokens(folder, name_or_path, axis), "middle")
     return ScorerFiles(
         name=name_or_path, axis=axis, kind="causal", path=folder, precision=precision, fingerprint=fingerprint
     )
@@ -108,13 +106,17 @@ def _head(
     return scorer
 
 
-def _check_axis(folder: Path, name: str, axis: Axis) -> None:
-    """A causal scorer trained here says what it scores; released ones do not."""
+def _read_tokens(folder: Path, name: str, axis: Axis) -> int:
+    """Tokens of a turn that a causal scorer reads: as many as it was trained on.
+
+    One trained here says so, and what it scores; raises ModelError where that is the other axis.
+    """
     from deita_core.scorers.tuning_records import read_card
 
     card = read_card(folder)
     if card and card.axis != axis:
         raise ModelError(f"The scorer {name} scores {card.axis}; give one that scores {axis}.")
+    return card.max_tokens if card else RELEASED_TOKENS
 
 
 def _kind(folder: Path) -> Literal["head", "causal"]:

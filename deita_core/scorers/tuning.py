@@ -210,6 +210,7 @@ def _trainable(settings: TuningSettings, precision: Precision) -> Any:
 
 
 def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_out: list["Row"]) -> "DigitTrainer":
+    import torch
     from transformers import PrinterCallback, TrainingArguments
 
     from deita_core.scorers.digit_trainer import LOSS, DigitTrainer, Reporter
@@ -223,7 +224,8 @@ def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_o
         lr_scheduler_type="cosine",
         warmup_steps=run.settings.warmup,
         bf16=run.precision == "bfloat16",
-        use_cpu=run.device == "cpu",
+        # The trainer does not find out by itself that a processor may have bfloat16.
+        use_cpu=run.device == "cpu" or not torch.accelerator.is_available(),
         seed=run.settings.seed,
         data_seed=run.settings.seed,
         eval_strategy="epoch",

@@ -51,9 +51,7 @@ def evolution_report(
     """The report of a run that found `before` used and left `usage`."""
     return EvolutionReport(
         job=job,
-        counts={
-            axis: axis_counts(chain_fates(store, job, axis), failed_attempts(store, job, axis)) for axis in job.seeds
-        },
+        counts={axis: axis_counts(store, job, axis) for axis in job.seeds},
         audits={axis: audit_axis(store, job, axis) for axis in job.seeds},
         usage=usage,
         asked=usage.requests - before.requests,
@@ -104,11 +102,12 @@ def first_rankings(store: Store, job: EvolutionJob, axis: Axis, repeat: int = 0)
     return store.fetch(RANKINGS, "ranking", ids)
 
 
-def axis_counts(fates: pl.DataFrame, attempts: pl.Series) -> AxisCounts:
-    """Counts of the fates of an axis, and of the reasons (n,) of its failed attempts."""
+def axis_counts(store: Store, job: EvolutionJob, axis: Axis) -> AxisCounts:
+    """Counts of the fates of an axis, and of the reasons of its failed attempts."""
+    fates = chain_fates(store, job, axis)
     by_fate = dict(fates.group_by("fate").len().iter_rows())
     numbers = {fate: by_fate.get(fate, 0) for fate in ("complete", "short", "quarantined")}
-    reasons, failed = _counted(fates["reason"].drop_nulls()), _counted(attempts)
+    reasons, failed = _counted(fates["reason"].drop_nulls()), _counted(failed_attempts(store, job, axis))
     return AxisCounts(seeds=len(fates), reasons=reasons, failed_attempts=failed, **numbers)
 
 
