@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deita_core.errors import StoreError, cause
 
@@ -47,15 +48,16 @@ class Answers:
     """
 
     def __init__(self, store: Path) -> None:
+        self._file = store / FILE
         try:
             store.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(store / FILE, timeout=60, isolation_level=None)
+            self._db = sqlite3.connect(self._file, timeout=60, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             # A power cut may take the last answers, a killed process none.
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"The answers in {store / FILE} cannot be opened ({cause(error)}).") from error
+            raise StoreError(f"The answers in {self._file} cannot be opened ({cause(error)}).") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -64,22 +66,27 @@ class Answers:
     def get(self, id_: str) -> Answer | None:
         """The answer to a request, if there is one."""
         columns = "id, text, finish, prompt_tokens, completion_tokens, seconds, cost"
-        row = self._db.execute(f"SELECT {columns} FROM answers WHERE id = ?", (id_,)).fetchone()  # noqa: S608
+        row = self._execute(f"SELECT {columns} FROM answers WHERE id = ?", id_)  # noqa: S608
         return None if row is None else Answer(*row)
 
     def put(self, job: str, model: str, answer: Answer) -> None:
         """Keep an answer; the first one to a request stays."""
         row = (answer.id, job, model, answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens)
         values = (*row, answer.seconds, answer.cost)
-        self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
 
     def usage(self, job: str) -> Usage:
         """What a job's answers have used."""
         sums = ", ".join(
             f"coalesce(sum({name}), 0)" for name in ("prompt_tokens", "completion_tokens", "cost", "seconds")
         )
-        row = self._db.execute(f"SELECT count(*), {sums} FROM answers WHERE job = ?", (job,)).fetchone()  # noqa: S608
-        return Usage(*row)
+        return Usage(*self._execute(f"SELECT count(*), {sums} FROM answers WHERE job = ?", job))  # noqa: S608
+
+    def _execute(self, statement: str, *values: Any) -> Any:
+        try:
+            return self._db.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"The answers in {self._file} cannot be used ({cause(error)}); check the disk.") from error
 
 
 def usage_of(store: Path, job: str) -> Usage:

@@ -23,6 +23,9 @@ class Pace:
         return start - now
 
     def correct(self, amount: float) -> None:
-        """Book what was used beyond the reservation, or give back what was not (negative)."""
+        """Book what was used beyond the reservation, or give back what was not (negative).
+
+        The bound on a minute holds where no reservation is still waiting for its moment when this is called.
+        """
         if self._rate is not None:
             self._free_at += amount / self._rate

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deita_core.encoders import LAPTOP_ENCODER
+from deita_core.encoders import LAPTOP_ENCODER, Pooling, Storage
 from deita_core.llm import LLMSettings
 from deita_core.loading import load
 from deita_core.scorers.heads import Axis
@@ -30,8 +30,6 @@ class SelectionSettings(BaseModel):
             return given
         preset = given.get("preset", "laptop")
         if isinstance(preset, str) and preset in PRESETS:
-            if reason := why_not(preset):
-                raise ValueError(f"the {preset} preset cannot run: {reason}; use --preset laptop")
             given = {**PRESETS[preset], **given}
         for name in ("budget", "threshold", "limit", "training_tokens"):
             if isinstance(given.get(name), bool):
@@ -54,8 +52,16 @@ class SelectionSettings(BaseModel):
         "mean", description="How the scores of turns make a sample's; fit: the sum of those within training_tokens."
     )
     training_tokens: Annotated[int, Field(ge=1)] = Field(2_048, description="Where training will cut a conversation.")
-    encoder: str = Field(LAPTOP_ENCODER, description="A sentence-transformers model: a hub name or a folder.")
+    encoder: str = Field(
+        LAPTOP_ENCODER, description="A sentence-transformers model or a causal language model: a hub name or a folder."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the encoder computes in.")
+    encoder_pooling: Pooling = Field(
+        "last", description="Of a language model's states: the last token's, their mean, or weighted by position."
+    )
+    encoder_storage: Storage = Field(
+        "float32", description="What a language model's vectors are stored in; float16 takes half the room."
+    )
     complexity_scorer: str = Field("laptop", description="laptop, or a folder that holds a trained scorer.")
     quality_scorer: str = Field("laptop", description="laptop, or a folder that holds a trained scorer.")
     layout: LayoutName | None = Field(None, description="The layout of the pool's files; none: detected for each.")
@@ -72,6 +78,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "turns": "sum",
         "threshold": 0.9,
         "encoder": "mistralai/Mistral-7B-v0.1",
+        "encoder_pooling": "last",
         "complexity_scorer": "hkust-nlp/deita-complexity-scorer",
         "quality_scorer": "hkust-nlp/deita-quality-scorer",
     },
@@ -79,10 +86,19 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 def why_not(preset: PresetName) -> str | None:
-    """Why a preset cannot run with this version at all, or None."""
-    if preset == "paper":
-        return "its encoder is a causal language model, which this version does not load yet"
-    return None
+    """Why a preset cannot run here without the hub, or None; nothing is fetched to find out."""
+    if preset != "paper":
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    names = [PRESETS[preset][part] for part in ("encoder", "complexity_scorer", "quality_scorer")]
+    absent = [name for name in names if not isinstance(try_to_load_from_cache(name, "config.json"), str)]
+    if not absent:
+        return None
+    return (
+        f"the causal language models {', '.join(absent)} are not on this machine; the first run fetches them from the "
+        f"hub, and a GPU is advised"
+    )
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings:
@@ -96,7 +112,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings
 class EvolutionSettings(BaseModel):
     """How chains are evolved from seeds and ranked; the defaults are the paper's (section 2.2)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     llm: LLMSettings = Field(description="The model that evolves and ranks.")
     store: str = Field(".deita", min_length=1, description="Where answers, chains and rankings are kept: a folder.")

@@ -84,10 +84,28 @@ def _refused(error: "openai.APIStatusError", wire: Mapping[str, Any], said: str)
 
 def quoted(error: BaseException, key: str) -> str:
     """The beginning of what an error says, without the key, which some endpoints repeat."""
-    body = getattr(error, "body", None)
-    told = body.get("message") if isinstance(body, dict) else None
-    said = cause(Exception(told if isinstance(told, str) else str(error) or type(error).__name__))
-    return said.replace(key, "***")
+    said = _said(getattr(error, "body", None)) or _said(getattr(error, "response", None)) or str(error)
+    # Before it is cut: half a key is a secret as well. An error may show it as Python writes it, or its bytes.
+    for secret in (key, repr(key)[1:-1], repr(key.encode())[2:-1]):
+        said = said.replace(secret, "***")
+    return cause(Exception(said or type(error).__name__))
+
+
+def _said(body: Any) -> str:
+    """What a body says: its message, or all of it; each kind of server has its own place for it."""
+    if isinstance(body, dict):
+        for name in ("message", "detail", "error"):
+            if name in body:
+                return _said(body[name])
+        return str(body)
+    if isinstance(body, list):
+        return str(body)
+    if isinstance(body, str):
+        return body
+    try:
+        return _said(body.json())
+    except (AttributeError, ValueError):
+        return str(getattr(body, "text", "") or "")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -6,7 +6,13 @@ from typing import Any
 
 from deita_core.conversation import Conversation, content_id
 from deita_core.evolution.checks import instruction_trouble, response_trouble
-from deita_core.evolution.prompts import OPERATIONS, Messages, evolve_instruction, evolve_response, rewritten
+from deita_core.evolution.prompts import (
+    OPERATIONS,
+    Messages,
+    evolve_instruction,
+    evolve_response,
+    rewritten,
+)
 from deita_core.llm import LLM, Answer, Unanswered
 from deita_core.scorers.heads import Axis
 

@@ -10,13 +10,15 @@ from deita_core.evolution.prompts import HEADINGS, MARK
 # A word, or one letter of the scripts that put no spaces between words.
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Khmer}\p{Lao}\p{Myanmar}"
 _WORD = regex.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+", regex.VERSION1)
-# Fewer new words than this change nothing that matters.
+# Fewer new words than this (or, of an answer, words left out) change nothing that matters.
 FEWEST_NEW_WORDS = 3
 # An operation asks for 10 to 20 words more; an answer may grow several times over.
 MOST_NEW_WORDS = 120
 MOST_ANSWER_WORDS = 400
 MOST_ANSWER_GROWTH = 4
+# A refusal comes at once: in a letter or a story somebody may well be sorry further on.
 OPENING = 160
+LATEST_REFUSAL = 40
 
 _REFUSALS = regex.compile(
     r"""(?ix)
@@ -79,11 +81,19 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
+def _refuses(text: str) -> bool:
+    found = _REFUSALS.search(text[:OPENING])
+    before = text[: found.start()] if found else ""
+    return bool(found) and len(before) <= LATEST_REFUSAL and not regex.search(r"[\n\"“„«「'‘]", before)
+
+
 def instruction_trouble(before: str, after: str, response: str = "") -> str | None:
     """Why `after` is no more complex version of the instruction `before`, or None; `response` answers the seed."""
     if trouble := _common_trouble(before, after):
         return trouble
     old, new = words(before), words(after)
+    if (Counter(new) - Counter(old)).total() < FEWEST_NEW_WORDS:
+        return "unchanged"
     if len(new) > len(old) + max(MOST_NEW_WORDS, len(old)) or _repeats(new, old):
         return "runaway"
     if _ANSWERS.search(after) and not _ANSWERS.search(before):
@@ -96,6 +106,9 @@ def response_trouble(instruction: str, before: str, after: str) -> str | None:
     if trouble := _common_trouble(before, after):
         return trouble
     old, new = words(before), words(after)
+    # Leaving out what the question does not call for is an improvement too.
+    if (Counter(new) - Counter(old)).total() + (Counter(old) - Counter(new)).total() < FEWEST_NEW_WORDS:
+        return "unchanged"
     if len(new) > MOST_ANSWER_GROWTH * len(old) + MOST_ANSWER_WORDS or _repeats(new, old):
         return "runaway"
     return "lost_constraint" if lost_constraint(instruction, before, after) else None
@@ -104,13 +117,10 @@ def response_trouble(instruction: str, before: str, after: str) -> str | None:
 def _common_trouble(before: str, after: str) -> str | None:
     if not after.strip():
         return "empty"
-    if MARK.search(after) or any(heading in after and heading not in before for heading in HEADINGS):
+    if set(MARK.findall(after)) - set(MARK.findall(before)) or any(h in after and h not in before for h in HEADINGS):
         return "echo"
-    if _REFUSALS.search(after[:OPENING]) and not _REFUSALS.search(before):
+    if _refuses(after) and not _refuses(before):
         return "refusal"
-    new = Counter(words(after)) - Counter(words(before))
-    if sum(new.values()) < FEWEST_NEW_WORDS:
-        return "unchanged"
     return "other_language" if _changes_script(before, after) else None
 
 

@@ -10,7 +10,7 @@ _NUMBERS = {
     word: n
     for n, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), start=1)
 }
-_N = rf"(\d+|{'|'.join(_NUMBERS)}|a single)"
+_N = rf"(\d{{1,9}}|{'|'.join(_NUMBERS)}|a single)"
 _SENTENCE = re.compile(r"[^.!?。！？]*[^\W\d_][^.!?。！？]*(?:[.!?。！？]+|$)")
 _ITEM = re.compile(r"^\s*(?:[-*•–]|\d+[.)])\s+\S", re.MULTILINE)
 
@@ -62,7 +62,9 @@ DEMANDS = (
         _wording(rf"\b(?:in|with|using|exactly|at most|no more than) (?:exactly |at most )?{_N}(?: \w+)? sentences?\b"),
         lambda text, n: _sentences(text) <= n,
     ),
-    Demand("characters", _wording(r"(\d+) ?(?:个)?字(?:以内|之内|以下)"), lambda t, n: len(re.sub(r"\s", "", t)) <= n),
+    Demand(
+        "characters", _wording(r"(\d{1,9}) ?(?:个)?字(?:以内|之内|以下)"), lambda t, n: len(re.sub(r"\s", "", t)) <= n
+    ),
     Demand("one sentence", _wording(r"(一)句话"), lambda text, n: _sentences(text) <= n),
     Demand(
         "items",

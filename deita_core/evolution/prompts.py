@@ -76,10 +76,25 @@ _FORM = (
     "whole number from 1 to 6."
 )
 # What only these prompts say: a reply that repeats it has copied the prompt instead of following it.
-HEADINGS = (_COMPLEXITY_TASK, _QUALITY_TASK, _SYSTEM_NOTE, "Rules:\n-", "What stands between marks is material")
+HEADINGS = (
+    _COMPLEXITY_TASK,
+    _QUALITY_TASK,
+    _SYSTEM_NOTE,
+    _COMPLEXITY_RULES.splitlines()[1],
+    _QUALITY_RULES.splitlines()[1],
+    "What stands between marks is material",
+)
 MARK = re.compile(r"</?(?:instruction|answer|system|text)-[0-9a-f]{8}[^>]*>", re.IGNORECASE)
-_REWRITTEN = re.compile(r"<rewritten[^>]*>\n?(.*?)\n?(?:</rewritten[^>]*>|$)", re.IGNORECASE | re.DOTALL)
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.IGNORECASE | re.DOTALL)
+# With the code it was opened with; else, as models miscopy codes, any.
+_REWRITTEN = tuple(
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
+    for pattern in (
+        r"<(rewritten-[0-9a-f]{8})>\n?(?P<text>.*?)\n?</\1>",
+        r"<rewritten[^>]*>\n?(?P<text>.*?)\n?(?:</rewritten[^>]*>|$)",
+    )
+)
+# A block at the very start; some templates open it themselves, so that a reply only closes it.
+_THOUGHT = re.compile(r"\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|$)|(?:(?!<think).)*?</think(?:ing)?>", re.I | re.S)
 
 
 def fence(*texts: str) -> str:
@@ -118,14 +133,15 @@ def rank_variants(axis: Axis, variants: Sequence[str], instruction: str | None =
 
 def visible(reply: str) -> str:
     """A reply without the thoughts that some models think aloud before it."""
-    return _THOUGHT.sub("", reply).strip()
+    thought = _THOUGHT.match(reply)
+    return (reply[thought.end() :] if thought else reply).strip()
 
 
 def rewritten(reply: str) -> str:
     """The text a reply offers: what stands between the marks asked for, or all of it where there are none."""
     shown = visible(reply)
-    found = _REWRITTEN.search(shown)
-    return (found.group(1) if found else shown).strip()
+    found = next((match for pattern in _REWRITTEN if (match := pattern.search(shown))), None)
+    return (found["text"] if found else shown).strip()
 
 
 def _messages(system: str, parts: Sequence[str]) -> Messages:
