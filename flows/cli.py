@@ -6,13 +6,14 @@ import sys
 import traceback
 import warnings
 from contextlib import suppress
-from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Annotated
 
 import typer
+
+from flows.options import Axes, Axis, Format, Kind, Layout, Method, Preset, Turns
 
 app = typer.Typer(
     name="deita",
@@ -24,69 +25,6 @@ app = typer.Typer(
 
 
 INTERRUPTED = 130
-
-
-class Preset(StrEnum):
-    """Named sets of defaults."""
-
-    laptop = "laptop"
-    paper = "paper"
-
-
-class Turns(StrEnum):
-    """How the scores of turns make a sample's."""
-
-    fit = "fit"
-    sum = "sum"
-    mean = "mean"
-    max = "max"
-
-
-class Layout(StrEnum):
-    """Layouts of input files."""
-
-    alpaca = "alpaca"
-    sharegpt = "sharegpt"
-    messages = "messages"
-    prompt_response = "prompt-response"
-
-
-class Format(StrEnum):
-    """Layouts of selected.jsonl."""
-
-    same = "same"
-    messages = "messages"
-    sharegpt = "sharegpt"
-    alpaca = "alpaca"
-
-
-class Axes(StrEnum):
-    """What to evolve."""
-
-    complexity = "complexity"
-    quality = "quality"
-    both = "both"
-
-
-class Axis(StrEnum):
-    """What a scorer scores."""
-
-    complexity = "complexity"
-    quality = "quality"
-
-
-class Kind(StrEnum):
-    """Kinds of scorers."""
-
-    head = "head"
-    causal = "causal"
-
-
-class Method(StrEnum):
-    """Ways to train a language model."""
-
-    lora = "lora"
-    full = "full"
 
 
 @app.callback()
@@ -136,8 +74,8 @@ def select(
     turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score. Default mean.")] = None,
     training_tokens: Annotated[int | None, typer.Option(help="Where training cuts. Default 2048.")] = None,
     encoder: Annotated[str | None, typer.Option(help="A sentence-transformers model: hub name or folder.")] = None,
-    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, or a trained scorer's folder.")] = None,
-    quality_scorer: Annotated[str | None, typer.Option(help="laptop, or a trained scorer's folder.")] = None,
+    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
+    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
     layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
     limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
@@ -181,6 +119,73 @@ def select(
     import_module("lancedb")
     server.join()
     print_report(select_flow(pool, str(out), settings), out)
+
+
+@app.command(epilog="Example:  deita score pool.jsonl --out scores.parquet")
+def score(
+    pool: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    out: Annotated[Path, typer.Option(help="File for the scores: .parquet, .csv or .jsonl.")],
+    store: Annotated[str | None, typer.Option(help="Where vectors and scores are kept. Default .deita")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="A sentence-transformers model: hub name or folder.")] = None,
+    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
+    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
+    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+) -> None:
+    """Score every turn of a pool for complexity and quality, 1 to 6, and write the scores to a file.
+
+    They are kept in the store as well, where `deita select` finds them. A score that could not be read is empty, and
+    its status says so.
+    """
+    from deita_core.settings import load_settings
+
+    settings = load_settings(
+        config,
+        store=store,
+        preset=preset,
+        encoder=encoder,
+        complexity_scorer=complexity_scorer,
+        quality_scorer=quality_scorer,
+        layout=layout,
+        limit=limit,
+    )
+    server = _start_server()
+    from flows.measure import score as score_flow
+    from flows.summary import print_statuses
+
+    import_module("lancedb")
+    server.join()
+    print_statuses(score_flow(pool, str(out), settings), out)
+
+
+@app.command(epilog="Example:  deita calibrate pool.jsonl --keep 0.9")
+def calibrate(
+    pool: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    keep: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the pool to keep.")] = 0.9,
+    samples: Annotated[int, typer.Option(min=2, help="Samples to measure on, drawn from the pool.")] = 5_000,
+    store: Annotated[str | None, typer.Option(help="Where vectors are kept. Default .deita")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="The encoder: hub name or folder.")] = None,
+    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+) -> None:
+    """Say what a similarity threshold means for this encoder and this pool, and which one keeps a wanted share.
+
+    A threshold belongs to an encoder: 0.9 keeps nearly all with one and next to nothing with another.
+    """
+    from deita_core.settings import load_settings
+
+    settings = load_settings(config, store=store, preset=preset, encoder=encoder, layout=layout, limit=limit)
+    server = _start_server()
+    from deita_core.selection.calibration import calibration_text
+    from flows.measure import calibrate as calibrate_flow
+
+    import_module("lancedb")
+    server.join()
+    typer.echo(calibration_text(calibrate_flow(pool, settings, keep, samples), settings.encoder))
 
 
 @app.command(

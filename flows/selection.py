@@ -1,25 +1,20 @@
 """The main job: read a pool, score and embed what is new in it, select, export."""
 
-from functools import partial
 from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from deita_core.encoders import find_encoder
-from deita_core.scorers import find_scorer
 from deita_core.settings import SelectionSettings
 from deita_core.stages.choosing import Job
 from deita_core.stages.exporting import Report
 from deita_core.store import Store
 from deita_core.writers import check_folder
 from flows.progress import Progress
-from tasks.embed import encode_texts, plan_texts
+from flows.steps import encode_pool, find_models, read_pool, score_pool
 from tasks.export import close_run, export_files
-from tasks.ingest import find_files, read_files
 from tasks.report import publish
-from tasks.score import plan_turns, score_turns
 from tasks.selection import select_samples
 
 
@@ -32,25 +27,13 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
     """
     settings = settings or SelectionSettings()
     check_folder(Path(out))
-    encoder = find_encoder(settings.encoder, settings.precision)
-    scorers = [
-        find_scorer(settings.complexity_scorer, "complexity", encoder),
-        find_scorer(settings.quality_scorer, "quality", encoder),
-    ]
+    encoder, scorers = find_models(settings)
     store, run_id = settings.store, str(flow_run.id)
     with Store(store).lock(f"{flow_run.name} ({run_id})"), Progress() as progress:
-        found = find_files(pool, settings.layout, [store, out])
-        files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
+        files = read_pool(progress, pool, settings, leave_out=[out])
         file_ids = tuple(file.file_id for file in files)
-
-        shards = plan_texts(store, encoder, file_ids)
-        encoded = progress.shards("encoding", shards, partial(encode_texts.submit, store, encoder))
-
-        scored = 0
-        for scorer in scorers:
-            shards = plan_turns(store, scorer, file_ids)
-            submit = partial(score_turns.submit, store, scorer, encoder)
-            scored += progress.shards(f"scoring {scorer.axis}", shards, submit)
+        encoded = encode_pool(progress, store, encoder, file_ids)
+        scored = score_pool(progress, store, encoder, scorers, file_ids)
 
         complexity, quality = scorers
         job = Job(

@@ -123,6 +123,13 @@ def _or_none(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
 
 
+def print_statuses(statuses: dict[str, int], out: Path) -> None:
+    """How many scores were read, and where they are."""
+    console = Console(highlight=False, soft_wrap=True)
+    counted = ", ".join(f"{n:,} {status}" for status, n in statuses.items())
+    console.print(f"{sum(statuses.values()):,} scores ({counted}) in [bold]{escape(str(out))}[/].")
+
+
 def print_trained(trained: Trained, axis: str) -> None:
     """The held-out figures, and how to use the scorer."""
     console, figures = Console(highlight=False, soft_wrap=True), trained.figures

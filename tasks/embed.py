@@ -1,4 +1,4 @@
-"""Encoding the pool's texts, a shard a task."""
+"""Encoding the pool's texts or conversations, a shard a task."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,7 +7,8 @@ from threading import Lock
 from prefect import task
 
 from deita_core.encoders import EncoderFiles, SentenceEncoder
-from deita_core.stages.encoding import encode_shard, plan_encoding
+from deita_core.errors import InputError
+from deita_core.stages.encoding import Encoder, encode_shard, load_encoder, plan_encoding
 from deita_core.stages.plans import Shard
 from deita_core.store import Store
 from tasks.policy import RETRIES, worth_retrying
@@ -16,23 +17,34 @@ _loading = Lock()
 
 
 @lru_cache(maxsize=1)
-def _encoder(files: EncoderFiles) -> SentenceEncoder:
-    return SentenceEncoder(files)
+def _encoder(files: EncoderFiles) -> Encoder:
+    return load_encoder(files)
 
 
-def loaded_encoder(files: EncoderFiles) -> SentenceEncoder:
+def _loaded(files: EncoderFiles) -> Encoder:
     """The encoder, loaded once per process, whichever task asks first."""
     with _loading:
         return _encoder(files)
 
 
+def loaded_encoder(files: EncoderFiles) -> SentenceEncoder:
+    """A sentence encoder for single texts, loaded once per process. Raises InputError where it is a language model."""
+    encoder = None if files.kind == "causal" else _loaded(files)
+    if not isinstance(encoder, SentenceEncoder):
+        raise InputError(
+            f"The encoder {files.name} is a language model, which reads whole conversations and no single texts; give "
+            f"a sentence-transformers model."
+        )
+    return encoder
+
+
 @task(task_run_name="plan encoding")
 def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the texts without a vector."""
+    """Shards of the texts or conversations without a vector."""
     return plan_encoding(Store(store), encoder, file_ids)
 
 
 @task(task_run_name="encode {shard.rows} texts ({shard.key})", retry_condition_fn=worth_retrying, **RETRIES)
 def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
     """Encode a shard; the model is loaded once per process."""
-    return encode_shard(Store(store), loaded_encoder(encoder), shard)
+    return encode_shard(Store(store), _loaded(encoder), shard)

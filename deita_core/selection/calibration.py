@@ -1,0 +1,125 @@
+"""What a similarity threshold means for one encoder: how alike its vectors of one pool are, and what a walk keeps.
+
+The paper's 0.9 belongs to its own encoder (section 2.4). Encoders differ in how they spread texts over the sphere: in
+some any two texts have a cosine of 0.8, in others only rewordings have.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from deita_core.errors import InputError
+from deita_core.selection import select_diverse
+from deita_core.selection.threshold import smallest_filling
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
+BLOCK = 1_024
+
+
+class Kept(BaseModel):
+    """The share of the samples that a walk without a budget keeps at a threshold."""
+
+    model_config = ConfigDict(frozen=True)
+
+    threshold: float
+    share: float
+
+
+class Calibration(BaseModel):
+    """Cosine similarities among `samples` vectors, and what thresholds keep of them.
+
+    `nearest`: of each vector to the one most like it; `pairs`: of random pairs; both at QUANTILES. `wanted`: the
+    smallest threshold, in steps of 0.001, that keeps the wanted share.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    samples: int
+    nearest: tuple[float, ...]
+    pairs: tuple[float, ...]
+    kept: tuple[Kept, ...]
+    wanted: Kept
+
+
+def calibrate(vectors: np.ndarray, keep: float = 0.9, seed: int = 0) -> Calibration:
+    """Measure vectors (n, d) float32, n >= 2, and find the threshold that keeps the share `keep` of them, 0 to 1.
+
+    The vectors are walked in the order given: exact for that order, and much the same for any other. Raises InputError
+    for fewer than two vectors with a direction.
+    """
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    sound = np.isfinite(lengths) & (lengths > 0)
+    if sound.sum() < 2:
+        raise InputError(f"There are {int(sound.sum())} vectors with a direction; give a pool of two samples at least.")
+    unit = (vectors[sound] / lengths[sound, None]).astype(np.float32)
+    budget = max(1, int(np.ceil(keep * len(unit))))
+    wanted = smallest_filling(lambda tau: _walked(unit, tau, budget) >= budget)
+    return Calibration(
+        samples=len(unit),
+        nearest=_quantiles(nearest_similarities(unit)),
+        pairs=_quantiles(_random_pairs(unit, seed)),
+        kept=tuple(Kept(threshold=tau, share=round(_walked(unit, tau) / len(unit), 4)) for tau in THRESHOLDS),
+        wanted=Kept(threshold=wanted, share=round(_walked(unit, wanted) / len(unit), 4)),
+    )
+
+
+def nearest_similarities(unit: np.ndarray) -> np.ndarray:
+    """Cosine (n,) of each vector of length 1 (n, d) to the most similar other one; a block of rows at a time."""
+    found = np.empty(len(unit), dtype=np.float32)
+    for start in range(0, len(unit), BLOCK):
+        products = unit[start : start + BLOCK] @ unit.T
+        rows = np.arange(len(products))
+        products[rows, start + rows] = -np.inf
+        found[start : start + BLOCK] = products.max(axis=1)
+    return found
+
+
+def _walked(unit: np.ndarray, threshold: float, budget: int | None = None) -> int:
+    """How many a walk in the order given keeps."""
+    order = -np.arange(len(unit), dtype=np.float64)
+    return len(select_diverse(unit, order, threshold=threshold, budget=budget).indices)
+
+
+def _random_pairs(unit: np.ndarray, seed: int, count: int = 20_000) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    first, step = draw.integers(0, len(unit), count), draw.integers(1, len(unit), count)
+    return np.einsum("ij,ij->i", unit[first], unit[(first + step) % len(unit)])
+
+
+def _quantiles(similarities: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(value), 4) for value in np.quantile(similarities, QUANTILES))
+
+
+def calibration_text(found: Calibration, encoder: str) -> str:
+    """The calibration as Markdown, with what it means."""
+    return "\n".join(
+        [
+            f"# What a threshold means for {encoder}",
+            "",
+            f"Measured on {found.samples:,} conversations of the pool.",
+            "",
+            _table(("cosine similarity", *(f"{q:.0%}" for q in QUANTILES)), _similarity_rows(found)),
+            "",
+            f"Half of all random pairs are more alike than {found.pairs[3]:.2f}, and half of the conversations have a "
+            f"nearest neighbour closer than {found.nearest[3]:.2f}. These figures are the encoder's as much as the "
+            f"pool's: an encoder that puts all texts into a narrow cone has them near 1. That is why 0.9, the paper's "
+            f"threshold, keeps one share with its encoder and another with this one.",
+            "",
+            _table(("threshold", "share kept"), [(f"{k.threshold:g}", f"{k.share:.1%}") for k in found.kept]),
+            "",
+            f"Threshold {found.wanted.threshold:g} keeps {found.wanted.share:.1%}.",
+            "",
+        ]
+    )
+
+
+def _similarity_rows(found: Calibration) -> list[tuple[str, ...]]:
+    rows = {"nearest neighbour": found.nearest, "random pair": found.pairs}
+    return [(name, *(f"{value:.2f}" for value in values)) for name, values in rows.items()]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
