@@ -88,10 +88,17 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
         return f"There is no setting {name!r}; the settings are {', '.join(owner.model_fields)}{hint}."
     assert field is not None
     if problem["type"] == "missing":
-        return f"The setting {name} is needed. ({field.description})"
+        return f"The setting {name} is needed. ({field.description})" + _needs(name, field)
     return (
         f"The setting {name} cannot be {str(problem['input'])[:80]!r}: {problem['msg'].lower()}. ({field.description})"
     )
+
+
+def _needs(name: str, field: FieldInfo) -> str:
+    """What has to be given within a setting that holds settings."""
+    inner = _inner(field)
+    needed = [f"{name}.{part}" for part, f in inner.model_fields.items() if f.is_required()] if inner else []
+    return f" Give {', '.join(needed)}." if needed else ""
 
 
 def _find(model: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], FieldInfo | None]:

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Iterator, Sequence
+from math import factorial, isfinite
 from typing import Any
 
 from deita_core.conversation import content_id
@@ -13,9 +14,16 @@ from deita_core.scorers.heads import Axis
 
 LEVELS = range(1, 7)
 TRIES = 3
+# A number, a sign or a space that parts it from its score, and the score: not 1/6, which is one score, nor 1.5.
 _LINE = re.compile(
-    r"^\W*(?:text|index|variant|no\.?|number)?\W*(\d{1,3})\W+(?:score\W*)?(\d+)(?!\d|[.,/]\d)\W*$", re.IGNORECASE
+    r"^\W{0,9}(?:text|index|variant|no\.?|number)?\W{0,9}(\d{1,3})(?:\s*[\]).:|=*–-]{1,4}\s+|\s*[\]:|=*]{1,4}|\s+)"
+    r"(?:score\W{0,3})?\*{0,2}(\d+)(?!\d|[.,/]\d)\W{0,9}$",
+    re.IGNORECASE,
 )
+LONGEST_LINE = 80
+# A reply has one JSON value in it, or one a line; what opens more often than this is none.
+MOST_OPENINGS = 200
+_OPENING = re.compile(r"[{\[]")
 
 
 class UnreadableError(ValueError):
@@ -28,10 +36,18 @@ def ranking_id(ranking: str, chain: str, repeat: int) -> str:
 
 
 def shown_order(draw: int, chain: str, repeat: int, attempt: int, n: int) -> list[int]:
-    """Steps in the order in which they are shown: shuffled, as judges favour places, and anew for each attempt."""
-    order = list(range(n))
-    random.Random(f"{draw}:{chain}:{repeat}:{attempt}").shuffle(order)  # noqa: S311
-    return order
+    """Steps in the order in which they are shown: shuffled, as judges favour places.
+
+    Another one for each attempt and for the audit, as long as there are others.
+    """
+    shuffled = random.Random(f"{draw}:{chain}")  # noqa: S311
+    wanted = (repeat * TRIES + attempt) % factorial(n)
+    orders: list[list[int]] = []
+    while len(orders) <= wanted:
+        order = shuffled.sample(range(n), n)
+        if order not in orders:
+            orders.append(order)
+    return orders[wanted]
 
 
 async def rank_chain(
@@ -83,7 +99,9 @@ def parse_scores(reply: str, n: int) -> list[int]:
     parts = [value for value in values if isinstance(value, dict) and "index" in value]
     found = [list(_pairs(value)) for value in [*(v for v in values if v not in parts), parts]]
     if not any(found):
-        found.append([(m[1], m[2]) for line in shown.splitlines() if (m := _LINE.match(line))])
+        found.append(
+            [(m[1], m[2]) for line in shown.splitlines() if len(line) <= LONGEST_LINE and (m := _LINE.match(line))]
+        )
     answers = {tuple(_checked(pairs, n)) for pairs in found if pairs}
     if len(answers) != 1:
         raise UnreadableError("the reply holds no scores" if not answers else "the reply holds several answers")
@@ -108,22 +126,33 @@ def _checked(pairs: Sequence[tuple[Any, Any]], n: int) -> list[int]:
 
 def _whole(value: Any) -> int | None:
     """A whole number, also one in quotes or with .0; None for anything else, true and false included."""
-    if isinstance(value, str) and re.fullmatch(r"\s*\[?\d{1,9}(?:\.0+)?\]?\s*", value):
-        value = float(value.strip(" []\n\t"))
+    if isinstance(value, str) and (number := re.fullmatch(r"\s*\[?(\d{1,9})(?:\.0+)?\]?\s*", value)):
+        return int(number[1])
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if value == int(value) else None
+    return int(value) if isfinite(value) and value == int(value) else None
 
 
 def _json_values(text: str) -> Iterator[Any]:
     """Every outermost JSON object or array in a text, whatever stands around them."""
-    decoder, at = json.JSONDecoder(), 0
-    while start := re.compile(r"[{\[]").search(text, at):
+    decoder, at = json.JSONDecoder(object_pairs_hook=_object), 0
+    for _ in range(MOST_OPENINGS):
+        if not (start := _OPENING.search(text, at)):
+            return
         try:
             value, at = decoder.raw_decode(text, start.start())
             yield value
+        except UnreadableError:
+            raise
         except (ValueError, RecursionError):
             at = start.start() + 1
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values under one name a parser would lose the first without a word."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise UnreadableError("one name stands twice in the reply")
+    return found
 
 
 def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
