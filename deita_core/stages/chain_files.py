@@ -187,7 +187,9 @@ def export_chains(store: Store, report: EvolutionReport, folder: Path) -> list[s
         names += [_write_lines(folder / name, rows) for name, rows in files.items()]
         lost += [{"axis": axis, **row} for row in fates.filter(pl.col("fate") == "quarantined").to_dicts()]
     names.append(_write_lines(folder / "quarantined.jsonl", lost))
-    manifest = orjson.dumps(evolution_manifest(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    manifest = orjson.dumps(
+        {**evolution_manifest(report), "files": names}, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
+    )
     place_file(folder / MANIFEST, lambda path: path.write_bytes(manifest + b"\n"))
     return [*names, MANIFEST]
 

@@ -120,7 +120,11 @@ def forget_unanswered(store: Store, table: Table, column: str, ids: Sequence[str
     unanswered = store.read(table, [column], f"reason IN ({reasons})")[column].unique()
     again = unanswered.filter(unanswered.is_in(list(ids)))
     if len(again):
-        store.delete(table, f"{column} IN ({','.join(repr(id_) for id_ in again)})")
+        where = f"{column} IN ({','.join(repr(id_) for id_ in again)})"
+        if table is CHAINS:
+            # First, so that a kill between the two leaves a chain to be forgotten once more.
+            store.delete(RANKINGS, where)
+        store.delete(table, where)
 
 
 def usable_chains(store: Store, job: EvolutionJob, axis: Axis) -> list[str]:
@@ -134,7 +138,7 @@ def evolve_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key:
 
     Raises LLMError where the endpoint ends the work; chains that are done by then are written all the same.
     """
-    seeds = read_seeds(store, read_shard(store, shard)["owner"].to_list())
+    seeds = read_seeds(store, _waiting(store, CHAINS, shard))
     evolution, chosen = job.evolution(axis), job.settings
 
     def evolve(llm: LLM, seed: Seed) -> Awaitable[list[dict[str, Any]]]:
@@ -147,7 +151,7 @@ def evolve_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key:
 
 def rank_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key: str) -> int:
     """Rank a shard's chains and write the rankings; returns how many. Raises as `evolve_shard`."""
-    owners = [owner.split(":") for owner in read_shard(store, shard)["owner"]]
+    owners = [owner.split(":") for owner in _waiting(store, RANKINGS, shard)]
     texts = chain_texts(store, [chain for chain, _ in owners])
     seed_of_chain = job.chains(axis)
     seeds = {seed.id: seed for seed in read_seeds(store, sorted({seed_of_chain[chain] for chain, _ in owners}))}
@@ -160,6 +164,12 @@ def rank_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key: s
         )
 
     return asyncio.run(_ask_all(store, RANKINGS, job, key, rank, owners))
+
+
+def _waiting(store: Store, table: Table, shard: Shard) -> list[str]:
+    """The owners of a shard's rows that are not there: one that broke off has some, and those are not done again."""
+    work = read_shard(store, shard)
+    return work.filter(pl.col("id").is_in(store.missing(table, work["id"]).implode()))["owner"].to_list()
 
 
 def chain_texts(store: Store, chains: Sequence[str]) -> dict[str, list[str]]:
