@@ -25,11 +25,24 @@ TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}
 # The rounding of bfloat16 averages out over the tokens of a text; in shorter ones it does not, so they stay float32.
 SHORT_TEXT_TOKENS = 16
 
+# Where a language model cuts a conversation, as the paper does; and the number that is raised whenever the same
+# conversation would get another vector from one.
+MAX_TOKENS = 2_048
+LANGUAGE_MODEL_VERSION = 1
+# What AutoModelForCausalLM calls the classes it loads.
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
+
 Precision = Literal["float32", "bfloat16"]
+Pooling = Literal["last", "mean", "weighted"]
+Storage = Literal["float32", "float16"]
 
 
 class EncoderFiles(BaseModel):
-    """An encoder found on this machine, not loaded yet; `fingerprint` names everything its vectors depend on."""
+    """An encoder found on this machine, not loaded yet; `fingerprint` names everything its vectors depend on.
+
+    kind: "sentence" for a sentence-transformers model, "causal" for a language model. Only the latter is told how to
+    pool the states of its last layer (`pooling`), in what its vectors are stored and where it cuts a conversation.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +52,10 @@ class EncoderFiles(BaseModel):
     precision: Precision
     weights: str
     fingerprint: str
+    kind: Literal["sentence", "causal"] = "sentence"
+    pooling: Pooling = "last"
+    storage: Storage = "float32"
+    max_tokens: int = MAX_TOKENS
 
     @property
     def slug(self) -> str:
@@ -54,13 +71,22 @@ class Encoded:
     n_tokens: np.ndarray
 
 
-def find_encoder(name: str = LAPTOP_ENCODER, precision: Precision | Literal["auto"] = "auto") -> EncoderFiles:
-    """Find a sentence-transformers model by hub name or folder, without loading torch where that can be avoided.
+def find_encoder(
+    name: str = LAPTOP_ENCODER,
+    precision: Precision | Literal["auto"] = "auto",
+    pooling: Pooling = "last",
+    storage: Storage = "float32",
+) -> EncoderFiles:
+    """Find an encoder by hub name or folder, without loading torch where that can be avoided.
 
-    The laptop encoder comes from the package of the `laptop` extra if that is installed. Raises ModelError where
-    nothing is found, or where the package's weights are not the published ones.
+    It is a sentence-transformers model, or a causal language model, to which alone `pooling` and `storage` apply:
+    "last" takes the state of a conversation's last token (the paper's), "mean" the mean of all, "weighted" the mean
+    with weights that grow with the position. The laptop encoder comes from the package of the `laptop` extra if that
+    is installed. Raises ModelError where nothing is found, or where the package's weights are not the published ones.
     """
     path = _folder_of(name)
+    if _is_language_model(path):
+        return _language_model(name, path, best_precision() if precision == "auto" else precision, pooling, storage)
     weights = _digest(_weights_file(path))
     if name == LAPTOP_ENCODER and weights != LAPTOP_WEIGHTS_SHA256:
         raise ModelError(f"The weights in {path} are not those published as {name}; install the laptop extra again.")
@@ -73,6 +99,45 @@ def find_encoder(name: str = LAPTOP_ENCODER, precision: Precision | Literal["aut
     return EncoderFiles(
         name=name, path=path, dim=_dimensions(path), precision=precision, weights=weights, fingerprint=fingerprint
     )
+
+
+def _is_language_model(path: Path) -> bool:
+    try:
+        architecture = str(orjson.loads((path / "config.json").read_bytes())["architectures"][0])
+    except (OSError, LookupError, TypeError, ValueError):
+        return False
+    return architecture.endswith(CAUSAL_ENDINGS) and not (path / "modules.json").exists()
+
+
+def _language_model(name: str, path: Path, precision: Precision, pooling: Pooling, storage: Storage) -> EncoderFiles:
+    _weights_file(path)
+    # A template in a file of its own is part of the tokenizer as well.
+    kinds = ("json", "txt", "model", "jinja", "safetensors")
+    digests = {file.name: _digest(file) for kind in kinds for file in sorted(path.glob(f"*.{kind}"))}
+    weights = "\n".join(digest for file, digest in digests.items() if file.endswith(".safetensors"))
+    told = (precision, pooling, storage, str(MAX_TOKENS), str(LANGUAGE_MODEL_VERSION))
+    parts = ["causal", *told, *(f"{file} {digest}" for file, digest in digests.items())]
+    return EncoderFiles(
+        name=name,
+        path=path,
+        dim=_hidden_size(path),
+        precision=precision,
+        weights=content_id(weights.encode()),
+        fingerprint=content_id("\n".join(parts).encode()),
+        kind="causal",
+        pooling=pooling,
+        storage=storage,
+    )
+
+
+def _hidden_size(path: Path) -> int:
+    """Components of a language model's states, by the names that configurations have for it."""
+    config = orjson.loads((path / "config.json").read_bytes())
+    config = config.get("text_config", config)
+    for name in ("hidden_size", "n_embd", "d_model"):
+        if isinstance(size := config.get(name), int):
+            return size
+    raise ModelError(f"The config.json in {path} does not say how wide the model is (hidden_size); check the folder.")
 
 
 def _dimensions(path: Path) -> int:
@@ -108,7 +173,7 @@ def _packaged() -> Path | None:
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]))
     except Exception as error:

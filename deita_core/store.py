@@ -154,7 +154,7 @@ class Store:
         joined = wanted.join(found, on="text_id", how="left", maintain_order="left")
         if lacking := joined["vector"].null_count():
             raise StoreError(f"Table {table.name} lacks {lacking} vectors; run the command again to encode them.")
-        return joined["vector"].to_numpy()
+        return joined["vector"].to_numpy().astype(np.float32, copy=False)
 
     # -- tables
 

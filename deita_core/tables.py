@@ -221,13 +221,16 @@ def scores_table(scorer: str) -> Table:
     return Table(f"scores__{scorer}", ("id", "turn"), Scores)
 
 
-def vectors_table(encoder: str, dim: int) -> Table:
-    """The table of one encoder's vectors: one row per distinct text, each of unit length."""
+def vectors_table(encoder: str, dim: int, storage: Literal["float32", "float16"] = "float32") -> Table:
+    """The table of one encoder's vectors: one row per distinct text, each of unit length.
+
+    A language model's has one row per conversation, whose sample id stands in `text_id`.
+    """
     unit = pa.Check(_is_unit, error="not a finite vector of length 1")
     columns = {
         "text_id": pa.Column(str, pa.Check.str_matches(ID), unique=True),
         "n_tokens": pa.Column(pl.Int32, pa.Check.ge(1)),
-        "vector": pa.Column(pl.Array(pl.Float32, dim), unit),
+        "vector": pa.Column(pl.Array(pl.Float16 if storage == "float16" else pl.Float32, dim), unit),
     }
     return Table(f"vectors__{encoder}", ("text_id",), pa.DataFrameSchema(columns, strict=True, ordered=True))
 

@@ -73,7 +73,9 @@ def select(
     preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
     turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score. Default mean.")] = None,
     training_tokens: Annotated[int | None, typer.Option(help="Where training cuts. Default 2048.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="A sentence-transformers model: hub name or folder.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")
+    ] = None,
     complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
     quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
     layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
@@ -127,7 +129,9 @@ def score(
     out: Annotated[Path, typer.Option(help="File for the scores: .parquet, .csv or .jsonl.")],
     store: Annotated[str | None, typer.Option(help="Where vectors and scores are kept. Default .deita")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="A sentence-transformers model: hub name or folder.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")
+    ] = None,
     complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
     quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
     layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,

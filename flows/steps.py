@@ -15,7 +15,7 @@ from tasks.score import plan_turns, score_turns
 
 def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:
     """The encoder of the settings."""
-    return find_encoder(settings.encoder, settings.precision)
+    return find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
 
 
 def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerFiles]]:

@@ -16,7 +16,7 @@ from deita_core.selection import DiversitySelector, Ranked, rank_candidates
 from deita_core.selection.evol_score import evol_scores
 from deita_core.selection.threshold import smallest_filling
 from deita_core.settings import Turns
-from deita_core.stages.encoding import encoder_table
+from deita_core.stages.encoding import encoder_table, message_tokens
 from deita_core.stages.ingest import pool_ids
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, SELECTIONS, scores_table
@@ -77,9 +77,7 @@ def rank_pool(store: Store, job: Job) -> Ranked:
 def _turn_ends(store: Store, job: Job, outlines: pl.DataFrame) -> pl.DataFrame:
     """Tokens of each conversation up to the end of each turn: id, turn, end. Only where it can matter."""
     several = outlines.filter((pl.col("n_turns") > 1) & (job.turns == "fit"))
-    texts = several.explode("outline").unnest("outline").filter(~pl.col("blank"))["text_id"].unique().to_list()
-    found = store.fetch(encoder_table(job.encoder), "text_id", texts, ["text_id", "n_tokens"])
-    tokens = dict(found.iter_rows())
+    tokens = message_tokens(store, job.encoder, several)
     rows = []
     for id_, outline in several.select("id", "outline").iter_rows():
         ends = np.cumsum([0 if m["blank"] else tokens[m["text_id"]] for m in outline]).tolist()
@@ -130,6 +128,10 @@ def candidate_vectors(
     """The candidates' conversation vectors, a block at a time in their order: ids, (n, d) float32."""
     table = encoder_table(encoder)
     for block in candidates.select("id", "outline").iter_slices(BLOCK):
+        if encoder.kind == "causal":
+            ids = block["id"].to_list()
+            yield ids, store.vectors(table, ids)
+            continue
         texts = block.explode("outline").unnest("outline").filter(~pl.col("blank"))["text_id"].unique().to_list()
         yield block["id"].to_list(), conversation_vectors(block["outline"], texts, store.vectors(table, texts))
 

@@ -1,24 +1,39 @@
-"""Texts of the pool's messages into vectors: each distinct text once per encoder."""
+"""The pool into vectors, each thing once per encoder: distinct texts of messages, or whole conversations."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
+from deita_core.conversation import Conversation, conversation
 from deita_core.encoders import EncoderFiles, SentenceEncoder
+from deita_core.lm_encoder import LanguageModelEncoder, render
+from deita_core.scorers.digits import load_tokenizer
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.plans import Shard, plan_shards, read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, Table, vectors_table
 
 STAGE = "encode"
+BLOCK = 2_048
 # Several seconds' work on two cores.
 CHARS_PER_SHARD = 400_000
+# Some 5,000 tokens: 10 TFLOP for each billion parameters of a language model. A large pool has larger shards.
+CHARS_PER_CAUSAL_SHARD = 20_000
+# A conversation longer than a language model reads takes no longer than one it reads to the end.
+CHARS_PER_TOKEN = 4
+
+Encoder = SentenceEncoder | LanguageModelEncoder
+
+
+def load_encoder(files: EncoderFiles) -> Encoder:
+    """Load an encoder of either kind."""
+    return LanguageModelEncoder(files) if files.kind == "causal" else SentenceEncoder(files)
 
 
 def encoder_table(encoder: EncoderFiles) -> Table:
-    """The table of an encoder's vectors."""
-    return vectors_table(encoder.slug, encoder.dim)
+    """The table of an encoder's vectors: keyed by text id, or by sample id where it reads whole conversations."""
+    return vectors_table(encoder.slug, encoder.dim, encoder.storage)
 
 
 def pool_texts(store: Store, sample_ids: Sequence[str]) -> pl.DataFrame:
@@ -29,10 +44,25 @@ def pool_texts(store: Store, sample_ids: Sequence[str]) -> pl.DataFrame:
     return texts.unique("id", keep="first", maintain_order=True)
 
 
+def pool_conversations(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> pl.DataFrame:
+    """The conversations of samples: id, owner (the same), size (characters a language model reads, about)."""
+    samples = store.fetch(SAMPLES, "id", sample_ids, ["id", "n_chars"])
+    return samples.select("id", owner="id", size=pl.col("n_chars").clip(upper_bound=chars_read(encoder)))
+
+
+def chars_read(encoder: EncoderFiles) -> int:
+    """How many characters of a conversation a language model reads before its cut, about."""
+    return encoder.max_tokens * CHARS_PER_TOKEN
+
+
 def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the texts that have no vector yet, texts of like length together."""
-    texts = pool_texts(store, pool_ids(store, file_ids).to_list()).sort("size", "id")
-    return plan_shards(store, STAGE, encoder_table(encoder), texts, CHARS_PER_SHARD)
+    """Shards of the texts, or the conversations, that have no vector yet; those of like length together."""
+    ids = pool_ids(store, file_ids).to_list()
+    if encoder.kind == "causal":
+        work, size = pool_conversations(store, encoder, ids), CHARS_PER_CAUSAL_SHARD
+    else:
+        work, size = pool_texts(store, ids), CHARS_PER_SHARD
+    return plan_shards(store, STAGE, encoder_table(encoder), work.sort("size", "id"), size)
 
 
 def shard_texts(store: Store, rows: pl.DataFrame) -> list[str]:
@@ -44,10 +74,20 @@ def shard_texts(store: Store, rows: pl.DataFrame) -> list[str]:
     return [texts[id_] for id_ in rows["id"]]
 
 
-def encode_shard(store: Store, encoder: SentenceEncoder, shard: Shard) -> int:
+def shard_conversations(store: Store, rows: pl.DataFrame) -> list[Conversation]:
+    """The conversations of a shard, in its order."""
+    samples = dict(store.fetch(SAMPLES, "id", rows["id"].to_list(), ["id", "messages"]).iter_rows())
+    return [conversation((m["role"], m["content"]) for m in samples[id_]) for id_ in rows["id"]]
+
+
+def encode_shard(store: Store, encoder: Encoder, shard: Shard) -> int:
     """Encode a shard and write its vectors in one commit; returns how many."""
     rows = read_shard(store, shard)
-    encoded = encoder.encode(shard_texts(store, rows))
+    if isinstance(encoder, LanguageModelEncoder):
+        texts = [render(talk, encoder.tokenizer) for talk in shard_conversations(store, rows)]
+    else:
+        texts = shard_texts(store, rows)
+    encoded = encoder.encode(texts)
     table = encoder_table(encoder.files)
     store.write(table, vector_frame(table, rows["id"], encoded.n_tokens, encoded.vectors))
     return len(rows)
@@ -56,3 +96,27 @@ def encode_shard(store: Store, encoder: SentenceEncoder, shard: Shard) -> int:
 def vector_frame(table: Table, text_ids: pl.Series, n_tokens: np.ndarray, vectors: np.ndarray) -> pl.DataFrame:
     """Rows of a vectors table."""
     return pl.DataFrame({"text_id": text_ids, "n_tokens": n_tokens, "vector": vectors}, schema=table.empty().schema)
+
+
+def message_tokens(store: Store, encoder: EncoderFiles, samples: pl.DataFrame) -> dict[str, int]:
+    """Tokens of each message of samples (id, outline) that is not blank, by its text id.
+
+    As stored with the messages' vectors; a language model, which has none of messages, has its tokenizer count them.
+    """
+    if encoder.kind == "causal":
+        return _counted(store, encoder, samples["id"].to_list())
+    texts = samples.explode("outline").unnest("outline").filter(~pl.col("blank"))["text_id"].unique().to_list()
+    return dict(store.fetch(encoder_table(encoder), "text_id", texts, ["text_id", "n_tokens"]).iter_rows())
+
+
+def _counted(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> dict[str, int]:
+    if not sample_ids:
+        return {}
+    tokenizer, counts = load_tokenizer(encoder.path), dict[str, int]()
+    for start in range(0, len(sample_ids), BLOCK):
+        samples = store.fetch(SAMPLES, "id", sample_ids[start : start + BLOCK], ["messages", "outline"])
+        pairs = [pair for messages, outline in samples.iter_rows() for pair in zip(messages, outline, strict=True)]
+        texts = {o["text_id"]: m["content"] for m, o in pairs if not o["blank"]}
+        rows = tokenizer(list(texts.values()), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        counts.update(zip(texts, map(len, rows["input_ids"]), strict=True))
+    return counts

@@ -3,25 +3,40 @@
 import random
 from collections.abc import Iterable, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 import polars as pl
 from pydantic import BaseModel
 
 from deita_core.conversation import Conversation, text_id
-from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
+from deita_core.encoders import EncoderFiles, find_encoder
+from deita_core.lm_encoder import LanguageModelEncoder, render
 from deita_core.readers import Reject, stream_file
 from deita_core.scorers import find_scorer
 from deita_core.settings import SelectionSettings
-from deita_core.stages.encoding import encoder_table
+from deita_core.stages.encoding import chars_read, encoder_table, load_encoder
 from deita_core.stages.ingest import pool_files
 from deita_core.store import Store
 from deita_core.tables import scores_table
 
 MEASURED = 64
+# A language model may take minutes for as many conversations.
+MEASURED_SECONDS = 5.0
+
+
+class _Unit(NamedTuple):
+    """What is encoded: its id, its size in characters, and the text or the conversation."""
+
+    id: str
+    size: int
+    content: str | Conversation
 
 
 class Estimate(BaseModel):
-    """Counts of the pool, what the store lacks of it, and the seconds that encoding it would take here."""
+    """Counts of the pool, what the store lacks of it, and the seconds that encoding it would take here.
+
+    `texts` are what is encoded: distinct texts of messages, or conversations where the encoder is a language model.
+    """
 
     files: int
     rows: int
@@ -37,7 +52,7 @@ class Estimate(BaseModel):
 def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; nothing is written."""
     files = pool_files(pool, [settings.store])
-    encoder = find_encoder(settings.encoder, settings.precision)
+    encoder = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
     rows = rejects = 0
     samples: set[str] = set()
     chars: dict[str, int] = {}
@@ -48,10 +63,10 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
             rejects += 1
             continue
         samples.add(row.conversation.id)
-        for id_, text in _texts(row.conversation):
-            if id_ not in chars:
-                chars[id_] = len(text)
-                example.offer(text)
+        for unit in _units(row.conversation, encoder):
+            if unit.id not in chars:
+                chars[unit.id] = unit.size
+                example.offer(unit)
     store = Store(settings.store)
     missing = store.missing(encoder_table(encoder), pl.Series(list(chars), dtype=pl.String)).to_list()
     rate = _chars_per_second(encoder, example.kept) if missing else None
@@ -78,8 +93,10 @@ def _rows(files: Sequence[str], settings: SelectionSettings) -> Iterable:
             yield row
 
 
-def _texts(talk: Conversation) -> Iterable[tuple[str, str]]:
-    return ((text_id(m.content), m.content) for m in talk.messages if not m.is_blank)
+def _units(talk: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
+    if encoder.kind == "causal":
+        return [_Unit(talk.id, min(talk.n_chars, chars_read(encoder)), talk)]
+    return (_Unit(text_id(m.content), len(m.content), m.content) for m in talk.messages if not m.is_blank)
 
 
 def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, samples: set[str]) -> int:
@@ -91,26 +108,41 @@ def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, 
     return max(len(store.missing(scores_table(scorer.slug), ids)) for scorer in scorers)
 
 
-def _chars_per_second(encoder: EncoderFiles, texts: list[str]) -> float:
-    """Measured on this machine, on some of the pool's own texts."""
-    model = SentenceEncoder(encoder)
+def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:
+    """Measured on this machine, on some of the pool's own texts or conversations."""
+    model = load_encoder(encoder)
+    if isinstance(model, LanguageModelEncoder):
+        return _reading_rate(model, units)
+    texts = [str(unit.content) for unit in units]
     model.encode(texts[:8])
     started = perf_counter()
     model.encode(texts)
     return sum(map(len, texts)) / (perf_counter() - started)
 
 
+def _reading_rate(model: LanguageModelEncoder, units: list[_Unit]) -> float:
+    """On ever more conversations at once, until enough time has gone by."""
+    texts = [render(unit.content, model.tokenizer) for unit in units if isinstance(unit.content, Conversation)]
+    model.encode([texts[0][:64]])
+    started, done = perf_counter(), 0
+    while done < len(texts) and perf_counter() - started < MEASURED_SECONDS:
+        ahead = 2 * done or 1
+        model.encode(texts[done:ahead])
+        done = min(ahead, len(texts))
+    return sum(unit.size for unit in units[:done]) / (perf_counter() - started)
+
+
 class _Reservoir:
-    """A fair sample of a stream of texts."""
+    """A fair sample of a stream of what is to be encoded."""
 
     def __init__(self, size: int) -> None:
-        self.kept: list[str] = []
+        self.kept: list[_Unit] = []
         self._size, self._seen = size, 0
         self._draw = random.Random(0)  # noqa: S311
 
-    def offer(self, text: str) -> None:
+    def offer(self, unit: _Unit) -> None:
         self._seen += 1
         if len(self.kept) < self._size:
-            self.kept.append(text)
+            self.kept.append(unit)
         elif (place := self._draw.randrange(self._seen)) < self._size:
-            self.kept[place] = text
+            self.kept[place] = unit

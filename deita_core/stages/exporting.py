@@ -115,11 +115,9 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
         "settings": report.settings.model_dump(),
         "threshold": report.chosen.threshold,
         "files": [file.model_dump() for file in report.files],
-        "encoder": {
-            "name": job.encoder.name,
-            "precision": job.encoder.precision,
-            "fingerprint": job.encoder.fingerprint,
-        },
+        "encoder": job.encoder.model_dump(
+            include={"name", "kind", "precision", "pooling", "storage", "max_tokens", "fingerprint"}
+        ),
         "scorers": {
             scorer.axis: {"name": scorer.name, "fingerprint": scorer.fingerprint}
             for scorer in (job.complexity, job.quality)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from deita_core.conversation import content_id, text_id
 from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
-from deita_core.errors import InputError
+from deita_core.errors import InputError, ModelError
 from deita_core.scorers.examples import Example, read_chains, with_defects
 from deita_core.scorers.figures import Figures
 from deita_core.scorers.heads import save_head
@@ -63,7 +63,12 @@ def _bytes(file: str) -> bytes:
 def plan_vectors(
     store: Store, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings
 ) -> list[Shard]:  # fmt: skip
-    """Shards of the examples' texts that have no vector yet."""
+    """Shards of the examples' texts that have no vector yet. Raises ModelError for an encoder no head can read."""
+    if encoder.kind != "sentence":
+        raise ModelError(
+            f"A head reads vectors of messages, and {encoder.name} makes vectors of whole conversations; give a "
+            f"sentence-transformers model as --encoder."
+        )
     texts = texts_of(training_examples(files, settings))
     work = pl.DataFrame(
         {"id": [text_id(text) for text in texts], "owner": "", "size": [len(text) for text in texts]}

@@ -1,7 +1,7 @@
 import pytest
 
 from deita_core.errors import InputError
-from deita_core.settings import PRESETS, SelectionSettings, load_settings
+from deita_core.settings import PRESETS, SelectionSettings, load_settings, why_not
 
 
 @pytest.fixture
@@ -67,6 +67,8 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "training_tokens": 512,
         "encoder": "some/encoder",
         "precision": "float32",
+        "encoder_pooling": "weighted",
+        "encoder_storage": "float16",
         "complexity_scorer": "one",
         "quality_scorer": "other",
         "layout": "sharegpt",
@@ -116,6 +118,8 @@ def test_an_unknown_setting_is_named_with_those_there_are(config):
         ("limit", "0"),
         ("format", "xml"),
         ("precision", "float16"),
+        ("encoder_pooling", "first"),
+        ("encoder_storage", "bfloat16"),
     ],
 )
 @pytest.mark.parametrize("where", ["file", "environment", "flag"])
@@ -158,8 +162,7 @@ def test_a_truth_value_is_no_number(name, config):
 
 
 def test_a_preset_holds_outside_the_command_line_as_well():
-    with pytest.raises(ValueError, match="causal language models"):
-        SelectionSettings(preset="paper")
+    assert SelectionSettings(preset="paper").encoder == PRESETS["paper"]["encoder"]
 
 
 def test_an_unknown_preset_is_named_with_those_there_are():
@@ -176,16 +179,43 @@ def test_a_name_that_is_no_text_is_one_sentence(config):
 
 
 @pytest.mark.parametrize("where", ["file", "environment", "flag"])
-def test_the_paper_preset_is_refused_with_the_reason(where, config, monkeypatch):
+def test_the_paper_preset_can_be_given_in_every_way_and_overridden(where, config, monkeypatch):
     if where == "environment":
         monkeypatch.setenv("DEITA_PRESET", "paper")
     file = config("preset: paper\n") if where == "file" else None
-    sentence = refused(file, **({"preset": "paper"} if where == "flag" else {}))
-    assert "paper preset cannot run" in sentence
-    assert "causal language models" in sentence and "--preset laptop" in sentence
+    settings = load_settings(file, encoder_storage="float16", **({"preset": "paper"} if where == "flag" else {}))
+    given = settings.model_dump()
+    assert {name: given[name] for name in PRESETS["paper"]} == PRESETS["paper"]
+    assert (settings.preset, settings.encoder_storage) == ("paper", "float16")
 
 
 def test_the_paper_preset_names_the_papers_models():
     assert PRESETS["paper"]["complexity_scorer"] == "hkust-nlp/deita-complexity-scorer"
     assert PRESETS["paper"]["quality_scorer"] == "hkust-nlp/deita-quality-scorer"
+    assert PRESETS["paper"]["encoder"] == "mistralai/Mistral-7B-v0.1"
     assert (PRESETS["paper"]["turns"], PRESETS["paper"]["threshold"]) == ("sum", 0.9)
+    assert PRESETS["paper"]["encoder_pooling"] == "last"
+
+
+def test_what_a_preset_needs_is_told_without_fetching_it():
+    """The tests have no hub, so that anything fetched would be an error."""
+    assert why_not("laptop") is None
+    sentence = why_not("paper")
+    for part in ("encoder", "complexity_scorer", "quality_scorer"):
+        assert PRESETS["paper"][part] in sentence
+    assert "the first run fetches them" in sentence and "GPU" in sentence
+
+
+def test_a_preset_whose_models_are_all_here_has_nothing_against_it(tmp_path, monkeypatch):
+    """In the layout of the hub's own cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for part in ("encoder", "complexity_scorer", "quality_scorer"):
+        assert PRESETS["paper"][part] in why_not("paper")
+        repository = tmp_path / f"models--{PRESETS['paper'][part].replace('/', '--')}"
+        (repository / "snapshots/1").mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text("1")
+        (repository / "snapshots/1/config.json").write_text("{}")
+    assert why_not("paper") is None

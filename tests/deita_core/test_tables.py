@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deita_core.tables import (
+    CHAINS,
     PLANS,
+    RANKINGS,
     REJECTS,
     RUNS,
     SAMPLES,
@@ -26,6 +28,11 @@ OUTLINES = [
     {"role": "user", "text_id": A, "n_chars": 4, "blank": False},
     {"role": "assistant", "text_id": B, "n_chars": 3, "blank": False},
 ]
+SEED = {"chain": A, "axis": "quality", "seed_id": B, "step": 0, "attempt": 0, "operation": "seed", "text": "So."}
+SEED |= {"status": "ok", "reason": None, "detail": ""}
+VARIANT = {"ranking": A, "chain": B, "judge": C, "repeat": 0, "detail": ""}
+SCORED = {**VARIANT, "status": "ok", "reason": None}
+UNSCORED = {**VARIANT, "ranking": C, "score": None, "status": "unreadable", "reason": "no_answer"}
 RUN = {"finished": "2026-01-01", "settings": "{}", "models": "{}", "counts": "{}", "seconds": "{}", "versions": "{}"}
 ROWS = {
     SAMPLES.name: [
@@ -44,6 +51,21 @@ ROWS = {
         {"id": A, "turn": 0, "score": 1.0, "status": "ok"},
         {"id": A, "turn": 1, "score": 6.0, "status": "truncated"},
         {"id": B, "turn": 0, "score": None, "status": "unreadable"},
+    ],
+    CHAINS.name: [
+        SEED,
+        SEED | {"step": 1, "operation": "depth", "text": "", "status": "failed", "reason": "empty"},
+        SEED | {"step": 1, "attempt": 1, "operation": "detail", "text": "So, on page 5."},
+        SEED | {"chain": B, "text": "Thus."},
+        SEED
+        | {"chain": B, "step": 1, "operation": "depth", "text": None, "status": "failed", "reason": "no_answer"}
+        | {"detail": "x" * 300},
+        SEED | {"step": 2, "operation": "helpfulness", "text": "So, on page 5, as you asked."},
+    ],
+    RANKINGS.name: [
+        UNSCORED | {"step": 0, "shown": 1, "detail": "status 500, 8 times"},
+        SCORED | {"step": 0, "shown": 2, "score": 1},
+        SCORED | {"step": 1, "shown": 1, "score": 6},
     ],
     PLANS.name: [{"key": key, "plan": "encode:x", "shard": 0, "ids": [A, B], "owners": ["", ""]} for key in "xy"],
     SELECTIONS.name: [
@@ -108,6 +130,50 @@ REFUSED = {
         {"turn": None},
         {"id": "b"},
     ],
+    CHAINS.name: [
+        {"chain": "c"},
+        {"chain": None},
+        {"chain": C},
+        {"axis": "both"},
+        {"seed_id": "b"},
+        {"seed_id": None},
+        {"step": -1},
+        {"step": 0},
+        {"step": 1},
+        {"step": 3},
+        {"step": None},
+        {"attempt": -1},
+        {"operation": "make it deeper"},
+        {"operation": None},
+        {"text": None},
+        {"text": " \n"},
+        {"status": "guessed"},
+        {"status": "failed"},
+        {"reason": "refusal"},
+        {"status": "failed", "reason": "no answer"},
+        {"status": "failed", "reason": ""},
+        {"detail": None},
+        {"detail": "x" * 301},
+    ],
+    RANKINGS.name: [
+        {"ranking": "a"},
+        {"chain": None},
+        {"judge": "gpt"},
+        {"step": -1},
+        {"repeat": 2},
+        {"shown": 0},
+        {"shown": None},
+        {"score": 0},
+        {"score": 7},
+        {"score": None},
+        {"status": "guessed"},
+        {"status": "unreadable"},
+        {"status": "unreadable", "score": None},
+        {"status": "unreadable", "reason": "unreadable"},
+        {"status": "unreadable", "score": None, "reason": "no answer"},
+        {"reason": "unreadable"},
+        {"detail": "x" * 301},
+    ],
     PLANS.name: [{"key": "x"}, {"key": ""}, {"plan": ""}, {"shard": -1}, {"ids": None}, {"owners": None}],
     SELECTIONS.name: [
         {"key": "r:1"},
@@ -135,7 +201,7 @@ REFUSED = {
         {"vector": [0.0, float("inf"), 0.0]},
     ],
 }
-TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, PLANS, SELECTIONS, RUNS, VECTORS]
+TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, SELECTIONS, RUNS, VECTORS]
 
 
 def name_of(value):
@@ -191,6 +257,9 @@ def test_a_table_has_its_columns_in_order(table):
         (SAMPLES, "n_chars", pl.Int32),
         (SCORES, "score", pl.Float32),
         (SCORES, "turn", pl.Int64),
+        (CHAINS, "step", pl.Int64),
+        (RANKINGS, "score", pl.Float64),
+        (RANKINGS, "shown", pl.UInt32),
         (SELECTIONS, "kept", pl.Int8),
         (VECTORS, "vector", pl.List(pl.Float32)),
         (VECTORS, "vector", pl.Array(pl.Float64, 3)),
@@ -200,6 +269,20 @@ def test_a_table_has_its_columns_in_order(table):
 def test_a_column_has_its_type_and_no_other(table, column, kind):
     with pytest.raises(InvalidTableError):
         table.validate(frame(table).with_columns(pl.col(column).cast(kind)))
+
+
+def test_a_failed_attempt_leaves_no_gap_in_a_chain():
+    """Attempts that failed may stand anywhere; those that worked are counted through, chain by chain."""
+    failed = SEED | {"step": 5, "operation": "depth", "text": None, "status": "failed", "reason": "refusal"}
+    CHAINS.validate(frame(CHAINS, [failed, *ROWS[CHAINS.name][::-1], failed | {"attempt": 1}]))
+
+
+def test_one_bad_chain_among_many_is_refused():
+    many = [SEED | {"chain": f"{n:032x}", "step": step} for n in range(200) for step in range(3)]
+    CHAINS.validate(frame(CHAINS, many))
+    for gap in (0, 1):
+        with pytest.raises(InvalidTableError):
+            CHAINS.validate(frame(CHAINS, [row for row in many if (row["chain"], row["step"]) != (f"{7:032x}", gap)]))
 
 
 def test_messages_are_roles_and_contents():

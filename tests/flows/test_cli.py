@@ -126,7 +126,6 @@ def test_bad_usage_ends_with_2(arguments, pool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--preset", "paper"], "paper preset cannot run"),
         (["--budget", "0"], "budget"),
         (["--threshold", "2"], "threshold"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
