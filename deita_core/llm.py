@@ -1,4 +1,4 @@
-"""A client for OpenAI-compatible chat endpoints that pays for nothing twice, keeps to its limits and knows its spend.
+"""A client for OpenAI-compatible endpoints that pays for nothing twice, keeps to its limits and knows its spend.
 
 What an endpoint answers is kept under the hash of the request before anybody sees it. Passing troubles are retried
 here; what will fail again is either the request's own (`Unanswered`) or everybody's (`LLMError`, after which no
@@ -9,23 +9,20 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from time import monotonic
-from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-import orjson
-
 from deita_core.answers import Answer, Answers
-from deita_core.conversation import content_id
 from deita_core.endpoint import LLMSettings, check_key, find_key
 from deita_core.errors import LLMError
 from deita_core.pace import Pace
-from deita_core.troubles import Ending, Passing, Unanswered, Unsupported, judged, quoted
+from deita_core.troubles import NO_ANSWER, Ending, Passing, Unanswered, Unsupported, judged, quoted
+from deita_core.wire import NextToken, Request, read_answer, sound
 
-__all__ = ["LLM", "Answer", "LLMSettings", "Messages", "Request", "Unanswered", "find_key"]
+__all__ = ["LLM", "Answer", "LLMSettings", "Messages", "NextToken", "Request", "Unanswered", "find_key"]
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -34,61 +31,27 @@ LONGEST_PAUSE = 60.0
 GIVEN_UP_IN_A_ROW = 8
 # How often one request waits because the endpoint asks for it, which is no failure of either.
 MOST_WAITS = 100
-# What a chat template adds to a message, at most.
-TOKENS_AROUND_MESSAGE = 16
-# An address at which nothing has ever answered is more likely wrong than busy.
+# An address at which nothing has ever answered is more likely wrong than busy, and a reply that lacks what it should
+# hold will hardly come otherwise.
 ATTEMPTS_TO_REACH = 3
-# Asked to find out whether an endpoint answers anything at all.
-PROBE = (("user", "Reply with the word OK."),)
-RENAMED = {"max_tokens": "max_completion_tokens"}
+INTERRUPTED = "The run was interrupted; what is done is kept, run the same command to go on."
 _LIVE: "WeakSet[LLM]" = WeakSet()
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question, as it is known by: everything that an answer depends on, and neither address nor key."""
-
-    model: str
-    messages: tuple[tuple[str, str], ...]
-    temperature: float
-    seed: int
-    max_tokens: int
-    as_json: bool
-
-    @property
-    def id(self) -> str:
-        """Content id of the request."""
-        return content_id(orjson.dumps(self, option=orjson.OPT_SORT_KEYS))
-
-    @property
-    def chars(self) -> int:
-        """Length of the prompt in characters."""
-        return sum(len(content) for _, content in self.messages)
-
-    @property
-    def most_tokens(self) -> int:
-        """More tokens than the prompt can have: one a byte, and what a chat template adds."""
-        return sum(len(content.encode()) + TOKENS_AROUND_MESSAGE for _, content in self.messages)
-
-    def wire(self, without: set[str]) -> dict[str, Any]:
-        """The parameters as they are sent, `without` those the endpoint does not know by that name."""
-        sent: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": role, "content": content} for role, content in self.messages],
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "max_tokens": self.max_tokens,
-        }
-        if self.as_json:
-            sent["response_format"] = {"type": "json_object"}
-        renamed = {new: sent[name] for name, new in RENAMED.items() if name in without}
-        return {name: value for name, value in sent.items() if name not in without} | renamed
+_interrupted = Event()
 
 
 def stop_clients() -> None:
-    """Let every client of this process answer what it has sent and send nothing more; for a user who interrupts."""
+    """Let every client of this process finish what it has sent and send nothing more; for a user who interrupts.
+
+    Clients made later send nothing either, as shards still waiting would go on with them, until `resume_clients`.
+    """
+    _interrupted.set()
     for client in list(_LIVE):
-        client.stop("The run was interrupted; what is done is kept, run the same command to go on.")
+        client.stop(INTERRUPTED)
+
+
+def resume_clients() -> None:
+    """Let clients made from now on send again."""
+    _interrupted.clear()
 
 
 class LLM:
@@ -107,7 +70,7 @@ class LLM:
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._turn, self._paused_until = asyncio.Lock(), 0.0
         self._without: set[str] = set()
-        self._stop: str | None = None
+        self._stop: str | None = INTERRUPTED if _interrupted.is_set() else None
         self._stopped = asyncio.Event()
         # Tokens used for so many characters of prompts, answers included: what a booking is guessed from.
         self._used, self._chars = 1.0, 2.0
@@ -164,12 +127,16 @@ class LLM:
         settings = self.settings
         request = Request(
             model=model or settings.model,
-            messages=tuple((m["role"], _sound(m["content"])) for m in messages),
+            messages=tuple((m["role"], sound(m["content"])) for m in messages),
             temperature=settings.temperature if temperature is None else temperature,
             seed=settings.seed + nth,
             max_tokens=settings.max_tokens,
             as_json=as_json and settings.structured == "auto",
         )
+        return await self.answer(request)
+
+    async def answer(self, request: Request | NextToken) -> Answer:
+        """The kept answer to a request, or a new one; raises as `ask` does."""
         id_ = request.id
         try:
             # Whoever asks the same at the same time waits for the first one's answer.
@@ -178,7 +145,7 @@ class LLM:
         finally:
             self._asking.pop(id_, None)
 
-    async def _persist(self, id_: str, request: Request) -> Answer:
+    async def _persist(self, id_: str, request: Request | NextToken) -> Answer:
         """Send a request until it is answered, and keep the answer.
 
         It keeps its place among those in flight while it pauses: an endpoint in trouble is not asked by others instead.
@@ -192,17 +159,18 @@ class LLM:
                     self._without.add(unsupported.parameter)
                 except Passing as passing:
                     attempts, waits = attempts + (passing.wait is None), waits + (passing.wait is not None)
-                    unreached = passing.unreachable and not self._answered and attempts >= ATTEMPTS_TO_REACH
-                    if unreached or attempts >= self.settings.attempts or waits >= MOST_WAITS:
-                        raise await self._give_up(request, passing.detail, attempts + waits) from None
+                    hopeless = passing.reason != NO_ANSWER or (passing.unreachable and not self._answered)
+                    most = min(ATTEMPTS_TO_REACH, self.settings.attempts) if hopeless else self.settings.attempts
+                    if attempts >= most or waits >= MOST_WAITS:
+                        raise await self._give_up(request, passing, attempts + waits) from None
                     await self._pause(attempts + waits, passing)
 
-    async def _attempt(self, id_: str, request: Request) -> Answer:
+    async def _attempt(self, id_: str, request: Request | NextToken) -> Answer:
         async with self._reservation(request):
             booked = await self._wait_turn(request)
             used = 0.0
             try:
-                answer = await self._send(id_, request)
+                answer = await self._send(request)
                 self._answers.put(self._job, request.model, answer)
                 used = self._count(request, answer, booked)
             finally:
@@ -210,7 +178,7 @@ class LLM:
                 self._tokens.correct(used - booked)
             return answer
 
-    async def _wait_turn(self, request: Request) -> float:
+    async def _wait_turn(self, request: Request | NextToken) -> float:
         """Wait for the limits per minute and for a pause meant for all; returns the tokens booked.
 
         One after the other, so that nothing is booked ahead at a guess that the answers before it will correct.
@@ -228,7 +196,7 @@ class LLM:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
 
-    def _count(self, request: Request, answer: Answer, booked: float) -> float:
+    def _count(self, request: Request | NextToken, answer: Answer, booked: float) -> float:
         """Enter an answer into the books; returns the tokens it used, or those booked where nobody counted them."""
         self._spent += answer.cost or 0.0
         self._answered, self._given_up = self._answered + 1, 0
@@ -239,7 +207,7 @@ class LLM:
         return used
 
     @asynccontextmanager
-    async def _reservation(self, request: Request) -> AsyncIterator[None]:
+    async def _reservation(self, request: Request | NextToken) -> AsyncIterator[None]:
         """Set aside the most that the answer can cost, so that the cap is never passed, once others leave room."""
         most, cap = self.settings.cost(request.most_tokens, request.max_tokens) or 0.0, self.settings.spend_cap
 
@@ -251,7 +219,8 @@ class LLM:
             if not (self._stop or fits()):
                 self.stop(
                     f"The spend cap of {cap:g} is reached ({self._spent:.4g} spent, and the next request may cost "
-                    f"{most:.2g}); what is done is kept, raise --spend-cap and run the same command to go on."
+                    f"{most:.2g}); what is done is kept, raise --spend-cap and run the same command to go on "
+                    f"(DEITA_LLM__SPEND_CAP where there is no such option)."
                 )
             self._check_stopped()
             self._sending, self._reserved = self._sending + 1, self._reserved + most
@@ -262,13 +231,13 @@ class LLM:
                 self._sending, self._reserved = self._sending - 1, self._reserved - most
                 self._freed.notify_all()
 
-    async def _send(self, id_: str, request: Request) -> Answer:
+    async def _send(self, request: Request | NextToken) -> Answer:
         import openai
 
         started, wire = monotonic(), request.wire(self._without)
         try:
             async with asyncio.timeout(self.settings.timeout):
-                reply = await self._client.chat.completions.create(**wire)
+                reply = await self._client.post(request.path, cast_to=object, body=wire)
         except (TimeoutError, openai.APITimeoutError):
             raise Passing(f"no answer within {self.settings.timeout:g} s") from None
         except openai.APIStatusError as error:
@@ -278,7 +247,7 @@ class LLM:
             raise Passing(f"no connection: {detail}", unreachable=True) from None
         except (openai.OpenAIError, ValueError, TypeError) as error:
             raise Passing(f"an answer that is no JSON: {quoted(error, self._key)}") from None
-        return read_answer(self.settings, id_, request, reply, round(monotonic() - started, 3))
+        return read_answer(self.settings, request, reply, round(monotonic() - started, 3))
 
     async def _pause(self, attempt: int, passing: Passing) -> None:
         if passing.wait is not None:
@@ -288,18 +257,20 @@ class LLM:
         # Spread out, so that requests that failed together do not come back together.
         await self._sleep(max(0.0, pause * random.uniform(0.5, 1) - (passing.wait or 0.0)))  # noqa: S311
 
-    async def _give_up(self, request: Request, detail: str, attempts: int) -> Exception:
+    async def _give_up(self, request: Request | NextToken, passing: Passing, attempts: int) -> Exception:
         """The end of one request; or of all, where a harmless question goes unanswered as well."""
         self._given_up += 1
         async with self._probing:
             if (self._answered and self._given_up < GIVEN_UP_IN_A_ROW) or await self._is_alive(request):
-                return Unanswered("no_answer", f"{detail}, {attempts} times", lasting=False)
-        return self._settled(Ending(f"gives no answers ({detail}); what is done is kept, run the same command again"))
+                lasting = passing.reason != NO_ANSWER
+                return Unanswered(passing.reason, f"{passing.detail}, {attempts} times", lasting)
+        what = f"gives no answers ({passing.detail})"
+        return self._settled(Ending(f"{what}; what is done is kept, run the same command again"))
 
-    async def _is_alive(self, request: Request) -> bool:
+    async def _is_alive(self, request: Request | NextToken) -> bool:
         if self._stop:
             return False
-        probe = replace(request, messages=PROBE, as_json=False)
+        probe = request.probe()
         try:
             await self._attempt(probe.id, probe)
         except (Passing, Unsupported, Unanswered, LLMError):
@@ -316,35 +287,12 @@ class LLM:
         return LLMError(self._stop)
 
     @property
+    def has_answered(self) -> bool:
+        """Whether the endpoint has answered any request of this job, in this run or before."""
+        return self._answered > 0
+
+    @property
     def address(self) -> str:
         """Where requests go, as it may be shown."""
         parts = urlsplit(str(self._client.base_url))
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
-
-
-def read_answer(settings: LLMSettings, id_: str, request: Request, reply: Any, seconds: float) -> Answer:
-    """The answer in a reply. Raises Passing where there is none."""
-    choices = getattr(reply, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = getattr(choice, "message", None)
-    text = (getattr(message, "content", None) or getattr(message, "refusal", None) or "") if message else None
-    if not isinstance(text, str):
-        raise Passing("an answer without a message")
-    usage = getattr(reply, "usage", None)
-    prompt, completion = (_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    # Where the endpoint counts nothing, the spend is taken to be the most it can be.
-    cost = settings.cost(
-        request.most_tokens if prompt is None else prompt, request.max_tokens if completion is None else completion
-    )
-    finish = str(getattr(choice, "finish_reason", None) or "stop")
-    return Answer(id_, _sound(text), finish, prompt, completion, seconds, cost)
-
-
-def _tokens(usage: Any, name: str) -> int | None:
-    value = getattr(usage, name, None)
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _sound(text: str) -> str:
-    """The text without halves of surrogate pairs, which are no Unicode."""
-    return text.encode(errors="replace").decode()

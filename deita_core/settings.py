@@ -62,8 +62,8 @@ class SelectionSettings(BaseModel):
     encoder_storage: Storage = Field(
         "float32", description="What a language model's vectors are stored in; float16 takes half the room."
     )
-    complexity_scorer: str = Field("laptop", description="laptop, or a folder that holds a trained scorer.")
-    quality_scorer: str = Field("laptop", description="laptop, or a folder that holds a trained scorer.")
+    complexity_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
+    quality_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
     layout: LayoutName | None = Field(None, description="The layout of the pool's files; none: detected for each.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
     format: Format = Field("same", description="The layout of selected.jsonl.")

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and a chat endpoint, and whether asking again helps."""
+"""What goes wrong between a client and an endpoint, and whether asking again helps."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,13 @@ KEY_VARIABLES = ("DEITA_LLM__API_KEY", "OPENAI_API_KEY")
 # A longer pause than this, in seconds, is a quota: better to stop and say so.
 LONGEST_RETRY_AFTER = 300.0
 # Parameters that a request can do without, or that newer endpoints know by another name.
-OPTIONAL = ("response_format", "seed", "temperature", "max_tokens")
+OPTIONAL = ("response_format", "seed", "temperature", "max_tokens", "logit_bias", "logprobs")
+# Parameters that are not left out but lowered, and how far.
+LEAST = {"logprobs": 5}
+# How servers say that a prompt is longer than what they take (OpenAI, vLLM, SGLang, llama.cpp, TGI).
+TOO_LONG = r"context[ _](length|window|size)|maximum model length|max_new_tokens. must be <="
+# The reason of what was not answered for no reason of its own.
+NO_ANSWER = "no_answer"
 
 
 class Unanswered(Exception):  # noqa: N818
@@ -27,11 +33,16 @@ class Unanswered(Exception):  # noqa: N818
 
 
 class Passing(Exception):  # noqa: N818
-    """A trouble that is worth another attempt, after `wait` seconds if the endpoint asks for that."""
+    """A trouble that is worth another attempt, after `wait` seconds if the endpoint asks for that.
 
-    def __init__(self, detail: str, wait: float | None = None, unreachable: bool = False) -> None:
+    `reason`: what stays of it where further attempts end the same way.
+    """
+
+    def __init__(
+        self, detail: str, wait: float | None = None, unreachable: bool = False, reason: str = NO_ANSWER
+    ) -> None:
         super().__init__(detail)
-        self.detail, self.wait, self.unreachable = detail, wait, unreachable
+        self.detail, self.wait, self.unreachable, self.reason = detail, wait, unreachable, reason
 
 
 class Unsupported(Exception):  # noqa: N818
@@ -60,11 +71,14 @@ def judged(error: "openai.APIStatusError", wire: Mapping[str, Any], said: str) -
         return Ending(f"asks to wait {wait:,.0f} seconds; what is done is kept, run the same command to go on then")
     if status in (408, 409, 425) or status >= 500:
         return Passing(f"status {status}", wait if wait is None or wait <= LONGEST_RETRY_AFTER else None)
+    asked, named = "completions", "the address and the model's name after its #"
+    if "messages" in wire:
+        asked, named = "chat completions", "--model and --base-url"
     endings = {
         401: f"refuses the key (401); set {KEY_VARIABLES[0]} to a valid one",
         402: f"asks for payment (402: {said}); what is done is kept, run the same command to go on",
         403: f"does not allow this (403: {said}); check the key's rights",
-        404: f"knows no model {wire['model']!r}, or has no chat completions there (404); check --model and --base-url",
+        404: f"knows no model {wire['model']!r}, or has no {asked} there (404); check {named}",
         429: "says that the quota is used up (429); what is done is kept, run the same command to go on",
     }
     return Ending(endings.get(status, f"answers with status {status} ({said})"))
@@ -72,12 +86,12 @@ def judged(error: "openai.APIStatusError", wire: Mapping[str, Any], said: str) -
 
 def _refused(error: "openai.APIStatusError", wire: Mapping[str, Any], said: str) -> Exception:
     """A request that the endpoint does not admit as it is."""
-    if error.code == "context_length_exceeded" or re.search(r"context (length|window|size)", said, re.IGNORECASE):
+    if error.code == "context_length_exceeded" or re.search(TOO_LONG, said, re.IGNORECASE):
         return Unanswered("too_long", f"longer than the model's window ({said})", lasting=True)
     if error.code == "content_filter":
         return Unanswered("content_filter", "the endpoint's filter refuses the prompt", lasting=True)
     for name in OPTIONAL:
-        if name in wire and (error.param == name or re.search(rf"\b{name}\b", said)):
+        if name in wire and wire[name] != LEAST.get(name) and (error.param == name or re.search(rf"\b{name}\b", said)):
             return Unsupported(name)
     return Unanswered("refused_request", f"status {error.status_code}: {said}", lasting=True)
 

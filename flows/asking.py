@@ -1,8 +1,7 @@
 """Stages that ask a language model: how the answers come in, what they use and what they cost."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -11,9 +10,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, wait
 
 from deita_core.answers import Usage
-from deita_core.llm import stop_clients
 from deita_core.stages.plans import Shard
-from flows.progress import REPORT, Progress
+from flows.progress import REPORT, Progress, interruptible
 
 # Seconds between looks at the answers.
 LOOK = 0.5
@@ -76,7 +74,7 @@ def ask_shards(
     The first failure is raised once every shard has ended, so that what could be answered is kept.
     """
     total = each * sum(shard.rows for shard in shards)
-    with progress.step(name, max(total, 1)) as advance, _interruptible():
+    with progress.step(name, max(total, 1)) as advance, interruptible():
         futures = [submit(shard) for shard in shards]
         artifact = _artifact(name) if futures else None
         meter = Meter(usage(), total)
@@ -95,13 +93,3 @@ def _artifact(name: str) -> UUID:
     # Typed for callers with and without a loop; this one has none.
     made: Any = create_progress_artifact(0.0, key=re.sub("[^a-z0-9]+", "-", name.lower()), description=name)
     return UUID(str(made))
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Without this a shard would go on asking until it is done."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        stop_clients()
-        raise

@@ -76,8 +76,8 @@ def select(
     encoder: Annotated[
         str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")
     ] = None,
-    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
-    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
+    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
+    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
     layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
     limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
@@ -132,8 +132,8 @@ def score(
     encoder: Annotated[
         str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")
     ] = None,
-    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
-    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, or a hub name.")] = None,
+    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
+    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
     layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
     limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from deita_core.llm import resume_clients, stop_clients
 from deita_core.stages.plans import Shard
 
 T = TypeVar("T")
@@ -101,9 +102,20 @@ class Progress:
         Every shard is waited for before a failure is raised, so that what can be done is done and kept.
         """
         total = sum(shard.rows for shard in shards)
-        with self.step(name, total) as advance:
+        with self.step(name, total) as advance, interruptible():
             rows_of = {submit(shard): shard.rows for shard in shards}
             for future in as_completed(list(rows_of)):
                 future.wait()
                 advance(rows_of[future])
             return sum(future.result() for future in rows_of)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let ctrl-C end what asks an endpoint; without this a shard, and each that waits, would ask until it is done."""
+    resume_clients()
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop_clients()
+        raise

@@ -18,8 +18,8 @@ _loading = Lock()
 
 # One of each axis: a language model of 7B is loaded once a process, not once a shard.
 @lru_cache(maxsize=2)
-def _scorer(scorer: ScorerFiles, encoder: EncoderFiles) -> Scorer:
-    return load_found(scorer, encoder)
+def _scorer(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
+    return load_found(scorer, encoder, Store(store).path)
 
 
 @task(task_run_name="plan {scorer.axis} scoring")
@@ -32,5 +32,5 @@ def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list
 def score_turns(store: str, scorer: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
     """Score a shard; returns the number of turns scored."""
     with _loading:
-        loaded = _scorer(scorer, encoder)
+        loaded = _scorer(scorer, encoder, store)
     return score_shard(Store(store), loaded, scorer, encoder, shard)

@@ -55,6 +55,21 @@ REFUSALS = (
     "申し訳ありませんが、お手伝いできません。",
     "죄송합니다. 그 요청은 도와드릴 수 없습니다.",
 )
+# Status, code and message of each refusal.
+STATUSES = {
+    "429": (429, "rate_limit_exceeded", "Rate limit reached."),
+    "500": (500, "server_error", "The server had an error."),
+    "503": (503, "overloaded", "The server is overloaded."),
+    "quota": (429, "insufficient_quota", "You exceeded your current quota, check your plan and billing."),
+    "401": (401, "invalid_api_key", "Incorrect API key provided: {key}. Find yours in your account."),
+    "402": (402, "payment_required", "The balance of {key} is used up."),
+    "403": (403, "forbidden", "The key {key} may not use this model."),
+    "404": (404, "model_not_found", "The model {model} does not exist or you do not have access to it."),
+    "413": (413, "too_large", "Request too large."),
+    "too_long": (400, "context_length_exceeded", "This model's maximum context length is 4096 tokens."),
+    "filtered_prompt": (400, "content_filter", "The prompt was filtered."),
+    "400": (400, "invalid_request", "Something in this request is not right."),
+}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import sys
 import threading
 from argparse import ArgumentParser
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from email.utils import formatdate
@@ -27,9 +27,11 @@ from typing import Any
 from urllib.request import urlopen
 
 try:
-    from tests.llm_rules import CONTENT_FAULTS, Reply, digest, drawn, reply
+    from tests.llm_completions import LISTING_FAULTS, spoiled
+    from tests.llm_rules import CONTENT_FAULTS, STATUSES, Reply, digest, drawn, reply
 except ImportError:  # run as a script, from anywhere
-    from llm_rules import CONTENT_FAULTS, Reply, digest, drawn, reply
+    from llm_completions import LISTING_FAULTS, spoiled
+    from llm_rules import CONTENT_FAULTS, STATUSES, Reply, digest, drawn, reply
 
 # Faults of transport that another attempt can pass; the last two take as long as the client has patience.
 QUICK_FAULTS = (
@@ -39,22 +41,7 @@ QUICK_FAULTS = (
 SLOW_FAULTS = ("hang", "drip")
 # For scripts and poison only: they are meant to stay.
 LASTING_FAULTS = ("quota", "429_hour", "401", "402", "403", "404", "too_long", "413", "filtered_prompt", "400")
-TRANSPORT_FAULTS = (*QUICK_FAULTS, *SLOW_FAULTS, *LASTING_FAULTS)
-# Status, code and message of each.
-STATUSES = {
-    "429": (429, "rate_limit_exceeded", "Rate limit reached."),
-    "500": (500, "server_error", "The server had an error."),
-    "503": (503, "overloaded", "The server is overloaded."),
-    "quota": (429, "insufficient_quota", "You exceeded your current quota, check your plan and billing."),
-    "401": (401, "invalid_api_key", "Incorrect API key provided: {key}. Find yours in your account."),
-    "402": (402, "payment_required", "The balance of {key} is used up."),
-    "403": (403, "forbidden", "The key {key} may not use this model."),
-    "404": (404, "model_not_found", "The model {model} does not exist or you do not have access to it."),
-    "413": (413, "too_large", "Request too large."),
-    "too_long": (400, "context_length_exceeded", "This model's maximum context length is 4096 tokens."),
-    "filtered_prompt": (400, "content_filter", "The prompt was filtered."),
-    "400": (400, "invalid_request", "Something in this request is not right."),
-}
+TRANSPORT_FAULTS = (*QUICK_FAULTS, *SLOW_FAULTS, *LASTING_FAULTS, *LISTING_FAULTS)
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -92,6 +79,7 @@ class Settings:
     script: tuple[str, ...] = ()
     poison: dict[str, str] | None = None
     noise: float = 0.0
+    completions: Callable[[dict], tuple[int, dict]] | None = None
 
 
 def evenly(total: float, names: Iterable[str] = (*QUICK_FAULTS, *CONTENT_FAULTS)) -> dict[str, float]:
@@ -107,7 +95,8 @@ class LLMServer:
     `faults`: shares by name. `script`: faults for the first requests, in order, "" for none. `poison`: the fault that
     always meets a request whose messages hold a text. `keys`, `models`: those known, None for any. `rejects`:
     parameters answered with a 400 that names them. `token_bytes`: bytes of a prompt that are a token; 0: four
-    characters are one. `requests_per_minute`: 429 beyond, in any `minute` seconds.
+    characters are one. `requests_per_minute`: 429 beyond, in any `minute` seconds. `completions`: makes status and body
+    for a request of /v1/completions; none: there are no completions.
     """
 
     def __init__(self, port: int = 0, **settings: Any) -> None:
@@ -171,12 +160,14 @@ class LLMServer:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         path = first.split()[1]
-        if not path.endswith("/chat/completions"):
+        served = "/chat/completions" if self.settings.completions is None else "/completions"
+        if not path.endswith(served):
             found = path == "/log"
             await _write(writer, 200 if found else 404, self._report() if found else _error("400", "", ""))
             return True
         sent = json.loads(body)
-        key = digest(*(json.dumps(sent.get(name)) for name in ("model", "messages", "temperature", "seed")))
+        parts = ("model", "prompt") if "prompt" in sent else ("model", "messages", "temperature", "seed")
+        key = digest(*(json.dumps(sent.get(name)) for name in parts))
         entry = Entry(key, self._seen[key], came, headers.get("authorization", ""))
         self._seen[key] += 1
         self.log.append(entry)
@@ -203,13 +194,20 @@ class LLMServer:
         entry.did = fault or "good"
         if fault:
             return await self._fail(fault, sent, key, reader, writer)
-        said = reply(sent["messages"][-1]["content"], entry.hash, settings.faults or {}, settings.noise)
-        completion = self._completion(sent, said)
-        entry.did, usage = said.did, completion.get("usage", {})
+        status, completion = self._good(sent, entry)
+        usage = completion.get("usage", {})
         entry.prompt_tokens, entry.completion_tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-        await _write(writer, 200, completion)
-        entry.answered = monotonic()
+        await _write(writer, status, completion)
+        entry.answered = monotonic() if status == 200 else None
         return True
+
+    def _good(self, sent: dict, entry: Entry) -> tuple[int, dict]:
+        """Status and body of what is said when nothing goes wrong on the way."""
+        if "prompt" in sent:
+            return self.settings.completions(sent)
+        said = reply(sent["messages"][-1]["content"], entry.hash, self.settings.faults or {}, self.settings.noise)
+        entry.did = said.did
+        return 200, self._completion(sent, said)
 
     def _refusal(self, sent: dict, key: str) -> tuple[str, int, dict, dict[str, str]] | None:
         """What the server refuses at once: what was done, status, body and headers."""
@@ -243,7 +241,7 @@ class LLMServer:
         return 0.0
 
     def _transport_fault(self, sent: dict, entry: Entry) -> str | None:
-        said = " ".join(str(message["content"]) for message in sent["messages"])
+        said = sent.get("prompt") or " ".join(str(message["content"]) for message in sent["messages"])
         for text, fault in (self.settings.poison or {}).items():
             if text in said:
                 return fault
@@ -252,7 +250,9 @@ class LLMServer:
         return drawn(self.settings.faults or {}, TRANSPORT_FAULTS, "transport", entry.hash, entry.seen)
 
     async def _fail(self, fault: str, sent: dict, key: str, reader: Any, writer: Any) -> bool:
-        good = json.dumps(self._completion(sent, Reply("Never to be seen."))).encode()
+        unseen = Reply("Never to be seen.")
+        good = self.settings.completions(sent)[1] if "prompt" in sent else self._completion(sent, unseen)
+        good = json.dumps(good).encode()
         if fault == "reset":
             # Closed at once, with a reset in place of the goodbye.
             linger = struct.pack("ii", 1, 0)
@@ -288,6 +288,8 @@ class LLMServer:
         """Status, body and headers of a reply that is whole but useless."""
         html = b"<html><body><h1>Bad gateway</h1></body></html>"
         changed = json.loads(good)
+        if fault in LISTING_FAULTS:
+            return 200, spoiled(fault, changed), {}
         changed["choices"] = [] if fault == "empty_choices" else [{**changed["choices"][0], "message": None}]
         whole = {
             "502_html": (502, html, {"Content-Type": "text/html"}),

@@ -12,6 +12,7 @@ from deita_core.conversation import content_id
 from deita_core.encoders import EncoderFiles, Precision, best_precision
 from deita_core.errors import ModelError, cause
 from deita_core.scorers.heads import Axis, HeadScorer
+from deita_core.scorers.served import ServedScorer, find_served, is_served
 
 __all__ = ["Axis", "HeadScorer", "Scorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
 
@@ -36,8 +37,8 @@ class ScorerFiles(BaseModel):
 
     name: str
     axis: Axis
-    kind: Literal["head", "causal"] = "head"
-    path: Path
+    kind: Literal["head", "causal", "served"] = "head"
+    path: Path | None
     precision: Precision = "float32"
     fingerprint: str
 
@@ -53,13 +54,17 @@ def load_scorer(
     device: str = "auto",
     dtype: Precision | Literal["auto"] = "auto",
     max_tokens_per_batch: int | None = None,
+    store: Path | None = None,
 ) -> Scorer:
     """Load the scorer of an axis: "laptop" for the shipped head, a folder that `deita train` wrote, or a causal LM.
 
-    A causal LM is a folder or a hub name. `dtype` is what it computes in; a head takes that of its encoder.
-    `max_tokens_per_batch` bounds batches; by default it follows from the device. Raises ModelError where there is no
-    such scorer, or it scores the other axis.
+    A causal LM is a folder, a hub name, or one that is served: http://HOST:PORT/v1#MODEL, with what it answers kept in
+    the folder `store`. `dtype` is what it computes in; a head takes that of its encoder. `max_tokens_per_batch` bounds
+    batches; by default it follows from the device. Raises ModelError where there is no such scorer, or it scores the
+    other axis.
     """
+    if is_served(name_or_path):
+        return ServedScorer(name_or_path, axis, store)
     folder = _folder(name_or_path, axis)
     if _kind(folder) == "head":
         return _head(folder, name_or_path, axis, device, max_tokens_per_batch)
@@ -72,8 +77,12 @@ def load_scorer(
 def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerFiles:
     """Find a scorer without loading more than it must; a head has to read this encoder's vectors.
 
-    The fingerprint covers everything a score follows from: for a head, the encoder as well.
+    The fingerprint covers everything a score follows from: for a head, the encoder as well; for a served scorer, which
+    is not asked, the model's name in place of its weights.
     """
+    if is_served(name_or_path):
+        fingerprint = find_served(name_or_path, axis).fingerprint
+        return ScorerFiles(name=name_or_path, axis=axis, kind="served", path=None, fingerprint=fingerprint)
     folder = _folder(name_or_path, axis)
     if _kind(folder) == "head":
         scorer = _head(folder, name_or_path, axis)
@@ -90,11 +99,12 @@ def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerF
     )
 
 
-def load_found(files: ScorerFiles, encoder: EncoderFiles) -> Scorer:
-    """Load a scorer that was found before. Raises ModelError if it is another one by now."""
+def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = None) -> Scorer:
+    """Load a scorer that was found before; `store` as for `load_scorer`. Raises ModelError if it has changed since."""
     if find_scorer(files.name, files.axis, encoder).fingerprint != files.fingerprint:
-        raise ModelError(f"The {files.axis} scorer in {files.path} has changed since the run began; run it again.")
-    return load_scorer(files.name, files.axis, dtype=files.precision)
+        where = files.path or files.name
+        raise ModelError(f"The {files.axis} scorer in {where} has changed since the run began; run it again.")
+    return load_scorer(files.name, files.axis, dtype=files.precision, store=store)
 
 
 def _head(

@@ -16,8 +16,9 @@ from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
 
 STAGE = "score"
-# A head takes some milliseconds for a sample, a language model on a CPU a second.
-SAMPLES_PER_SHARD = {"head": 4_096, "causal": 256}
+# A head takes some milliseconds for a sample, a language model on a CPU a second; one that is served takes many at
+# once, but few at the end of a shard.
+SAMPLES_PER_SHARD = {"head": 4_096, "causal": 256, "served": 2_048}
 
 Placed = tuple[str, int, Turn, list[dict[str, Any]]]
 

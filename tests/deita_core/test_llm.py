@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from deita_core.answers import usage_of
 from deita_core.errors import LLMError
-from deita_core.llm import LLM, Answer, LLMSettings, Request, Unanswered, find_key
+from deita_core.llm import LLM, Answer, LLMSettings, Request, Unanswered, find_key, resume_clients, stop_clients
 from tests.llm_server import QUICK_FAULTS, SLOW_FAULTS, LLMServer, evenly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -623,3 +623,13 @@ def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(ValidationError) as error:
         LLMSettings(**{"model": "m", **settings})
     assert "sk-secret" not in str(error.value)
+
+
+def test_after_an_interruption_no_client_asks_until_the_next_run(tmp_path, request):
+    request.addfinalizer(resume_clients)
+    with LLMServer() as server:
+        stop_clients()
+        assert "interrupted" in sentence(results(server, tmp_path, prompts(3)))
+        assert not server.log
+        resume_clients()
+        answers(results(server, tmp_path, prompts(3)))

@@ -1,0 +1,105 @@
+"""`deita select` with a scorer that is served, on loopback, by a real tiny model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from deita_core.scorers.causal import CausalScorer
+from tests.deita_core.scorers.tiny_llama import make_tiny_llama
+from tests.llm_completions import SURE, ModelCompletions, Scripted, lean_to_digits
+from tests.llm_server import LLMServer, evenly
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "sk-served-0123456789-very-secret"
+TOPICS = ["tea", "rain", "the moon", "a train", "面包", "salt", "an old clock", "ink"]
+TALKS = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return lean_to_digits(make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def pool(tmp_path):
+    rows = [{"instruction": f"{i}. Why {TOPICS[i % 8]}?", "output": f"Because {TOPICS[i // 8]}."} for i in range(TALKS)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path / "pool.jsonl"
+
+
+@pytest.fixture
+def deita(prefect_server, laptop, tmp_path):
+    """Runs the command in the folder of the pool."""
+    more = {"PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
+    limits = {"DEITA_LLM__API_KEY": KEY, "DEITA_LLM__FIRST_PAUSE": "0.01", "DEITA_LLM__ATTEMPTS": "4"}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        env = {**os.environ, **more, **limits}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def select(deita, server, out):
+    scorers = ("--complexity-scorer", f"{server.url}#tiny", "--quality-scorer", "laptop")
+    return deita("select", "pool.jsonl", *scorers, "--budget", "20", "--out", out)
+
+
+def test_a_pool_is_scored_by_a_served_model_and_asked_about_once(deita, pool, folder, tmp_path):
+    faults = evenly(0.2, ("429", "500", "reset", "truncated", "no_logprobs"))
+    with LLMServer(completions=ModelCompletions(folder), faults=faults, latency=0.01) as server:
+        first = select(deita, server, "first")
+        assert first.returncode == 0, first.stderr
+        assert len({entry.did for entry in server.log}) > 3 and set(server.answered().values()) == {1}
+        asked = len(server.log)
+        second = select(deita, server, "second")
+        assert second.returncode == 0 and len(server.log) == asked
+    with LLMServer(completions=ModelCompletions(folder)) as moved:
+        third = select(deita, moved, "third")
+        assert third.returncode == 0 and not moved.log
+    decisions = pl.read_parquet(tmp_path / "first/decisions.parquet").sort("file", "line")
+    rows = [json.loads(line) for line in pool.read_text(encoding="utf-8").splitlines()]
+    causal = CausalScorer(folder, "complexity", device="cpu", dtype="float32").score([r["instruction"] for r in rows])
+    assert decisions["complexity"].to_list() == pytest.approx(causal["score"].to_list(), abs=1e-4)
+    assert (tmp_path / "first/selected.jsonl").read_bytes() == (tmp_path / "third/selected.jsonl").read_bytes()
+    said = first.stdout + first.stderr + second.stdout + second.stderr
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert KEY not in said and all(KEY.encode() not in content for content in kept)
+
+
+def test_a_run_that_is_not_answered_fails_in_a_sentence_and_the_next_asks_what_is_missing(deita, pool, tmp_path):
+    with LLMServer(completions=Scripted(SURE), poison={"7. Why": "500"}) as server:
+        run = select(deita, server, "out")
+        assert run.returncode == 1 and "Traceback" not in run.stdout + run.stderr
+        assert f"{server.url} leaves 6 of {TALKS} texts without complexity scores" in run.stderr
+        assert not (tmp_path / "out/manifest.json").exists()
+    with LLMServer(completions=Scripted(SURE)) as server:
+        run = select(deita, server, "out")
+        assert run.returncode == 0, run.stderr
+        assert len(server.log) == 6
+    assert (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_dry_run_and_a_wrong_name_ask_nobody(deita, pool, tmp_path):
+    with LLMServer(completions=Scripted(SURE)) as server:
+        run = deita("select", "pool.jsonl", "--complexity-scorer", f"{server.url}#tiny", "--dry-run")
+        assert run.returncode == 0, run.stderr
+        run = deita("select", "pool.jsonl", "--complexity-scorer", server.url, "--out", "out")
+        assert run.returncode == 1 and "#MODEL" in run.stderr and "Traceback" not in run.stderr
+        assert not server.log
