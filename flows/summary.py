@@ -168,4 +168,4 @@ def print_doctor() -> None:
     for name, fact in found.machine.items():
         console.print(f"{name:<24}{escape(fact)}")
     for preset, reason in found.presets.items():
-        console.print(f"preset {preset:<17}{'can run' if reason is None else 'cannot run: ' + escape(reason)}")
+        console.print(f"preset {preset:<17}{'can run' if reason is None else 'cannot run yet: ' + escape(reason)}")

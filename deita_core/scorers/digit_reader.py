@@ -1,7 +1,11 @@
-"""What a causal language model would say of six tokens after each prompt: batched by length and memory."""
+"""What a causal language model would say of six tokens after each prompt: batched by length and memory.
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+What the prompts of an axis begin with is computed once and gone on from, in the batches in which that pays.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -9,8 +13,34 @@ from deita_core.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import Cache
 
-TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 32_768}
+# A CPU's caches hold what about 1,000 tokens become on their way through a layer; a GPU wants far more to be busy.
+TOKENS_PER_BATCH = {"cpu": 1_024, "mps": 8_192, "cuda": 32_768}
+# A row shorter than this share of the widest opens a batch of its own, unless that would be a tiny one.
+NEAR = 0.9
+TINY_BATCH = 512
+# Attending over a stored prefix needs a mask, which costs more than the prefix where the rows are far longer. Measured
+# on a CPU with 25 common tokens: rows of 48 take 0.55 to 0.66 of the time, of 96 0.78 to 0.96, of 192 0.97 to 1.04.
+ROWS_PER_PREFIX = 16
+WIDTHS_PER_PREFIX = 4
+
+
+class Prefix(NamedTuple):
+    """Tokens that rows have in common, as the keys and values (1, heads, n, d) that each layer made of them."""
+
+    n: int
+    layers: "list[tuple[torch.Tensor, torch.Tensor]]"
+
+    def cache(self, rows: int) -> "Cache":
+        """A cache for one batch: what the batch adds to it leaves the prefix as it was."""
+        from transformers.cache_utils import DynamicCache
+
+        cache = DynamicCache(self.layers)
+        for layer in cache.layers:
+            # Views: the rows share the prefix until their own tokens are put behind it.
+            layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
+        return cache
 
 
 class DigitReader:
@@ -22,53 +52,106 @@ class DigitReader:
         self._budget = max_tokens_per_batch or TOKENS_PER_BATCH.get(self._device.type, TOKENS_PER_BATCH["mps"])
         self._decoder = model.get_decoder() or model.base_model
         self._six_rows = self._digits_follow_from_rows()
+        self._resumes = self._six_rows and self._goes_on_from_a_prefix()
 
     def logits(self, rows: list[list[int]]) -> np.ndarray:
         """Logits (n, 6) float64 of the digits after prompts of any lengths; does not depend on how they are batched."""
-        import torch
-
         found = np.zeros((len(rows), len(self._digits)))
         # Longest first: memory that runs out does so at once.
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        common = self._common_prefix(rows)
         while order:
-            width = len(rows[order[0]])
-            batch = order[: max(1, self._budget // width)]
-            try:
-                found[batch] = self._forward([rows[i] for i in batch])
+            prefix = common if common and len(rows[order[0]]) <= WIDTHS_PER_PREFIX * common.n else None
+            skipped = prefix.n if prefix else 0
+            batch = order[: batch_size((len(rows[i]) - skipped for i in order), self._budget)]
+            if (logits := self._within_memory([rows[i] for i in batch], prefix)) is not None:
+                found[batch] = logits
                 order = order[len(batch) :]
-                continue
-            except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise ModelError(
-                        f"A text of {width} tokens does not fit in the memory of {self._device}; lower max_tokens."
-                    ) from None
-            self._budget = len(batch) * width // 2
-            torch.cuda.empty_cache()
         return found
 
-    def _forward(self, rows: list[list[int]]) -> np.ndarray:
+    def _within_memory(self, rows: list[list[int]], prefix: Prefix | None) -> np.ndarray | None:
+        """Logits of one batch; none where memory ran out, and then the budget is halved."""
         import torch
 
-        ids, mask = right_padded(rows)
-        ids, mask = ids.to(self._device), mask.to(self._device)
-        last = mask.sum(dim=1) - 1
+        width = len(rows[0]) - (prefix.n if prefix else 0)
+        try:
+            return self._forward(rows, prefix)
+        except torch.cuda.OutOfMemoryError:
+            if len(rows) == 1:
+                raise ModelError(
+                    f"A text of {len(rows[0])} tokens does not fit in the memory of {self._device}; lower max_tokens."
+                ) from None
+        self._budget = len(rows) * width // 2
+        torch.cuda.empty_cache()
+        return None
+
+    def _forward(self, rows: list[list[int]], prefix: Prefix | None) -> np.ndarray:
+        import torch
+
         with torch.inference_mode():
-            read = self._from_rows if self._six_rows else self._from_own_head
-            return read(ids, mask, last).double().cpu().numpy()
+            logits = self._from_rows(rows, prefix) if self._six_rows else self._from_own_head(rows)
+            return logits.double().cpu().numpy()
 
-    def _from_rows(self, ids: "torch.Tensor", mask: "torch.Tensor", last: "torch.Tensor") -> "torch.Tensor":
+    def _from_rows(self, rows: list[list[int]], prefix: Prefix | None) -> "torch.Tensor":
         """The last hidden states times six rows of the output embedding, in float32: no vocabulary of logits."""
-        import torch
-
-        hidden = self._decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         head = self._model.get_output_embeddings()
-        state = hidden[torch.arange(len(ids), device=ids.device), last].float()
+        state = self._last_states(rows, prefix).float()
         # A sum and no matrix product: rounded alike for any number of rows, and in float32 under autocast too.
         logits = (state[:, None, :] * head.weight[self._digits].float()).sum(dim=-1)
         return logits if head.bias is None else logits + head.bias[self._digits].float()
 
-    def _from_own_head(self, ids: "torch.Tensor", mask: "torch.Tensor", last: "torch.Tensor") -> "torch.Tensor":
-        return last_logits(self._model, ids, mask, last)[:, self._digits].float()
+    def _last_states(self, rows: list[list[int]], prefix: Prefix | None) -> "torch.Tensor":
+        """Hidden states (n, d) after the last token of each row."""
+        import torch
+
+        ids, last = self._padded([row[prefix.n :] for row in rows] if prefix else rows)[::2]
+        past = {"past_key_values": prefix.cache(len(rows)), "use_cache": True} if prefix else {"use_cache": False}
+        # No mask: causal attention keeps the padding after a row from it, and is quicker where nothing else is asked.
+        hidden = self._decoder(input_ids=ids, **past).last_hidden_state
+        return hidden[torch.arange(len(ids), device=ids.device), last]
+
+    def _from_own_head(self, rows: list[list[int]]) -> "torch.Tensor":
+        return last_logits(self._model, *self._padded(rows))[:, self._digits].float()
+
+    def _padded(self, rows: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """Ids and mask (n, width), and the place of the last token of each row (n,)."""
+        ids, mask = (part.to(self._device) for part in right_padded(rows))
+        return ids, mask, mask.sum(dim=1) - 1
+
+    def _common_prefix(self, rows: list[list[int]]) -> Prefix | None:
+        """What all rows begin with, less than any whole row, where enough of them are short enough for it to pay."""
+        if not self._resumes or len(rows) < ROWS_PER_PREFIX:
+            return None
+        n = common_length(rows)
+        if sum(len(row) <= WIDTHS_PER_PREFIX * n for row in rows) < ROWS_PER_PREFIX:
+            return None
+        return self._prefix(rows[0][:n])
+
+    def _prefix(self, ids: list[int]) -> Prefix | None:
+        """Keys and values of these tokens, where the model keeps those of every token and nothing else."""
+        import torch
+        from transformers.cache_utils import DynamicLayer
+
+        with torch.inference_mode():
+            made = self._decoder(input_ids=torch.tensor([ids], device=self._device), use_cache=True)
+        layers = getattr(getattr(made, "past_key_values", None), "layers", [])
+        # Its children forget what leaves a window, or keep states of another kind.
+        if not layers or any(type(layer) is not DynamicLayer or layer.keys is None for layer in layers):
+            return None
+        return Prefix(len(ids), [(layer.keys, layer.values) for layer in layers])
+
+    def _goes_on_from_a_prefix(self) -> bool:
+        """Whether this model makes the same of a few tokens after a stored prefix as of all of them at once."""
+        import torch
+
+        prefix = self._prefix(self._digits)
+        if prefix is None:
+            return False
+        rows = [self._digits + self._digits[:n] for n in (3, 1)]
+        with torch.inference_mode():
+            plain, resumed = (self._last_states(rows, start).float() for start in (None, prefix))
+        allowed = 1e-4 if self._model.dtype == torch.float32 else 0.05
+        return bool((plain - resumed).norm() <= allowed * plain.norm())
 
     def _digits_follow_from_rows(self) -> bool:
         """Whether this model's logits are its hidden states times its output embedding, and no function of that.
@@ -98,6 +181,28 @@ class DigitReader:
         told = torch.linspace(-64, 64, len(own)).to(head.weight).float()
         alike = len(seen) == 1 and torch.allclose(seen[0][0, -1].float(), hidden[0, -1].float(), rtol=1e-2, atol=1e-3)
         return alike and torch.equal(own, told)
+
+
+def batch_size(lengths: Iterable[int], budget: int) -> int:
+    """How many rows of falling lengths make up the next batch: at least one, and no more than `budget` padded tokens.
+
+    Rows much shorter than the first are left to the next batch, whose padding they are not.
+    """
+    lengths = iter(lengths)
+    width = next(lengths)
+
+    def fits(row: tuple[int, int]) -> bool:
+        tokens = row[0] * width
+        return tokens <= budget and (tokens <= TINY_BATCH or row[1] >= NEAR * width)
+
+    return 1 + sum(1 for _ in takewhile(fits, enumerate(lengths, start=2)))
+
+
+def common_length(rows: list[list[int]]) -> int:
+    """How many first ids all rows have in common, leaving at least one id to each."""
+    least, most = min(rows), max(rows)
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False)))
+    return min(alike, min(map(len, rows)) - 1)
 
 
 def right_padded(rows: Sequence[Sequence[int]]) -> tuple["torch.Tensor", "torch.Tensor"]:
