@@ -43,12 +43,17 @@ Turn = tuple[str, str]
 
 @dataclass
 class Forwards:
-    """What went through a decoder: seconds, token ids, and those of them that only padded."""
+    """What went through a decoder: seconds, tokens, and those of them that only padded, one count a pass."""
 
     seconds: float = 0.0
     tokens: int = 0
-    padding: int = 0
+    padded: list[torch.Tensor] = field(default_factory=list)
     began: list[float] = field(default_factory=list)
+
+    @property
+    def padding(self) -> int:
+        """Tokens that only padded."""
+        return int(sum(self.padded))
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ def ours(scorer: CausalScorer, turns: Sequence[Turn], prefix_from: int) -> Timed
     """Our scorer over all rows, with a prefix shared from so many rows on."""
     usual, digit_reader.ROWS_PER_PREFIX = digit_reader.ROWS_PER_PREFIX, prefix_from
     try:
-        with counted(str(scorer._reader._device)) as forwards:
+        with counted(scorer._reader._device.type) as forwards:
             start = perf_counter()
             frame = scorer.score(*columns(turns))
             taken = perf_counter() - start
@@ -294,7 +299,7 @@ def counted(device: str) -> Iterator[Forwards]:
             found.seconds += now(device) - found.began.pop()
             found.tokens += kwargs["input_ids"].numel()
             # The padding is token 0, which is otherwise the unknown or the first one of a row.
-            found.padding += int((kwargs["input_ids"][:, 1:] == 0).sum())
+            found.padded.append((kwargs["input_ids"][:, 1:] == 0).sum())
 
     handles = [
         torch_module.register_module_forward_pre_hook(before),

@@ -21,7 +21,8 @@ TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 32_768}
 NEAR = 0.9
 TINY_BATCH = 512
 # Attending over a stored prefix needs a mask, which costs more than the prefix where the rows are far longer. Measured
-# on a CPU with 25 common tokens: rows of 48 take 0.55 to 0.66 of the time, of 96 0.78 to 0.96, of 192 0.97 to 1.04.
+# on 2 CPU cores with 25 common tokens: rows of 48 take 0.55 to 0.66 of the time, of 96 0.78 to 0.96, of 192 0.97 to
+# 1.04; wider models gain more.
 ROWS_PER_PREFIX = 16
 WIDTHS_PER_PREFIX = 6
 
