@@ -142,7 +142,7 @@ class TrainingSettings(BaseModel):
     )
     store: str = Field(".deita", min_length=1, description="Where vectors and results are kept: a folder.")
     encoder: str = Field(LAPTOP_ENCODER, description="For a head: a sentence-transformers model.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="What the encoder computes in.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the encoder computes in.")
     tuning: TuningSettings | None = Field(None, description="For a causal scorer: the model to start from, and how.")
 
     @model_validator(mode="after")
