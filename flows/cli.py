@@ -13,7 +13,22 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Axes, Axis, Format, Kind, Layout, Method, Preset, Turns
+from flows.options import (
+    Axes,
+    Axis,
+    ConfigOption,
+    EncoderOption,
+    Files,
+    Format,
+    Kind,
+    LayoutOption,
+    LimitOption,
+    Method,
+    PresetOption,
+    ScorerOption,
+    StoreOption,
+    Turns,
+)
 
 app = typer.Typer(
     name="deita",
@@ -63,25 +78,23 @@ def prepare_environment(verbose: bool) -> None:
     "deita select data/ 'more/*.parquet' --threshold auto --budget 10000 --out out/"
 )
 def select(
-    pool: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    pool: Files,
     out: Annotated[Path | None, typer.Option(help="Folder for the selection's files. Needed unless --dry-run.")] = None,
     budget: Annotated[int | None, typer.Option(help="How many conversations to select. Default: no limit.")] = None,
     threshold: Annotated[
         str | None, typer.Option(help="Largest cosine similarity to a kept one, or auto. Default 0.9.")
     ] = None,
-    store: Annotated[str | None, typer.Option(help="Where vectors and scores are kept. Default .deita")] = None,
-    preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
+    store: StoreOption = None,
+    preset: PresetOption = None,
     turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score. Default mean.")] = None,
     training_tokens: Annotated[int | None, typer.Option(help="Where training cuts. Default 2048.")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")
-    ] = None,
-    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
-    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
-    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
+    encoder: EncoderOption = None,
+    complexity_scorer: ScorerOption = None,
+    quality_scorer: ScorerOption = None,
+    layout: LayoutOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+    limit: LimitOption = None,
+    config: ConfigOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
 ) -> None:
     """Select the best and most diverse conversations of a pool.
@@ -125,18 +138,16 @@ def select(
 
 @app.command(epilog="Example:  deita score pool.jsonl --out scores.parquet")
 def score(
-    pool: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    pool: Files,
     out: Annotated[Path, typer.Option(help="File for the scores: .parquet, .csv or .jsonl.")],
-    store: Annotated[str | None, typer.Option(help="Where vectors and scores are kept. Default .deita")] = None,
-    preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")
-    ] = None,
-    complexity_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
-    quality_scorer: Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")] = None,
-    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+    store: StoreOption = None,
+    preset: PresetOption = None,
+    encoder: EncoderOption = None,
+    complexity_scorer: ScorerOption = None,
+    quality_scorer: ScorerOption = None,
+    layout: LayoutOption = None,
+    limit: LimitOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Score every turn of a pool for complexity and quality, 1 to 6, and write the scores to a file.
 
@@ -166,15 +177,15 @@ def score(
 
 @app.command(epilog="Example:  deita calibrate pool.jsonl --keep 0.9")
 def calibrate(
-    pool: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    pool: Files,
     keep: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the pool to keep.")] = 0.9,
     samples: Annotated[int, typer.Option(min=2, help="Samples to measure on, drawn from the pool.")] = 5_000,
-    store: Annotated[str | None, typer.Option(help="Where vectors are kept. Default .deita")] = None,
-    preset: Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="The encoder: hub name or folder.")] = None,
-    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the pool.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+    store: StoreOption = None,
+    preset: PresetOption = None,
+    encoder: EncoderOption = None,
+    layout: LayoutOption = None,
+    limit: LimitOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Say what a similarity threshold means for this encoder and this pool, and which one keeps a wanted share.
 
@@ -197,7 +208,7 @@ def calibrate(
     "deita evolve seeds.jsonl --base-url http://localhost:8000/v1 --model my-model --dry-run"
 )
 def evolve(
-    seeds: Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")],
+    seeds: Files,
     out: Annotated[Path | None, typer.Option(help="Folder for the ranked chains. Needed unless --dry-run.")] = None,
     model: Annotated[str | None, typer.Option(help="Model that evolves and ranks.")] = None,
     judge: Annotated[str | None, typer.Option(help="Model that ranks. Default: the same.")] = None,
@@ -210,10 +221,10 @@ def evolve(
     spend_cap: Annotated[float | None, typer.Option(help="Spend at which to stop; needs prices.")] = None,
     input_price: Annotated[float | None, typer.Option(help="Price of a million prompt tokens.")] = None,
     output_price: Annotated[float | None, typer.Option(help="Price of a million answer tokens.")] = None,
-    store: Annotated[str | None, typer.Option(help="Where answers and chains are kept. Default .deita")] = None,
-    layout: Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Read only the first rows of the files.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+    store: StoreOption = None,
+    layout: LayoutOption = None,
+    limit: LimitOption = None,
+    config: ConfigOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked, and the cost.")] = False,
 ) -> None:
     """Evolve seed instructions and answers with a language model, and have it rank them: data to train scorers on.
@@ -275,8 +286,8 @@ def train(
     method: Annotated[Method | None, typer.Option(help="For a causal scorer: lora or full. Default lora.")] = None,
     epochs: Annotated[int | None, typer.Option(help="For a causal scorer. Default 6, or until it stops early.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="For a causal scorer. Default by method.")] = None,
-    store: Annotated[str | None, typer.Option(help="Where vectors are kept. Default .deita")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Train a scorer on ranked chains, and say how good it is on chains it did not see.
 

@@ -1,6 +1,10 @@
-"""The choices that options of the `deita` command offer; kept apart from the settings, which take longer to import."""
+"""Options that several commands have, and the choices they offer; apart from the settings, which import slowly."""
 
 from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
 class Preset(StrEnum):
@@ -64,3 +68,15 @@ class Method(StrEnum):
 
     lora = "lora"
     full = "full"
+
+
+Files = Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")]
+StoreOption = Annotated[str | None, typer.Option(help="Where all that is found out is kept. Default .deita")]
+PresetOption = Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")]
+EncoderOption = Annotated[
+    str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")
+]
+ScorerOption = Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")]
+LayoutOption = Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")]
+LimitOption = Annotated[int | None, typer.Option(help="Read only the first rows of the files.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")]
