@@ -1,9 +1,11 @@
 """Settings and presets: a preset's values, then a YAML file, then DEITA_* variables, then what the caller gives."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from deita_core.encoders import LAPTOP_ENCODER, Pooling, Storage
 from deita_core.llm import LLMSettings
@@ -15,6 +17,13 @@ PresetName = Literal["laptop", "paper"]
 Turns = Literal["fit", "sum", "mean", "max"]
 Format = Literal["same", "messages", "sharegpt", "alpaca"]
 LayoutName = Literal["alpaca", "sharegpt", "messages", "prompt-response"]
+RUNNER = re.compile(r"threads|processes|(dask|ray)://([^\s/]+:\d{1,5})?")
+
+
+def _known_runner(name: str) -> str:
+    if not RUNNER.fullmatch(name):
+        raise PydanticCustomError("runner", "input should be threads, processes, dask://HOST:PORT or ray://HOST:PORT")
+    return name
 
 
 class SelectionSettings(BaseModel):
@@ -67,6 +76,26 @@ class SelectionSettings(BaseModel):
     layout: LayoutName | None = Field(None, description="The layout of the pool's files; none: detected for each.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
     format: Format = Field("same", description="The layout of selected.jsonl.")
+    keep_editions: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="How many of the store's last editions to keep; none: all."
+    )
+    runner: Annotated[str, AfterValidator(_known_runner)] = Field(
+        "threads",
+        description="What computes the shards: threads, processes, dask://HOST:PORT or ray://HOST:PORT; a cluster of "
+        "its own on this machine without HOST:PORT.",
+    )
+
+
+class RemovalSettings(BaseModel):
+    """Which conversations are taken down."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: list[str] = Field([], description="Ids of samples, as in decisions.parquet.")
+    where: str | None = Field(
+        None, description="An SQL condition on file, line, layout, fields (the row as JSON) or sample_id."
+    )
+    reason: str = Field("", max_length=300, description="Why, for the record; no text of the conversation.")
 
 
 # The laptop's threshold: among examples/pool every rewording planted there is at 0.95 or more, and no other pair is

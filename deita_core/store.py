@@ -1,21 +1,25 @@
 """The store: one LanceDB database with everything known about a pool. The only module that imports lancedb."""
 
 import os
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from random import random
+from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Any
+from time import sleep
+from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 import polars as pl
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from deita_core.errors import InputError, StoreError, cause
+from deita_core.errors import StoreError, cause
+from deita_core.locks import check_held, folder_lock, object_lock
+from deita_core.remote import check_reachable, checked_uri, is_remote, publish, side_folder, storage_options
 from deita_core.tables import Table
 
 # Ids in one query's IN list: long enough to be fast, short enough to be parsed at once.
@@ -24,21 +28,37 @@ IDS_PER_QUERY = 4_096
 SCAN_ABOVE = 10 * IDS_PER_QUERY
 # Somebody may be reading the version before the last one from a notebook.
 KEEP_VERSIONS = timedelta(hours=1)
+# None at all: the shortest that LanceDB takes.
+KEEP_NOTHING = timedelta(milliseconds=1)
+# Seconds at most before each further try at a commit that another writer's got ahead of; each try has some of its own.
+PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0)
+
+# How old what is read may be: not at all.
+FRESH = timedelta(0)
+# How Lance marks the columns of a key.
+PRIMARY_KEY = "lance-schema:unenforced-primary-key"
+
+Result = TypeVar("Result")
 
 
 class Store:
-    """A database of samples, vectors, scores, selections and runs in a folder.
+    """A database of samples, vectors, scores, selections and runs: in a folder, or under s3://, gs:// or az://.
 
     Every write is validated against its table's Pandera model before it is made, is one atomic commit, and adds only
     the rows whose key is not there yet: rows are keyed by content and by the version of the model that made them, so a
     row once written never changes and a repeated write changes nothing.
+
+    `side` is the folder for what is no table: the store's own, or for a remote store one in this machine's cache. What
+    lies there is not seen by other machines: the answers of language models, and the results Prefect keeps. Object
+    storage takes its credentials and its address from the environment (AWS_*, GOOGLE_*, AZURE_*).
     """
 
     def __init__(self, uri: str | Path = ".deita") -> None:
         self.uri = str(uri)
-        if "://" in self.uri:
-            raise InputError(f"The store {self.uri} is not a folder; this version keeps stores in local folders.")
-        self.path = Path(self.uri).expanduser()
+        self.is_remote = is_remote(self.uri)
+        if self.is_remote:
+            self.uri = checked_uri(self.uri)
+        self.side = side_folder(self.uri) if self.is_remote else Path(self.uri).expanduser()
         self._lance: Any = None
         self._open: dict[str, Any] = {}
         self._opening = Lock()
@@ -49,52 +69,59 @@ class Store:
     def lock(self, holder: str) -> Iterator[None]:
         """Hold the store for one run. Raises StoreError at once, naming the run, if another holds it."""
         self._make_folder()
-        notice = self.path / "lock.json"
-        lock = FileLock(self.path / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StoreError(f"The store {self.uri} is in use by {_read_notice(notice)}; wait for it to end.") from None
-        try:
-            started = datetime.now(UTC).isoformat(timespec="seconds")
-            notice.write_bytes(
-                orjson.dumps({"run": holder, "pid": os.getpid(), "host": socket.gethostname(), "started": started})
-            )
+        held = object_lock(self.uri, holder) if self.is_remote else folder_lock(self.side, self.uri, holder)
+        with held:
             yield
-        finally:
-            notice.unlink(missing_ok=True)
-            lock.release()
 
     def write(self, table: Table, frame: pl.DataFrame) -> int:
         """Validate rows and add those whose key the table lacks, in one commit; returns how many were added."""
         if frame.is_empty():
             return 0
         checked = table.validate(frame.unique(list(table.key), keep="first", maintain_order=True))
-        # One writer at a time, over threads and processes: merges that run at once would both insert a new key.
-        with self._writing():
+
+        def insert() -> int:
             handle = self._of(table) or self._create(table, checked)
             rows = checked.to_arrow().cast(handle.schema)
-            result = handle.merge_insert(list(table.key)).when_not_matched_insert_all().execute(rows)
-        return int(result.num_inserted_rows)
+            merge = handle.merge_insert(list(table.key)).when_not_matched_insert_all()
+            return int(merge.execute(rows).num_inserted_rows)
 
-    def delete(self, table: Table, where: str) -> None:
-        """Remove rows by an SQL condition; a missing table has none."""
-        if handle := self._handle(table.name):
-            with self._writing():
-                handle.delete(where)
+        return self._commit(table.name, insert)
 
-    def compact(self) -> None:
-        """Merge the small files that many writes leave behind and drop versions nothing reads any more."""
+    def delete(self, table: Table | str, where: str) -> None:
+        """Remove rows of a table, or of the one so named, by an SQL condition; a missing table has none."""
+        name = table if isinstance(table, str) else table.name
+        if handle := self._handle(name):
+            self._commit(name, lambda: handle.delete(where))
+
+    def compact(self, purge: bool = False) -> None:
+        """Merge the small files that many writes leave behind and drop versions nothing reads any more.
+
+        With `purge` nothing of what was deleted stays in any file: tables with such rows are written anew and all
+        earlier versions dropped, tagged ones too, so that who reads one of them loses it. Only while holding the lock.
+        """
         for name in self.tables():
             handle = self._handle(name)
-            if handle.stats()["fragment_stats"]["num_fragments"] > 1:
-                handle.optimize(cleanup_older_than=KEEP_VERSIONS)
+            if purge:
+                self._commit(name, partial(self._purge, name, handle))
+            elif handle.stats()["fragment_stats"]["num_fragments"] > 1:
+                self._commit(name, partial(handle.optimize, cleanup_older_than=KEEP_VERSIONS))
+
+    def _purge(self, name: str, handle: Any) -> None:
+        for tag in handle.tags.list():
+            handle.tags.delete(tag)
+        handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
+        if _has_deleted_rows(handle):
+            # Compacting marks few rows of a large file as deleted, and leaves them in it.
+            rows = handle.search().select(handle.schema.names).to_batches()
+            handle = self._database().create_table(name, data=rows, schema=handle.schema, mode="overwrite")
+            self._open[name] = handle
+            handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
 
     # -- reading
 
     def tables(self) -> list[str]:
         """Names of the tables there are."""
-        return sorted(self._database().list_tables().tables) if self.path.exists() else []
+        return sorted(self._database().list_tables().tables) if self._is_there() else []
 
     def versions(self) -> dict[str, int]:
         """The current version of every table: enough to read exactly this state again until it is compacted."""
@@ -158,26 +185,52 @@ class Store:
 
     # -- tables
 
+    def _is_there(self) -> bool:
+        return self.is_remote or self.side.exists()
+
     def _make_folder(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.side.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(
-                f"The store {self.uri} cannot be a folder ({cause(error)}); give another --store."
-            ) from None
+            why = f"{self.side} cannot be a folder ({cause(error)})"
+            other = "set DEITA_CACHE to a folder" if self.is_remote else "give another --store"
+            raise StoreError(f"The store {self.uri} cannot be used: {why}; {other}.") from None
 
-    def _writing(self) -> FileLock:
+    def _commit(self, name: str, write: Callable[[], Result]) -> Result:
+        """Write to a table: one writer of a machine at a time, and again where another machine's got ahead."""
         self._make_folder()
-        return FileLock(self.path / "write.lock")
+        for pause in (*PAUSES, None):
+            check_held(self.uri)
+            try:
+                with FileLock(self.side / "write.lock"):
+                    return write()
+            except RuntimeError as error:
+                if not _is_conflict(error):
+                    raise
+                if pause is None:
+                    break
+            sleep(random() * pause)  # noqa: S311
+        raise StoreError(f"Table {name} of {self.uri} is written by too many at once; run again with fewer workers.")
 
     def _database(self) -> Any:
         if self._lance is None:
             os.environ.setdefault("LANCEDB_LOG", "error")
             import lancedb
 
-            self._make_folder()
-            self._lance = lancedb.connect(self.path, read_consistency_interval=timedelta(0))
+            if self.is_remote:
+                self._lance = self._connect(lancedb)
+            else:
+                self._make_folder()
+                self._lance = lancedb.connect(self.side, read_consistency_interval=FRESH)
         return self._lance
+
+    def _connect(self, lancedb: Any) -> Any:
+        check_reachable(self.uri)
+        try:
+            return lancedb.connect(self.uri, read_consistency_interval=FRESH, storage_options=storage_options())
+        except ValueError as error:
+            # It was reached before, or has just been: a trouble that may pass, and so no StoreError.
+            raise ConnectionError(f"The store {self.uri} cannot be reached ({cause(error)}).") from None
 
     def _of(self, table: Table) -> Any:
         """The table's handle, None where there is none; StoreError if it is not one of ours."""
@@ -191,7 +244,7 @@ class Store:
     def _handle(self, name: str) -> Any:
         with self._opening:
             if name not in self._open:
-                if not self.path.exists() or name not in self._database().list_tables().tables:
+                if not self._is_there() or name not in self._database().list_tables().tables:
                     return None
                 try:
                     self._open[name] = self._database().open_table(name)
@@ -203,14 +256,55 @@ class Store:
             return self._open[name]
 
     def _create(self, table: Table, rows: pl.DataFrame) -> Any:
-        fields = [
-            pa.field(f.name, f.type, nullable=f.name not in table.key)
-            for f in (_plain(field) for field in rows.head(0).to_arrow().schema)
-        ]
+        schema = _schema(table, rows)
         with self._opening:
-            handle = self._database().create_table(table.name, schema=pa.schema(fields), exist_ok=True)
+            if self.is_remote:
+                self._create_remotely(table.name, schema)
+                handle = self._database().open_table(table.name)
+            else:
+                handle = self._database().create_table(table.name, schema=schema, exist_ok=True)
             self._open[table.name] = handle
             return handle
+
+    def _create_remotely(self, name: str, schema: pa.Schema) -> None:
+        """Make an empty table in a folder and put its files where there are none: of several makers one makes it.
+
+        LanceDB's own way lets a second maker's table take the place of the first one's, or fails.
+        """
+        import lancedb
+
+        with TemporaryDirectory() as folder:
+            lancedb.connect(folder).create_table(name, schema=schema)
+            # The version's file last: with it the table is there.
+            publish(
+                self.uri, Path(folder) / f"{name}.lance", f"{name}.lance", ["_transactions/*", "_versions/*.manifest"]
+            )
+
+
+def _schema(table: Table, rows: pl.DataFrame) -> pa.Schema:
+    """The schema of a table of such rows.
+
+    Its key is marked as one, by which of two merges at once that bring the same new key the later one is done again.
+    """
+    fields = [_plain(field) for field in rows.head(0).to_arrow().schema]
+    return pa.schema([_key(f, table.key.index(f.name)) if f.name in table.key else f for f in fields])
+
+
+def _key(field: pa.Field, place: int) -> pa.Field:
+    marks = {PRIMARY_KEY: "true", f"{PRIMARY_KEY}:position": str(place + 1)}
+    return pa.field(field.name, field.type, nullable=False, metadata=marks)
+
+
+def _is_conflict(error: RuntimeError) -> bool:
+    text = str(error)
+    return "commit conflict" in text.lower() or "concurrent writers" in text
+
+
+def _has_deleted_rows(handle: Any) -> bool:
+    """True unless no file of the table holds rows that were deleted."""
+    stats = handle.stats()
+    lengths = stats["fragment_stats"]["lengths"]
+    return bool(stats["fragment_stats"]["num_fragments"] > 1 or lengths["max"] != stats["num_rows"])
 
 
 def _plain(field: pa.Field) -> pa.Field:
@@ -230,11 +324,3 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 def _quoted(values: Sequence[str]) -> str:
     return ",".join("'" + value.replace("'", "''") + "'" for value in values)
-
-
-def _read_notice(notice: Path) -> str:
-    try:
-        held: Mapping[str, Any] = orjson.loads(notice.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return "another run"
-    return f"run {held['run']} (process {held['pid']} on {held['host']}, since {held['started']})"

@@ -176,6 +176,24 @@ class Runs(TableModel):
     versions: str = pa.Field(str_startswith="{")
 
 
+class Editions(TableModel):
+    """One row per finished selection, written last of all: only what has one is visible."""
+
+    number: pl.Int32 = pa.Field(ge=1, unique=True)
+    run_id: str = pa.Field(str_length={"min_value": 1}, unique=True)
+    finished: str = pa.Field(str_length={"min_value": 1})
+    folder: str = pa.Field(str_length={"min_value": 1})
+    report: str = pa.Field(str_startswith="{")
+
+
+class Removals(TableModel):
+    """One row per conversation taken down for good: wherever its text is met again, it is not read."""
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    removed: str = pa.Field(str_length={"min_value": 1})
+    reason: str = pa.Field(str_length={"max_value": 300})
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of the store: its name, the columns that identify a row, and what a row must be."""
@@ -212,6 +230,8 @@ REJECTS = Table("rejects", ("key",), Rejects)
 PLANS = Table("plans", ("key",), Plans)
 SELECTIONS = Table("selections", ("key",), Decisions)
 RUNS = Table("runs", ("run_id",), Runs)
+EDITIONS = Table("editions", ("number",), Editions)
+REMOVALS = Table("removals", ("id",), Removals)
 CHAINS = Table("chains", ("chain", "step", "attempt"), Chains)
 RANKINGS = Table("rankings", ("ranking", "step"), Rankings)
 

@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from deita_core.tables import MESSAGE
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 MANIFEST = "manifest.json"
+OF_CHANGES = ("added.jsonl", "dropped.jsonl", "CHANGES.md")
 
 SELECTED_SCHEMA: dict[str, Any] = {
     "id": pl.String,
@@ -90,31 +93,74 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder} cannot hold the results: {nearest} is not writable; give another folder.")
 
 
+@dataclass(frozen=True)
+class Changed:
+    """What has changed since the selection before: `added` (id, reason), `dropped` (id, rank, score, reason), text."""
+
+    added: pl.DataFrame
+    dropped: pl.DataFrame
+    text: str
+
+
 def write_selection(
-    folder: Path, selected: pl.DataFrame, decisions: pl.DataFrame, manifest: dict[str, Any], card: str, format_: Format
+    folder: Path,
+    selected: pl.DataFrame,
+    decisions: pl.DataFrame,
+    manifest: dict[str, Any],
+    card: str,
+    format_: Format,
+    changed: Changed | None = None,
 ) -> list[str]:
     """Write a selection into a folder and return the names of its files.
 
-    `selected` has the columns of SELECTED_SCHEMA, in rank order. Each file appears whole or not at all, and the
-    manifest last: a folder with a manifest is a complete selection.
+    `selected` has the columns of SELECTED_SCHEMA, in rank order. All files are written beside those of an earlier
+    selection before the first of them takes its place, and the manifest comes last: a folder with a manifest is a
+    complete selection.
     """
-    # All rows are rendered before anything of an earlier selection is touched: one may not fit the layout.
-    rows = (selected_row(row, format_) for row in selected.iter_rows(named=True))
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    rows = [selected_row(row, format_) for row in selected.iter_rows(named=True)]
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
+    files: dict[str, Callable[[Path], Any]] = {
+        "selected.jsonl": partial(_write_lines, rows),
+        "selected.parquet": selected.write_parquet,
+        "decisions.parquet": decisions.write_parquet,
+        "README.md": partial(_write_text, card),
+    }
+    if changed:
+        reasons = dict(changed.added.select("id", "reason").iter_rows())
+        added = [row | {"reason": reasons[row["deita"]["id"]]} for row in rows if row["deita"]["id"] in reasons]
+        files |= {
+            "added.jsonl": partial(_write_lines, added),
+            "dropped.jsonl": partial(_write_lines, changed.dropped.to_dicts()),
+            "CHANGES.md": partial(_write_text, changed.text),
+        }
+    files[MANIFEST] = lambda path: path.write_bytes(orjson.dumps(manifest, option=options) + b"\n")
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name, write in files.items():
+        write(_partial(folder / name))
     (folder / MANIFEST).unlink(missing_ok=True)
-    place_file(folder / "selected.jsonl", lambda path: path.write_text(lines, encoding="utf-8", newline="\n"))
-    place_file(folder / "selected.parquet", selected.write_parquet)
-    place_file(folder / "decisions.parquet", decisions.write_parquet)
-    place_file(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
-    place_file(folder / MANIFEST, lambda path: path.write_bytes(orjson.dumps(manifest, option=options) + b"\n"))
-    return ["selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", MANIFEST]
+    for name in {*OF_CHANGES} - {*files}:
+        (folder / name).unlink(missing_ok=True)
+    for name in files:
+        _partial(folder / name).replace(folder / name)
+    return list(files)
+
+
+def _write_lines(rows: list[dict[str, Any]], path: Path) -> None:
+    # Line by line: the standard library keeps integers of any size as they are.
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def place_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    partial.replace(path)
+    write(_partial(path))
+    _partial(path).replace(path)

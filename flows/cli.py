@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flows import pool_commands, scorer_commands
+from flows import edition_commands, operate, pool_commands, scorer_commands
 
 app = typer.Typer(
     name="deita",
@@ -18,7 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pick the few thousand conversations worth fine-tuning on, and say why for each one.",
 )
-for commands in (pool_commands, scorer_commands):
+for commands in (pool_commands, edition_commands, scorer_commands, operate):
     app.add_typer(commands.app)
 
 INTERRUPTED = 130
@@ -55,14 +56,6 @@ def prepare_environment(verbose: bool) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-@app.command()
-def doctor() -> None:
-    """Say what is installed, which presets can run here, and why not."""
-    from flows.summary import print_doctor
-
-    print_doctor()
-
-
 def main() -> None:
     """Run the command; an error the user can act on is one sentence, with its exit code."""
     from deita_core.errors import DeitaError
@@ -71,6 +64,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # What ends a run from outside ends it as ctrl-C does; by the default, Prefect's temporary server would stay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except DeitaError as error:

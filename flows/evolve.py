@@ -23,9 +23,12 @@ from tasks.report import publish_evolution
 # One shard at a time: the endpoint's limits hold for all of them together.
 @flow(name="evolve", flow_run_name="evolve into {out}", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
 def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> EvolutionReport:
-    """Evolve the first turns of `seeds` (files, folders, globs, hf://datasets/... names) and rank the chains.
+    """Evolve the first turns of `seeds` and rank the chains; nothing that was answered before is asked again.
 
-    Writes the ranked chains into the folder `out`. Nothing that was answered before is asked again.
+    Args:
+        seeds: Files, folders, globs or hf://datasets/... names.
+        out: The folder for the ranked chains.
+        settings: The model that evolves and ranks, what to evolve, and how.
     """
     check_folder(Path(out))
     api_key(settings.llm)
@@ -34,7 +37,7 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
         found = find_files(seeds, settings.layout, [store, out])
         files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
         job = draw(store, tuple(file.file_id for file in files), settings)
-        usage = partial(usage_of, Store(store).path, job.id)
+        usage = partial(usage_of, Store(store).side, job.id)
         before = usage()
 
         axis: Axis

@@ -11,6 +11,7 @@ from deita_core.settings import SelectionSettings
 from deita_core.stages.measuring import check_scores_file
 from deita_core.store import Store
 from flows.progress import Progress
+from flows.runners import check_runner, open_runner
 from flows.steps import encode_pool, find_models, find_pool_encoder, read_pool, score_pool
 from tasks.measure import calibrate_encoder, write_scores
 
@@ -23,12 +24,14 @@ def score(pool: list[str], out: str, settings: SelectionSettings | None = None) 
     """
     settings = settings or SelectionSettings()
     check_scores_file(Path(out))
+    check_runner(settings.runner)
     encoder, scorers = find_models(settings)
     with Store(settings.store).lock(f"{flow_run.name} ({flow_run.id})"), Progress() as progress:
         file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, leave_out=[]))
-        if any(scorer.kind == "head" for scorer in scorers):
-            encode_pool(progress, settings.store, encoder, file_ids)
-        score_pool(progress, settings.store, encoder, scorers, file_ids)
+        with open_runner(settings.runner) as submit:
+            if any(scorer.kind == "head" for scorer in scorers):
+                encode_pool(progress, submit, settings.store, encoder, file_ids)
+            score_pool(progress, submit, settings.store, encoder, scorers, file_ids)
         with progress.step("writing"):
             return write_scores(settings.store, file_ids, scorers, out)
 
@@ -42,6 +45,7 @@ def calibrate(
     encoder = find_pool_encoder(settings)
     with Store(settings.store).lock(f"{flow_run.name} ({flow_run.id})"), Progress() as progress:
         file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, leave_out=[]))
-        encode_pool(progress, settings.store, encoder, file_ids)
+        with open_runner(settings.runner) as submit:
+            encode_pool(progress, submit, settings.store, encoder, file_ids)
         with progress.step("calibrating"):
             return calibrate_encoder(settings.store, file_ids, encoder, keep, samples)

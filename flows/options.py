@@ -80,3 +80,6 @@ ScorerOption = Annotated[str | None, typer.Option(help="laptop, a folder, a hub 
 LayoutOption = Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")]
 LimitOption = Annotated[int | None, typer.Option(help="Read only the first rows of the files.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")]
+RunnerOption = Annotated[
+    str | None, typer.Option(help="threads, processes, dask://HOST:PORT or ray://HOST:PORT. Default threads.")
+]

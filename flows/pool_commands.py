@@ -14,6 +14,7 @@ from flows.options import (
     LayoutOption,
     LimitOption,
     PresetOption,
+    RunnerOption,
     ScorerOption,
     StoreOption,
     Turns,
@@ -44,6 +45,7 @@ def select(
     layout: LayoutOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
     limit: LimitOption = None,
+    runner: RunnerOption = None,
     config: ConfigOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
 ) -> None:
@@ -68,6 +70,7 @@ def select(
         quality_scorer=quality_scorer,
         format=format,
         limit=limit,
+        runner=runner,
     )
     if dry_run:
         from deita_core.stages.estimate import estimate
@@ -97,6 +100,7 @@ def score(
     quality_scorer: ScorerOption = None,
     layout: LayoutOption = None,
     limit: LimitOption = None,
+    runner: RunnerOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Score every turn of a pool for complexity and quality, 1 to 6, and write the scores to a file.
@@ -115,6 +119,7 @@ def score(
         quality_scorer=quality_scorer,
         layout=layout,
         limit=limit,
+        runner=runner,
     )
     server = start_server()
     from flows.measure import score as score_flow

@@ -2,22 +2,29 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, Queue
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from prefect.futures import PrefectFuture, as_completed
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from deita_core.llm import resume_clients, stop_clients
 from deita_core.stages.plans import Shard
+from tasks.report import StageProgress
 
 T = TypeVar("T")
+# Ctrl-C, and what Prefect makes of the SIGTERM by which a run is cancelled.
+INTERRUPTIONS = (KeyboardInterrupt, TerminationSignal)
 # Seconds between lines on work in progress, where no bar shows it.
 REPORT = 15.0
+# Seconds within which a signal is noticed.
+LOOK = 0.5
 
 
 class Advance(Protocol):
@@ -103,19 +110,40 @@ class Progress:
         """
         total = sum(shard.rows for shard in shards)
         with self.step(name, total) as advance, interruptible():
+            artifact = StageProgress(name, total) if shards else None
             rows_of = {submit(shard): shard.rows for shard in shards}
-            for future in as_completed(list(rows_of)):
+            for future in as_they_end(list(rows_of)):
                 future.wait()
                 advance(rows_of[future])
+                if artifact:
+                    artifact.advance(rows_of[future])
             return sum(future.result() for future in rows_of)
+
+
+def as_they_end(futures: Sequence[PrefectFuture[int]]) -> Iterator[PrefectFuture[int]]:
+    """The futures, each as soon as it has ended.
+
+    Waits a little at a time: Prefect's `as_completed`, which waits without an end, was seen to sleep through ctrl-C.
+    """
+    ended: Queue[PrefectFuture[int]] = Queue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    left = len(futures)
+    while left:
+        with suppress(Empty):
+            yield ended.get(timeout=LOOK)
+            left -= 1
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let ctrl-C end what asks an endpoint; without this a shard, and each that waits, would ask until it is done."""
+    """Let ctrl-C or SIGTERM end what asks an endpoint.
+
+    Without this a shard, and each that waits, would ask until it is done.
+    """
     resume_clients()
     try:
         yield
-    except KeyboardInterrupt:
+    except INTERRUPTIONS:
         stop_clients()
         raise

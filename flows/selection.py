@@ -1,18 +1,25 @@
-"""The main job: read a pool, score and embed what is new in it, select, export."""
+"""The main job: read a pool, score and embed what is new in it, select, export; and the same again as it grows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.transactions import transaction
 
+from deita_core.encoders import EncoderFiles
+from deita_core.scorers import ScorerFiles
 from deita_core.settings import SelectionSettings
 from deita_core.stages.choosing import Job
-from deita_core.stages.exporting import Report
+from deita_core.stages.editions import Edition, edition_of, next_number, place_of, settings_after
+from deita_core.stages.ingest import Ingested
+from deita_core.stages.report import Report
 from deita_core.store import Store
 from deita_core.writers import check_folder
 from flows.progress import Progress
-from flows.steps import encode_pool, find_models, read_pool, score_pool
+from flows.runners import check_runner, open_runner
+from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
 from tasks.export import close_run, export_files
 from tasks.report import publish
 from tasks.selection import select_samples
@@ -21,36 +28,87 @@ from tasks.selection import select_samples
 # Two shards at a time: one is read or written while the other is computed.
 @flow(name="select", flow_run_name="select into {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def select(pool: list[str], out: str, settings: SelectionSettings | None = None) -> Report:
-    """Select the best and most diverse conversations of a pool into the folder `out`.
+    """Select the best and most diverse conversations of a pool into the folder `out`; does only what the store lacks.
 
-    `pool`: files, folders, globs or hf://datasets/... names. Does only what the store lacks.
+    Args:
+        pool: Files, folders, globs or hf://datasets/... names.
+        out: The folder for the selection's files.
+        settings: How to score and select, and the store; none: the laptop preset.
     """
     settings = settings or SelectionSettings()
     check_folder(Path(out))
-    encoder, scorers = find_models(settings)
-    store, run_id = settings.store, str(flow_run.id)
-    with Store(store).lock(f"{flow_run.name} ({run_id})"), Progress() as progress:
+    with holding(settings.store) as store, Progress() as progress:
+        previous = edition_of(store, Path(out))
+        check_runner(settings.runner)
+        models = find_models(settings)
         files = read_pool(progress, pool, settings, leave_out=[out])
-        file_ids = tuple(file.file_id for file in files)
-        encoded = encode_pool(progress, store, encoder, file_ids)
-        scored = score_pool(progress, store, encoder, scorers, file_ids)
+        return _make_edition(progress, pool, files, models, out, settings, previous)
 
-        complexity, quality = scorers
-        job = Job(
-            run_id=run_id,
-            file_ids=file_ids,
-            encoder=encoder,
-            complexity=complexity,
-            quality=quality,
-            **settings.model_dump(include={"turns", "training_tokens", "budget", "threshold"}),
-        )
+
+@flow(name="update", flow_run_name="update {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
+def update(pool: list[str], out: str, settings: SelectionSettings | None = None) -> Report:
+    """Select again for the folder `out` from all that its last edition had and what is new.
+
+    Where there is no edition yet, the first is made.
+
+    Args:
+        pool: Further files, folders, globs or hf://datasets/... names; those of the last edition are looked through
+            again without being named.
+        out: The folder of the last edition and of the next.
+        settings: Only what is to be other than in the last edition, and the store.
+    """
+    settings = settings or SelectionSettings()
+    check_folder(Path(out))
+    with holding(settings.store) as store, Progress() as progress:
+        previous = edition_of(store, Path(out))
+        if previous is not None:
+            settings = settings_after(previous.report.settings, settings)
+        check_runner(settings.runner)
+        models = find_models(settings)
+        files = read_grown_pool(progress, pool, previous, settings, leave_out=[out])
+        known = previous.report.pool if previous else []
+        return _make_edition(progress, list(dict.fromkeys([*known, *pool])), files, models, out, settings, previous)
+
+
+def _make_edition(
+    progress: Progress,
+    pool: Sequence[str],
+    files: Sequence[Ingested],
+    models: tuple[EncoderFiles, list[ScorerFiles]],
+    out: str,
+    settings: SelectionSettings,
+    previous: Edition | None,
+) -> Report:
+    """Encode and score what is new, select, and write the edition; nothing of it is visible before all of it is."""
+    store = settings.store
+    encoder, scorers = models
+    file_ids = tuple(file.file_id for file in files)
+    with open_runner(settings.runner) as submit:
+        encoded = encode_pool(progress, submit, store, encoder, file_ids)
+        scored = score_pool(progress, submit, store, encoder, scorers, file_ids)
+
+    complexity, quality = scorers
+    job = Job(
+        run_id=str(flow_run.id),
+        file_ids=file_ids,
+        encoder=encoder,
+        complexity=complexity,
+        quality=quality,
+        after=previous.decisions_for(encoder) if previous else None,
+        **settings.model_dump(include={"turns", "training_tokens", "budget", "threshold"}),
+    )
+    # What fails after the decisions are written takes them back.
+    with transaction():
         with progress.step("selecting"):
             chosen = select_samples(store, job)
-
         report = Report(
             job=job,
             settings=settings,
-            files=files,
+            edition=next_number(Store(store)),
+            previous=previous.number if previous else None,
+            pool=list(pool),
+            folder=place_of(out),
+            files=list(files),
             chosen=chosen,
             encoded=encoded,
             scored=scored,
@@ -58,6 +116,6 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
         )
         with progress.step("writing"):
             export_files(report, out)
-            publish(report, out)
             close_run(report)
+    publish(report, out)
     return report

@@ -1,5 +1,6 @@
 """Prefect's temporary server, started while the rest is imported."""
 
+import signal
 from contextlib import suppress
 from importlib import import_module
 from threading import Thread
@@ -15,6 +16,9 @@ def start_server() -> Thread:
     from prefect.settings import PREFECT_API_URL
 
     def start() -> None:
+        # Makes what this thread starts deaf to ctrl-C, which a terminal sends to every process in it: the run reports
+        # to the server that it was stopped, and ends it then.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with suppress(Exception):
             get_client(sync_client=True)
 

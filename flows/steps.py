@@ -1,16 +1,33 @@
 """Steps that several flows begin with: find the models, read the pool, encode and score what is new in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+
+from prefect.runtime import flow_run
 
 from deita_core.encoders import EncoderFiles, find_encoder
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.settings import SelectionSettings
-from deita_core.stages.ingest import Ingested
+from deita_core.stages.editions import Edition, forget_unfinished
+from deita_core.stages.ingest import Ingested, only_stored, still_stored, surviving
+from deita_core.stages.removal import finish_removals
+from deita_core.store import Store
 from flows.progress import Progress
+from flows.runners import Given, Submit
 from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
 from tasks.score import plan_turns, score_turns
+
+
+@contextmanager
+def holding(uri: str) -> Iterator[Store]:
+    """Hold a store for this run, after finishing what broken runs have left in it."""
+    store = Store(uri)
+    with store.lock(f"{flow_run.name} ({flow_run.id})"):
+        finish_removals(store)
+        forget_unfinished(store)
+        yield store
 
 
 def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:
@@ -33,19 +50,42 @@ def read_pool(
     return list(progress.steps("reading", read_files(settings.store, found, settings.limit), total=len(found)))
 
 
-def encode_pool(progress: Progress, store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> int:
+def read_grown_pool(
+    progress: Progress,
+    named: Sequence[str],
+    previous: Edition | None,
+    settings: SelectionSettings,
+    leave_out: Sequence[str],
+) -> list[Ingested]:
+    """Read what is named and an earlier edition's pool; files of that which are gone stay as the store has them."""
+    if previous is None:
+        return read_pool(progress, named, settings, leave_out)
+    pool = [*surviving(previous.report.pool), *named]
+    found = read_pool(progress, pool, settings, leave_out) if pool else []
+    return [*still_stored(Store(settings.store), only_stored(previous.report.files, found)), *found]
+
+
+def encode_pool(
+    progress: Progress, submit: Submit, store: str, encoder: EncoderFiles, file_ids: Sequence[str]
+) -> int:  # fmt: skip
     """Encode the texts without a vector; returns how many."""
     shards = plan_texts(store, encoder, file_ids)
-    return progress.shards("encoding", shards, partial(encode_texts.submit, store, encoder))
+    given: Given = {"store": store, "encoder": encoder}
+    return progress.shards("encoding", shards, partial(submit, encode_texts, given))
 
 
 def score_pool(
-    progress: Progress, store: str, encoder: EncoderFiles, scorers: Sequence[ScorerFiles], file_ids: Sequence[str]
+    progress: Progress,
+    submit: Submit,
+    store: str,
+    encoder: EncoderFiles,
+    scorers: Sequence[ScorerFiles],
+    file_ids: Sequence[str],
 ) -> int:
     """Score the turns without a score, on each axis; returns how many."""
     scored = 0
     for scorer in scorers:
         shards = plan_turns(store, scorer, file_ids)
-        submit = partial(score_turns.submit, store, scorer, encoder)
-        scored += progress.shards(f"scoring {scorer.axis}", shards, submit)
+        given: Given = {"store": store, "scorer": scorer, "encoder": encoder}
+        scored += progress.shards(f"scoring {scorer.axis}", shards, partial(submit, score_turns, given))
     return scored

@@ -10,10 +10,12 @@ from deita_core.diagnosis import diagnose
 from deita_core.evolution.agreement import Audit
 from deita_core.settings import EvolutionSettings
 from deita_core.stages.chain_files import EvolutionReport
+from deita_core.stages.editions import editions, read_edition
 from deita_core.stages.estimate import Estimate
 from deita_core.stages.evolution_estimate import EvolutionEstimate
-from deita_core.stages.exporting import Report
+from deita_core.stages.report import Report
 from deita_core.stages.training import Trained
+from deita_core.store import Store
 from tasks.report import top_rows
 
 SHOWN = 5
@@ -35,6 +37,7 @@ def print_report(report: Report, out: Path) -> None:
         f"{counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
     )
     console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
+    _print_changes(console, report, out)
     _warn_of_shortfall(console, report)
     print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
     for row in top_rows(str(out))[:SHOWN]:
@@ -46,6 +49,35 @@ def print_report(report: Report, out: Path) -> None:
     console.print(
         f"Look at [bold]{escape(str(out))}/README.md[/] and selected.jsonl; decisions.parquet has every row's fate."
     )
+
+
+def print_editions(store: Store) -> None:
+    """One line for each edition."""
+    made = editions(store)
+    if made.is_empty():
+        print(f"The store {store.uri} has no edition yet.")
+        return
+    print(f"{'edition':>7}  {'finished':<25}  {'selected':>9}  {'of':>9}  {'budget':>7}  {'threshold':>9}  folder")
+    for number in made["number"]:
+        report = read_edition(store, number).report
+        counts, budget = report.counts, report.settings.budget or "none"
+        print(
+            f"{number:>7}  {made.filter(pl.col('number') == number).item(0, 'finished'):<25}  {counts.selected:>9,}  "
+            f"{counts.read:>9,}  {budget:>7}  {report.chosen.threshold:>9}  {report.folder}"
+        )
+
+
+def _print_changes(console: Console, report: Report, out: Path) -> None:
+    """What an edition changed, and how much of the walk had to be done again."""
+    if report.previous is None:
+        return
+    added, dropped = ((out / name).read_bytes().count(b"\n") for name in ("added.jsonl", "dropped.jsonl"))
+    console.print(
+        f"Edition {report.edition}, after {report.previous}: {added:,} added, {dropped:,} dropped; CHANGES.md says why."
+    )
+    if report.chosen.examined is not None:
+        walked = report.counts.selected + report.counts.blocked
+        console.print(f"{report.chosen.examined:,} of {walked:,} decisions had to be made anew; the rest still stand.")
 
 
 def _warn_of_shortfall(console: Console, report: Report) -> None:

@@ -22,6 +22,11 @@ def train(chains: list[str], out: str, settings: TrainingSettings) -> Trained:
 
     A head learns on stored vectors, of which only those that the store lacks are computed; a causal scorer goes on
     where a run broke off. What was trained before on the same chains, in the same way, is not trained again.
+
+    Args:
+        chains: Files of ranked chains, as evolve writes them.
+        out: The folder for the scorer.
+        settings: What the scorer scores, and how it is trained.
     """
     check_folder(Path(out))
     store = settings.store

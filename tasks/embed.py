@@ -6,19 +6,34 @@ from threading import Lock
 
 from prefect import task
 
-from deita_core.encoders import EncoderFiles, SentenceEncoder
-from deita_core.errors import InputError
+from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
+from deita_core.errors import InputError, ModelError
 from deita_core.stages.encoding import Encoder, encode_shard, load_encoder, plan_encoding
 from deita_core.stages.plans import Shard
 from deita_core.store import Store
 from tasks.policy import RETRIES, worth_retrying
+from tasks.report import naming_rows
+from tasks.stopping import stoppable
 
 _loading = Lock()
 
 
 @lru_cache(maxsize=1)
 def _encoder(files: EncoderFiles) -> Encoder:
-    return load_encoder(files)
+    return load_encoder(found_here(files))
+
+
+def found_here(files: EncoderFiles) -> EncoderFiles:
+    """An encoder's files on the machine of this worker, which may keep them in another folder than the run's.
+
+    Raises ModelError where it has others by that name.
+    """
+    if files.path.is_dir():
+        return files
+    found = find_encoder(files.name, files.precision, files.pooling, files.storage)
+    if found.fingerprint != files.fingerprint:
+        raise ModelError(f"The encoder {files.name} on a worker's machine is not the run's; install the same there.")
+    return found
 
 
 def _loaded(files: EncoderFiles) -> Encoder:
@@ -47,4 +62,5 @@ def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> li
 @task(task_run_name="encode {shard.rows} texts ({shard.key})", retry_condition_fn=worth_retrying, **RETRIES)
 def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
     """Encode a shard; the model is loaded once per process."""
-    return encode_shard(Store(store), _loaded(encoder), shard)
+    with stoppable(), naming_rows(store, shard):
+        return encode_shard(Store(store), _loaded(encoder), shard)

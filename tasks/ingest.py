@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from prefect import task
 
 from deita_core.settings import LayoutName
-from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, is_whole, pool_files
+from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, pool_files, recount
 from deita_core.store import Store
 from tasks.policy import RETRIES, file_key, results_folder, worth_retrying
 
@@ -37,9 +37,8 @@ def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iter
             return
         asked = file.model_copy(update={"limit": left})
         kept = read_file.with_options(result_storage=results_folder(store))
-        ingested = kept(store, asked)
-        if not is_whole(Store(store), ingested):
-            # The cache remembers a file whose rows have gone from the store.
-            ingested = kept.with_options(refresh_cache=True)(store, asked)
+        remembered = kept(store, asked)
+        # The cache may remember a file whose rows have gone from the store.
+        ingested = recount(Store(store), remembered) or kept.with_options(refresh_cache=True)(store, asked)
         left = None if left is None else left - ingested.rows
         yield ingested

@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.tasks import Task, exponential_backoff
 
 from deita_core.errors import DeitaError
+from deita_core.store import Store
 from deita_core.tables import InvalidTableError
 
 # Passing troubles (a full disk being cleared, a lost connection) are over in a minute or so.
@@ -33,8 +34,8 @@ async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
 
 
 def results_folder(store_uri: str) -> Path:
-    """Where results of cached tasks are kept: inside the store, so that deleting the store deletes them."""
-    return (Path(store_uri) / "results").resolve()
+    """Where results of cached tasks are kept: inside a store in a folder, so that deleting it deletes them."""
+    return (Store(store_uri).side / "results").resolve()
 
 
 def file_key(context: Any, parameters: dict[str, Any]) -> str:

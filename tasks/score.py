@@ -1,6 +1,7 @@
 """Scoring the pool's turns, a shard a task."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from threading import Lock
 
@@ -11,7 +12,10 @@ from deita_core.scorers import Scorer, ScorerFiles, load_found
 from deita_core.stages.plans import Shard
 from deita_core.stages.scoring import plan_scoring, score_shard
 from deita_core.store import Store
+from tasks.embed import found_here
 from tasks.policy import RETRIES, worth_retrying
+from tasks.report import naming_rows
+from tasks.stopping import stoppable
 
 _loading = Lock()
 
@@ -19,7 +23,13 @@ _loading = Lock()
 # One of each axis: a language model of 7B is loaded once a process, not once a shard.
 @lru_cache(maxsize=2)
 def _scorer(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
-    return load_found(scorer, encoder, Store(store).path)
+    return load_found(scorer, found_here(encoder), Store(store).side)
+
+
+def _loaded(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
+    """The scorer, loaded once per process, whichever task asks first."""
+    with _loading:
+        return _scorer(scorer, encoder, store)
 
 
 @task(task_run_name="plan {scorer.axis} scoring")
@@ -31,6 +41,6 @@ def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list
 @task(task_run_name="score {scorer.axis} of {shard.rows} samples", retry_condition_fn=worth_retrying, **RETRIES)
 def score_turns(store: str, scorer: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
     """Score a shard; returns the number of turns scored."""
-    with _loading:
-        loaded = _scorer(scorer, encoder, store)
-    return score_shard(Store(store), loaded, scorer, encoder, shard)
+    # What an endpoint was asked it has to answer, and be paid for: its client stops by itself, without losing that.
+    with nullcontext() if scorer.kind == "served" else stoppable(), naming_rows(store, shard):
+        return score_shard(Store(store), _loaded(scorer, encoder, store), scorer, encoder, shard)

@@ -28,35 +28,11 @@ for name in [n for n in os.environ if n.startswith("DEITA_") or n in ("PREFECT_A
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from benchmarks.tiny import WORDS, make_tiny_model  # noqa: E402, F401
+
 # Two cores shared with others: a slow example is no failure.
 settings.register_profile("deita", deadline=None, max_examples=100)
 settings.load_profile("deita")
-
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "bread",
-    "salt",
-    "fox",
-    "面",
-    "包",
-    "hello",
-    "world",
-    "##s",
-    "##ing",
-    "bake",
-    "cat",
-    "dog",
-    "runs",
-    ".",
-    ",",
-    "?",
-    "!",
-    "1",
-    "2",
-    "3",
-]
 
 
 def pytest_unconfigure(config):
@@ -107,32 +83,3 @@ def tiny_model(tmp_path_factory) -> Path:
 def other_tiny_model(tmp_path_factory) -> Path:
     """The tiny model with other weights."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "other-tiny", seed=1)
-
-
-def make_tiny_model(folder: Path, seed: int) -> Path:
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    bert = folder.with_name(folder.name + "-bert")
-    bert.mkdir(parents=True)
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *("##" + c for c in letters)]
-    vocabulary = list(dict.fromkeys(vocabulary))
-    (bert / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    BertTokenizerFast(vocab=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
-    BertModel(config).save_pretrained(bert)
-    transformer = Transformer(str(bert), max_seq_length=32)
-    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu").save(str(folder))
-    return folder

@@ -82,7 +82,7 @@ class Evolution:
         self.job = draw_seeds(self.store, ids, self.settings)
 
     def usage(self):
-        return usage_of(self.store.path, self.job.id)
+        return usage_of(self.store.side, self.job.id)
 
     def evolve(self):
         return [

@@ -19,9 +19,12 @@ SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
 COMMANDS = [line.split("  #")[0].strip() for line in SHELL.splitlines() if line.strip()]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
+SELECTION = {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"}
 # What a command leaves in its folder, or the kind of its file.
 WRITTEN = {
-    "select": {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"},
+    "select": SELECTION,
+    "export": SELECTION,
+    "update": SELECTION | {"added.jsonl", "dropped.jsonl", "CHANGES.md"},
     "train": {"model.safetensors", "config.json", "README.md", "trained.json"},
     "score": {".parquet"},
 }

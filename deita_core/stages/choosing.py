@@ -1,7 +1,8 @@
 """Which samples of the pool to keep: evol scores, ranking, and the walk past the stored vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from deita_core.pooling import conversation_vectors
 from deita_core.scorers import ScorerFiles
 from deita_core.selection import DiversitySelector, Ranked, rank_candidates
 from deita_core.selection.evol_score import evol_scores
+from deita_core.selection.replay import Work, moved_ids, replay
 from deita_core.selection.threshold import smallest_filling
 from deita_core.settings import Turns
 from deita_core.stages.encoding import encoder_table, message_tokens
@@ -38,10 +40,15 @@ class Job(BaseModel):
     training_tokens: int
     budget: int | None
     threshold: float | Literal["auto"]
+    # The run whose decisions are used again where they still stand; it had the same encoder.
+    after: str | None = None
 
 
 class Chosen(BaseModel):
-    """What became of the distinct samples, and the threshold they were chosen by."""
+    """What became of the distinct samples, and the threshold they were chosen by.
+
+    `examined`: candidates that had to be looked at anew; `compared`: pairs of vectors compared for that.
+    """
 
     samples: int
     selected: int
@@ -49,12 +56,17 @@ class Chosen(BaseModel):
     not_reached: int
     rejected: int
     threshold: float
+    examined: int | None = None
+    compared: int | None = None
 
 
 @dataclass(frozen=True)
 class _Walk:
-    selector: DiversitySelector
+    """Decisions of the candidates walked, those without a direction, and what a replay had to do."""
+
     decisions: pl.DataFrame
+    rejected: pl.DataFrame
+    work: Work | None = None
 
 
 def rank_pool(store: Store, job: Job) -> Ranked:
@@ -95,21 +107,54 @@ def choose(store: Store, job: Job) -> Chosen:
             # Nothing but all of them can fill it.
             threshold = 1.0
         else:
-            threshold = smallest_filling(lambda tau: _walk(store, job, candidates, tau).selector.full)
+            threshold = smallest_filling(lambda tau: _fills(store, job, candidates, tau))
     else:
         threshold = job.threshold
-    walk = _walk(store, job, candidates, threshold)
+    walk = _decide(store, job, candidates, threshold)
     _write_decisions(store, job.run_id, walk.decisions.join(candidates.select("id", "score"), on="id", how="left"))
     selected = int(walk.decisions["kept"].sum())
-    rejected = len(ranked.unscored) + len(walk.selector.rejected)
+    rejected = len(ranked.unscored) + len(walk.rejected)
     return Chosen(
         samples=len(candidates) + len(ranked.unscored),
         selected=selected,
         blocked=len(walk.decisions) - selected,
-        not_reached=len(candidates) - len(walk.decisions) - len(walk.selector.rejected),
+        not_reached=len(candidates) - len(walk.decisions) - len(walk.rejected),
         rejected=rejected,
         threshold=threshold,
+        examined=walk.work.examined if walk.work else None,
+        compared=walk.work.compared if walk.work else None,
     )
+
+
+def _fills(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> bool:
+    walk = _walk(store, job, candidates, threshold)
+    return job.budget is not None and int(walk.decisions["kept"].sum()) >= job.budget
+
+
+def _decide(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> _Walk:
+    """Decisions of a walk; from an earlier run's, where there are any, at the price of what has changed since."""
+    if job.after is None:
+        return _walk(store, job, candidates, threshold)
+    before = store.read(SELECTIONS, ["rank", "id", "kept", "nearest", "similarity"], f"run_id = '{job.after}'")
+    before = before.sort("rank").drop("rank")
+    ids = candidates["id"].to_list()
+    replayed = replay(
+        ids,
+        before,
+        partial(_vectors_of, store, job.encoder, candidates),
+        budget=job.budget,
+        threshold=threshold,
+        dim=job.encoder.dim,
+        moved=moved_ids(before["id"].to_list(), ids),
+    )
+    return _Walk(replayed.decisions, replayed.rejected, replayed.work)
+
+
+def _vectors_of(store: Store, encoder: EncoderFiles, candidates: pl.DataFrame, ids: Sequence[str]) -> np.ndarray:
+    wanted = pl.DataFrame({"id": ids}, schema={"id": pl.String})
+    rows = wanted.join(candidates.select("id", "outline"), on="id", how="left", maintain_order="left")
+    blocks = [vectors for _, vectors in candidate_vectors(store, encoder, rows)]
+    return np.concatenate(blocks) if blocks else np.zeros((0, encoder.dim), np.float32)
 
 
 def _walk(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> _Walk:
@@ -119,7 +164,7 @@ def _walk(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) ->
         frames.append(selector.offer(ids, vectors))
         if selector.full:
             break
-    return _Walk(selector, pl.concat(frames))
+    return _Walk(pl.concat(frames), selector.rejected)
 
 
 def candidate_vectors(
@@ -138,9 +183,14 @@ def candidate_vectors(
 
 def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None:
     """Write a run's decisions; what a broken attempt of the same run left is taken away first."""
-    store.delete(SELECTIONS, f"run_id = '{run_id}'")
+    drop_decisions(store, run_id)
     key = pl.format("{}:{}", pl.lit(run_id), "rank")
     store.write(SELECTIONS, decisions.with_columns(key=key, run_id=pl.lit(run_id)).select(SELECTIONS.empty().columns))
+
+
+def drop_decisions(store: Store, run_id: str) -> None:
+    """Forget what a run has decided."""
+    store.delete(SELECTIONS, f"run_id = '{run_id}'")
 
 
 def fates(store: Store, job: Job) -> pl.DataFrame:

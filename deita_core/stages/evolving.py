@@ -190,7 +190,7 @@ async def _ask_all(
     items: Sequence[Any],
 ) -> int:
     """Ask about all items at once, as the client's limits allow, and write the rows of those that came through."""
-    async with LLM(job.settings.llm, key, store.path, job.id) as llm:
+    async with LLM(job.settings.llm, key, store.side, job.id) as llm:
         results = await asyncio.gather(*(ask(llm, item) for item in items), return_exceptions=True)
     done = [rows for rows in results if not isinstance(rows, BaseException)]
     store.write(table, pl.DataFrame([row for rows in done for row in rows], schema=table.empty().schema))

@@ -6,71 +6,29 @@ from typing import Any
 
 import orjson
 import polars as pl
-from pydantic import BaseModel
 
 from deita_core.card import dataset_card
-from deita_core.settings import SelectionSettings
-from deita_core.stages.choosing import Chosen, Job, fates
-from deita_core.stages.ingest import Ingested
+from deita_core.stages.changes import changes_text, compare
+from deita_core.stages.choosing import Job, fates
+from deita_core.stages.editions import read_edition
+from deita_core.stages.report import Report
 from deita_core.store import Store
 from deita_core.tables import REJECTS, RUNS, SAMPLES, SOURCES
-from deita_core.writers import SELECTED_SCHEMA, write_selection
-
-
-class Counts(BaseModel):
-    """Where every input row went: read = selected + passed over + rejected + merged duplicates."""
-
-    read: int
-    merged: int
-    rejected: int
-    selected: int
-    blocked: int
-    not_reached: int
-    encoded: int
-    scored: int
-
-    @property
-    def passed_over(self) -> int:
-        """Good rows that were not chosen: too like a better one, or after the budget was full."""
-        return self.blocked + self.not_reached
-
-
-class Report(BaseModel):
-    """What a run did, as it goes into the manifest and the runs table."""
-
-    job: Job
-    settings: SelectionSettings
-    files: list[Ingested]
-    chosen: Chosen
-    encoded: int
-    scored: int
-    seconds: dict[str, float]
-
-    @property
-    def counts(self) -> Counts:
-        """The fate of every input row, and the work done."""
-        read = sum(file.rows for file in self.files)
-        unreadable = sum(file.rejects for file in self.files)
-        return Counts(
-            read=read,
-            merged=read - unreadable - self.chosen.samples,
-            rejected=unreadable + self.chosen.rejected,
-            selected=self.chosen.selected,
-            blocked=self.chosen.blocked,
-            not_reached=self.chosen.not_reached,
-            encoded=self.encoded,
-            scored=self.scored,
-        )
+from deita_core.writers import SELECTED_SCHEMA, Changed, write_selection
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
-    """Write the selection's files, the manifest last; returns their names."""
+    """Write the selection's files, the manifest last, with what has changed since the edition it goes on from."""
     placed = all_decisions(store, report.job)
     selected = selected_rows(store, placed)
     decisions = placed.drop("key")
     manifest = manifest_of(store, report)
     card = dataset_card(selected, manifest)
-    return write_selection(folder, selected, decisions, manifest, card, report.settings.format)
+    changed = None
+    if report.previous is not None:
+        found = compare(store, read_edition(store, report.previous), report, decisions)
+        changed = Changed(found.added, found.dropped, changes_text(found))
+    return write_selection(folder, selected, decisions, manifest, card, report.settings.format, changed)
 
 
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:
@@ -111,6 +69,9 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
     job = report.job
     return {
         "run_id": job.run_id,
+        "edition": report.edition,
+        "previous_edition": report.previous,
+        "pool": report.pool,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": report.settings.model_dump(),
         "threshold": report.chosen.threshold,

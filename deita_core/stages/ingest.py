@@ -7,11 +7,11 @@ import polars as pl
 from pydantic import BaseModel
 
 from deita_core.conversation import content_id
-from deita_core.errors import InputError
-from deita_core.readers import batches, content_hash, expand, samples_frames, stream_file
+from deita_core.errors import InputError, StoreError
+from deita_core.readers import Batch, batches, content_hash, expand, samples_frames, stream_file
 from deita_core.settings import LayoutName
 from deita_core.store import Store
-from deita_core.tables import REJECTS, SAMPLES, SOURCES
+from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 
 # Raised whenever the same file would give other rows: part of every file id.
 READING_VERSION = 1
@@ -47,7 +47,7 @@ def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
 
     A folder that is named in the pool itself is never left out. Raises InputError if nothing is left.
     """
-    outside = [Path(folder).expanduser().resolve() for folder in leave_out]
+    outside = [Path(folder).expanduser().resolve() for folder in leave_out if "://" not in folder]
     named = {str(path) for path in pool}
     files = [
         file
@@ -67,8 +67,9 @@ def describe_file(file: str, layout: LayoutName | None = None, limit: int | None
 def ingest_file(store: Store, file: PoolFile) -> Ingested:
     """Read a file into the store, a batch at a time; what is there already is not written again."""
     samples = rejects = 0
+    removed = store.read(REMOVALS)
     for rows in batches(stream_file(file.file, file.layout, file.limit)):
-        batch = samples_frames(file.id, file.file, rows)
+        batch = without_removed(samples_frames(file.id, file.file, rows), removed)
         # Sources last: a source row is only ever visible with its sample.
         store.write(SAMPLES, batch.samples)
         store.write(REJECTS, batch.rejects)
@@ -82,12 +83,61 @@ def ingest_file(store: Store, file: PoolFile) -> Ingested:
     return Ingested(file_id=file.id, file=file.file, rows=samples + rejects, samples=samples, rejects=rejects)
 
 
-def is_whole(store: Store, ingested: Ingested) -> bool:
-    """True if the store still holds every row of the file."""
+def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:
+    """The batch with rows of removed conversations (id, removed) among the rejects, where nothing of their text is."""
+    gone = batch.sources.join(removed, left_on="sample_id", right_on="id", how="inner")
+    if gone.is_empty():
+        return batch
+    return Batch(
+        batch.samples.join(removed, on="id", how="anti", maintain_order="left"),
+        batch.sources.join(removed, left_on="sample_id", right_on="id", how="anti", maintain_order="left"),
+        pl.concat([batch.rejects, removed_rows(gone)]),
+    )
+
+
+def removed_rows(sources: pl.DataFrame) -> pl.DataFrame:
+    """Source rows of removed conversations (with `removed`, the day) as rows of the rejects table."""
+    told = {"reason": pl.lit("removed"), "detail": pl.format("taken down on {}", "removed")}
+    return sources.with_columns(**told).select(REJECTS.empty().columns)
+
+
+def recount(store: Store, ingested: Ingested) -> Ingested | None:
+    """The file's rows as they are counted now, or None if the store lacks any: some may have been removed since."""
     where = f"file_id = '{ingested.file_id}'"
-    if store.count(SOURCES, where) != ingested.samples or store.count(REJECTS, where) != ingested.rejects:
+    samples, rejects = store.count(SOURCES, where), store.count(REJECTS, where)
+    if samples + rejects != ingested.rows or len(store.missing(SAMPLES, pool_ids(store, [ingested.file_id]))):
+        return None
+    return ingested.model_copy(update={"samples": samples, "rejects": rejects})
+
+
+def surviving(pool: Sequence[str]) -> list[str]:
+    """Those of a pool's names that still name a file."""
+    return [name for name in pool if _names_a_file(name)]
+
+
+def _names_a_file(name: str) -> bool:
+    try:
+        return bool(expand(name))
+    except InputError:
         return False
-    return store.missing(SAMPLES, pool_ids(store, [ingested.file_id])).is_empty()
+
+
+def only_stored(files: Sequence[Ingested], found: Sequence[Ingested]) -> list[Ingested]:
+    """Those of an earlier edition's files that are not among those found now: their rows are in the store alone."""
+    here = {_place(file.file) for file in found}
+    return [file for file in files if _place(file.file) not in here]
+
+
+def still_stored(store: Store, files: Sequence[Ingested]) -> list[Ingested]:
+    """Files that are gone, as the store has them. Raises StoreError if it lacks any of their rows."""
+    counted = [(file, recount(store, file)) for file in files]
+    if lost := [file.file for file, now in counted if now is None]:
+        raise StoreError(f"{lost[0]} is gone, and so are rows of it in {store.uri}; put the file back and run again.")
+    return [now for _, now in counted if now is not None]
+
+
+def _place(file: str) -> str:
+    return file if "://" in file else str(Path(file).resolve())
 
 
 def pool_ids(store: Store, file_ids: Sequence[str]) -> pl.Series:

@@ -7,9 +7,11 @@ from hypothesis.extra import numpy as hnp
 
 from deita_core.tables import (
     CHAINS,
+    EDITIONS,
     PLANS,
     RANKINGS,
     REJECTS,
+    REMOVALS,
     RUNS,
     SAMPLES,
     SELECTIONS,
@@ -77,6 +79,10 @@ ROWS = {
         | {"blocked_by": None, "nearest": A, "similarity": -0.2},
     ],
     RUNS.name: [{"run_id": run, **RUN} for run in ("one", "two")],
+    EDITIONS.name: [
+        {"number": n, "run_id": str(n), "finished": "2026-01-01", "folder": "out", "report": "{}"} for n in (1, 2)
+    ],
+    REMOVALS.name: [{"id": id_, "removed": "2026-01-01", "reason": ""} for id_ in (A, B)],
     VECTORS.name: [
         {"text_id": A, "n_tokens": 4, "vector": [0.6, 0.8, 0.0]},
         {"text_id": B, "n_tokens": 1, "vector": [0.0, 0.0, -1.0]},
@@ -190,6 +196,8 @@ REFUSED = {
     ],
     RUNS.name: [{"run_id": "one"}, {"run_id": ""}, {"finished": None}]
     + [{name: "[]"} for name in RUN if name != "finished"],
+    EDITIONS.name: [{"number": 1}, {"number": 0}, {"run_id": "1"}, {"run_id": ""}, {"folder": ""}, {"report": "[]"}],
+    REMOVALS.name: [{"id": A}, {"id": "b"}, {"removed": ""}, {"reason": "x" * 301}, {"reason": None}],
     VECTORS.name: [
         {"text_id": A},
         {"text_id": "b"},
@@ -201,7 +209,7 @@ REFUSED = {
         {"vector": [0.0, float("inf"), 0.0]},
     ],
 }
-TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, SELECTIONS, RUNS, VECTORS]
+TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, SELECTIONS, RUNS, EDITIONS, REMOVALS, VECTORS]
 
 
 def name_of(value):

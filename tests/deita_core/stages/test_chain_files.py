@@ -255,6 +255,6 @@ def test_the_key_is_in_no_file(rough, place, out):
 
 
 def test_what_was_made_by_another_run_is_exported_without_asking(rough, out, tmp_path):
-    store = Store(rough.store.path)
+    store = Store(rough.store.uri)
     names = export_chains(store, rough.report(), tmp_path / "out")
     assert names == NAMES

@@ -1,0 +1,285 @@
+"""Runs killed at random points of every stage, and resumed: what comes out is what an undisturbed run gives.
+
+    python -m benchmarks.kills [--kills 100] [--rows 5000] [--each 4] [--seed 0]
+
+A pool is selected from, grows by a quarter, and is updated, again and again in new stores. Runs are killed (SIGKILL)
+while they read, encode, score, select, or write and compact; the next one goes on, and is killed as well, until one is
+let finish. Then its files must be those of the undisturbed runs byte for byte, every table must be readable
+and valid and have no key twice, and what was in the store when the last kill came must not have been encoded or scored
+once more. Ends with an error as soon as anything differs.
+"""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from threading import Timer
+from time import sleep
+
+import httpx
+import orjson
+
+from benchmarks.tiny import DIM, WORDS, make_tiny_model
+from deita_core.store import Store
+from deita_core.tables import (
+    EDITIONS,
+    PLANS,
+    REJECTS,
+    REMOVALS,
+    RUNS,
+    SAMPLES,
+    SELECTIONS,
+    SOURCES,
+    Table,
+    scores_table,
+    vectors_table,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selecting", "writing")
+# Stages whose work a later run need not do again.
+KEPT = {"reading", "encoding", "scoring complexity", "scoring quality"}
+FILES = ("selected.jsonl", "decisions.parquet")
+FIXED = {table.name: table for table in (SAMPLES, SOURCES, REJECTS, PLANS, SELECTIONS, RUNS, EDITIONS, REMOVALS)}
+DONE = re.compile(r"^(.+): (?:[\d,]+ )?done in ([\d.]+) s")
+TOLD = re.compile(r"([\d,]+) texts encoded, ([\d,]+) turns scored")
+
+
+# The files that an undisturbed command writes, and the seconds its stages take.
+Known = tuple[list[bytes], dict[str, float]]
+
+
+@dataclass
+class Ended:
+    """How a run ended: the stages it finished with their seconds, what it printed, and whether it was killed."""
+
+    stages: dict[str, float]
+    printed: str
+    killed: bool
+
+
+@dataclass
+class Commands:
+    """The `deita` command in a folder, reporting to a server."""
+
+    folder: Path
+    server: str
+
+    def run(self, words: list[str], kill: tuple[str, float] | None = None) -> Ended:
+        """Run it; kill it so many seconds after a stage has begun. Raises AssertionError where it fails."""
+        env = {**os.environ, "PREFECT_API_URL": self.server, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "flows.cli", *words]
+        program = subprocess.Popen(
+            line,
+            cwd=self.folder,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        stages: dict[str, float] = {}
+        errors, timer = [], _timer(program, kill, STAGES[0])
+        for said in program.stderr or ():
+            errors.append(said)
+            if (found := DONE.match(said)) and found[1] in STAGES:
+                stages[found[1]] = float(found[2])
+                timer = timer or _timer(program, kill, STAGES[min(STAGES.index(found[1]) + 1, len(STAGES) - 1)])
+        printed = program.stdout.read() if program.stdout else ""
+        killed = program.wait() == -signal.SIGKILL
+        if timer:
+            timer.cancel()
+        assert killed or program.returncode == 0, "".join(errors)
+        return Ended(stages, printed, killed)
+
+
+def _timer(program: "subprocess.Popen[str]", kill: tuple[str, float] | None, stage: str) -> Timer | None:
+    if kill is None or kill[0] != stage:
+        return None
+    timer = Timer(kill[1], lambda: os.killpg(program.pid, signal.SIGKILL) if program.poll() is None else None)
+    timer.start()
+    return timer
+
+
+# -- what a pool is selected from
+
+
+def write_pool(folder: Path, rows: int, seed: int) -> None:
+    """Rows of words at random in four files, with copies, almost copies, and rows that cannot be read."""
+    draw = random.Random(seed)
+    words = [word for word in WORDS if word.isascii() and word.isalnum()]
+    lines = []
+    for number in range(rows):
+        asked = " ".join(draw.choices(words, k=draw.randint(5, 20)))
+        row = {"instruction": f"{asked}?", "output": " ".join(draw.choices(words, k=draw.randint(4, 40))), "n": number}
+        lines.append(orjson.dumps(row))
+        if number % 50 == 0:
+            lines[-1] = b'{"instruction": "cut'
+        elif number % 20 == 0 and number > 20:
+            lines[-1] = lines[-2]
+    folder.mkdir(parents=True)
+    for part in range(4):
+        (folder / f"{part}.jsonl").write_bytes(b"\n".join(lines[part::4]) + b"\n")
+
+
+def make_models(folder: Path, server: str) -> list[str]:
+    """A tiny encoder, and heads trained on it from the project's own chains: the options that name them."""
+    commands = Commands(folder, server)
+    encoder = str(make_tiny_model(folder / "tiny"))
+    options = ["--encoder", encoder]
+    for axis in ("complexity", "quality"):
+        chains, out = ROOT / "examples" / "evolution" / f"{axis}.jsonl", str(folder / axis)
+        commands.run(["train", str(chains), "--axis", axis, "--encoder", encoder, "--out", out, "--store", "store"])
+        options += [f"--{axis}-scorer", out]
+    return options
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """The address of a Prefect server with a database of its own."""
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    line = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    program = subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not _answers(f"http://127.0.0.1:{port}/api/health"):
+            assert program.poll() is None, "the Prefect server ended"
+            sleep(0.5)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        program.terminate()
+        program.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(address).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+# -- one story: a selection, a pool that grows, an update
+
+
+class Story:
+    """A pool of three files that is selected from, grows by a fourth, and is updated, in a folder of its own."""
+
+    def __init__(self, folder: Path, rows: Path, server: str, options: list[str], budget: int) -> None:
+        self.folder, self._rows = folder, sorted(rows.iterdir())
+        self._options, self._budget = options, budget
+        (folder / "pool").mkdir(parents=True)
+        self.commands = Commands(folder, server)
+
+    def chapters(self) -> Iterator[list[str]]:
+        """The commands of the story, each after its pool has been laid out."""
+        common = ["--out", "out", "--store", "store", "--budget", str(self._budget), "--threshold", "0.98"]
+        for file in self._rows[:-1]:
+            shutil.copy(file, self.folder / "pool")
+        yield ["select", "pool", *common, *self._options]
+        shutil.copy(self._rows[-1], self.folder / "pool")
+        yield ["update", "--out", "out", "--store", "store"]
+
+    def files(self) -> list[bytes]:
+        """What the last run has written."""
+        return [(self.folder / "out" / name).read_bytes() for name in FILES]
+
+    def rows_of(self, kind: str) -> int:
+        """Rows of the tables of a kind, of which there is one for each model."""
+        store = Store(self.folder / "store")
+        return sum(store.count(_table(name)) for name in store.tables() if name.startswith(f"{kind}__"))
+
+    def check(self) -> None:
+        """Read every table whole. Raises AssertionError where one has rows it should not, or a key twice."""
+        store = Store(self.folder / "store")
+        for name in store.tables():
+            table = _table(name)
+            rows = table.validate(store.read(table))
+            assert not rows.select(table.key).is_duplicated().any(), f"{name} has a key twice"
+
+
+def _table(name: str) -> Table:
+    if name.startswith("vectors__"):
+        return vectors_table(name.removeprefix("vectors__"), DIM)
+    return scores_table(name.removeprefix("scores__")) if name.startswith("scores__") else FIXED[name]
+
+
+def killed_at(draw: random.Random, seconds: dict[str, float], over: set[str]) -> tuple[str, float]:
+    """A stage, each as likely as the others, and a moment within the time it takes: next to none where it is over."""
+    stage = draw.choice(STAGES)
+    return stage, draw.uniform(0, 0.05 if stage in over & KEPT else max(seconds[stage], 0.05))
+
+
+def tell(
+    story: Story, known: list[tuple[list[bytes], dict[str, float]]], draw: random.Random, each: int
+) -> Counter[str]:
+    """Tell a story with `each` kills a chapter, and compare it with the undisturbed one; returns kills by stage."""
+    kills: Counter[str] = Counter()
+    for words, (files, seconds) in zip(story.chapters(), known, strict=True):
+        over: set[str] = set()
+        for _ in range(each):
+            ended = story.commands.run(words, killed_at(draw, seconds, over))
+            over |= set(ended.stages)
+            if ended.killed:
+                kills[next((stage for stage in STAGES if stage not in ended.stages), "at the end")] += 1
+            story.check()
+        present = [story.rows_of(kind) for kind in ("vectors", "scores")]
+        done = story.commands.run(words)
+        story.check()
+        assert story.files() == files, f"{words[0]} gave other files after kills"
+        anew = [int(count.replace(",", "")) for count in TOLD.findall(done.printed)[0]]
+        grown = [story.rows_of(kind) - before for kind, before in zip(("vectors", "scores"), present, strict=True)]
+        assert anew == grown, f"{words[0]} encoded and scored {anew}, of which {grown} were missing"
+    return kills
+
+
+def main() -> None:
+    """Tell stories until there were as many kills as asked for."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=5_000)
+    parser.add_argument("--each", type=int, default=4, help="kills of a command before it is let finish")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    draw, kills = random.Random(asked.seed), Counter[str]()
+    with tempfile.TemporaryDirectory() as name, server(Path(name) / "prefect") as address:
+        folder = Path(name)
+        write_pool(folder / "rows", asked.rows, asked.seed)
+        (folder / "models").mkdir()
+        options = make_models(folder / "models", address)
+
+        def story(number: int) -> Story:
+            return Story(folder / f"story-{number}", folder / "rows", address, options, asked.rows // 10)
+
+        first = story(0)
+        known: list[Known] = []
+        for words in first.chapters():
+            seconds = first.commands.run(words).stages
+            known.append((first.files(), seconds))
+            print(f"{words[0]} undisturbed: {seconds}", flush=True)
+        number = 0
+        while kills.total() < asked.kills:
+            number += 1
+            kills += tell(story(number), known, draw, asked.each)
+            shutil.rmtree(folder / f"story-{number}")
+            told = ", ".join(f"{stage} {kills[stage]}" for stage in (*STAGES, "at the end"))
+            print(
+                f"{kills.total()} kills ({told}) in {number} stories: same files, sound tables, nothing twice",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

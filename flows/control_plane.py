@@ -1,0 +1,231 @@
+"""A Prefect server, a worker and the deployments of prefect.yaml, on one machine, until somebody ends them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from subprocess import Popen
+from time import monotonic, sleep
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.workers.process import ProcessWorker
+
+from deita_core.errors import DeitaError, InputError
+from flows.programs import end_children, running
+from flows.watching import LOOK, FolderWatch
+
+PREFECT = [sys.executable, "-m", "prefect"]
+EVENT = "deita.pool.changed"
+# Seconds a busy machine takes to start something.
+START = 180.0
+# A dead run is noticed after three of these; the shortest that Prefect has.
+HEARTBEAT = 30
+LOST_RUNS = "deployments/lost-runs.yaml"
+
+
+class OperatingError(DeitaError):
+    """The server, the worker or the deployments do not come up, or have ended by themselves."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where everything is: the server's address, the folder that holds prefect.yaml, and the deployments' variables."""
+
+    host: str | None
+    port: int | None
+    project: Path
+    variables: Mapping[str, str]
+
+    @property
+    def watched(self) -> Path | None:
+        """The folder in which arriving files start an update."""
+        folder = Path(self.variables["DEITA_POOL"])
+        return folder if folder.is_dir() else None
+
+
+def project_folder() -> Path:
+    """The folder with prefect.yaml: a checkout, or what the installed package has of it."""
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent, package / "project"):
+        if (folder / "prefect.yaml").is_file():
+            return folder
+    raise InputError(f"There is no prefect.yaml beside {package}; install deita again, or use a checkout of it.")
+
+
+@contextmanager
+def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen[bytes]"]]]:
+    """A server with all deployments, and a worker; yields a client of it and the programs started, which end here."""
+    with _server(place) as (api, servers), temporary_settings({PREFECT_API_URL: api}):
+        env = _environment(place, api)
+        pool = place.variables["DEITA_WORK_POOL"]
+        with get_client(sync_client=True) as client:
+            make_pool(client, pool)
+            notice_lost_runs(client, place.project / LOST_RUNS)
+            deploy(place.project / "prefect.yaml", env)
+            words = [*PREFECT, "worker", "start", "--pool", pool, "--type", "process"]
+            with running(words, env, log_of(f"worker-{pool}"), signal.SIGINT) as worker:
+                try:
+                    _wait(lambda: _is_online(client, pool), worker, f"worker-{pool}")
+                    yield client, [*servers, worker]
+                finally:
+                    # The runs first: each reports that it was stopped, and can be retried.
+                    end_children(worker.pid)
+
+
+@contextmanager
+def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
+    """The address of the server in use, and the program, if it had to be started."""
+    configured = PREFECT_API_URL.value()
+    if configured and place.host is None and place.port is None:
+        if not _answers(configured):
+            raise InputError(f"No Prefect server answers at {configured}; start it, or unset PREFECT_API_URL.")
+        yield configured, []
+        return
+    host, port = place.host or "127.0.0.1", place.port or 4200
+    # Who listens on all addresses is reached on this one.
+    api = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/api"  # noqa: S104
+    if _answers(api):
+        yield api, []
+        return
+    _check_free(host, port)
+    words = [*PREFECT, "server", "start", "--host", host, "--port", str(port)]
+    name = f"server-{port}"
+    with running(words, _environment(place, api), log_of(name), signal.SIGTERM) as server:
+        _wait(lambda: _answers(api), server, name)
+        yield api, [server]
+
+
+def _environment(place: Place, api: str) -> dict[str, str]:
+    """What the server, the worker and its runs find; PREFECT_API_DATABASE_CONNECTION_URL, if set, is among it."""
+    return {
+        **os.environ,
+        **place.variables,
+        "PREFECT_API_URL": api,
+        "PREFECT_FLOWS": json.dumps({"heartbeat_frequency": HEARTBEAT}),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+
+
+def _answers(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/health", timeout=5).json() is True
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        raise InputError(f"Port {port} of {host} cannot be had ({error.strerror}); give another --port.") from None
+
+
+def log_of(name: str) -> Path:
+    """Where a program's output goes."""
+    return Path(PREFECT_HOME.value()) / "deita" / f"{name}.log"
+
+
+def _wait(is_ready: Any, program: "Popen[bytes]", name: str) -> None:
+    started = monotonic()
+    while not is_ready():
+        if program.poll() is not None or monotonic() - started > START:
+            raise OperatingError(f"The {name.split('-')[0]} does not start; {log_of(name)} says why.")
+        sleep(0.3)
+
+
+def _is_online(client: SyncPrefectClient, pool: str) -> bool:
+    return any(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
+
+
+def make_pool(client: SyncPrefectClient, name: str) -> None:
+    """Make the work pool unless it is there. Raises InputError if its runs are no processes of a worker."""
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        pool = client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+    if pool.type != "process":
+        raise InputError(f"The work pool {name} is of type {pool.type}, not process; give another --work-pool.")
+
+
+def notice_lost_runs(client: SyncPrefectClient, file: Path) -> None:
+    """Make the automations that mark runs as crashed whose process is gone, unless they are there."""
+    for described in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:
+        wanted = AutomationCore.model_validate(described)
+        if not client.read_automations_by_name(wanted.name):
+            client.create_automation(wanted)
+
+
+def deploy(file: Path, env: Mapping[str, str]) -> None:
+    """Deploy all that prefect.yaml has. Raises OperatingError with the end of what Prefect says."""
+    words = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(words, env=dict(env), capture_output=True, text=True)  # noqa: S603
+    if done.returncode != 0:
+        log = log_of("deploy")
+        log.write_text(done.stdout + done.stderr, encoding="utf-8")
+        said = [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
+        reason = said[0].split("Error: ", 1)[-1] if said else "Prefect refuses it"
+        raise OperatingError(f"{file} cannot be deployed: {reason.rstrip('.')}; {log} has all of it.")
+
+
+def deployments(client: SyncPrefectClient) -> list[str]:
+    """The names of our deployments, as flow/deployment."""
+    found = [deployment for deployment in client.read_deployments() if "deita" in deployment.tags]
+    return sorted(f"{client.read_flow(deployment.flow_id).name}/{deployment.name}" for deployment in found)
+
+
+def next_runs(client: SyncPrefectClient) -> dict[str, datetime]:
+    """When each deployment that has a schedule runs next; waits a while for the scheduler, where it has to begin."""
+    started, scheduled = monotonic(), dict[str, datetime]()
+    only = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": ["deita"]}})
+    while not scheduled and monotonic() - started < START / 6:
+        for run in client.read_flow_runs(flow_run_filter=only, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200):
+            if run.auto_scheduled and run.deployment_id and run.expected_start_time:
+                name = client.read_deployment(run.deployment_id).name
+                flow = client.read_flow(run.flow_id).name
+                scheduled.setdefault(f"{flow}/{name}", run.expected_start_time)
+        sleep(0 if scheduled else 1)
+    return scheduled
+
+
+def tell_changed(client: SyncPrefectClient, pool: str, files: list[str]) -> None:
+    """Emit the event that files of a pool have changed, which starts an update."""
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": EVENT,
+        "resource": {"prefect.resource.id": "deita.pool", "prefect.resource.name": pool},
+        "payload": {"files": files[:100], "count": len(files)},
+    }
+    client.request("POST", "/events", json=[event]).raise_for_status()
+
+
+def watch(client: SyncPrefectClient, pool: str, folder: Path | None, programs: list["Popen[bytes]"]) -> Iterator[str]:
+    """Look after everything for ever; yields a line for what happens. Raises OperatingError when a program ends."""
+    look = FolderWatch(folder) if folder else None
+    while True:
+        if any(program.poll() is not None for program in programs):
+            raise OperatingError(f"A program has ended by itself; {log_of('*')} say why.")
+        if look and (files := look.look(monotonic())):
+            tell_changed(client, pool, files)
+            yield f"{', '.join(files[:5])}{' and more' if len(files) > 5 else ''} changed: an update is asked for."
+        sleep(LOOK)

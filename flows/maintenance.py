@@ -1,0 +1,19 @@
+"""Taking conversations down."""
+
+from prefect import flow
+
+from deita_core.settings import RemovalSettings
+from deita_core.stages.removal import Removed, matching
+from flows.steps import holding
+from tasks.maintenance import remove_samples
+
+
+@flow(name="remove", flow_run_name="remove from {store}")
+def remove(store: str, settings: RemovalSettings) -> Removed:
+    """Remove conversations from a store for good: those named, and those a row of which fits an SQL condition.
+
+    The next edition is without them, and says so; a file that holds their text may be read again without bringing them
+    back.
+    """
+    with holding(store) as held:
+        return remove_samples(store, matching(held, settings.ids, settings.where), settings.reason)

@@ -1,0 +1,151 @@
+"""`deita up` on a machine of its own: what it starts, what it says, and that nothing of it stays behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from installation import ROOT, Installation, environment, free_port, make_heads, write_rows
+
+from flows.programs import descendants, running
+from flows.watching import FolderWatch
+
+
+class Up:
+    """`deita up` in a folder, and all that it says."""
+
+    def __init__(self, folder, env, *flags):
+        self.said = folder / "said.txt"
+        words = [sys.executable, "-m", "flows.cli", "up", *flags]
+        with self.said.open("wb") as out:
+            self.program = subprocess.Popen(
+                words, cwd=folder, env={**env, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=out, start_new_session=True
+            )
+
+    @property
+    def text(self):
+        return self.said.read_text()
+
+    def wait_for(self, words, seconds=180):
+        end = time.monotonic() + seconds
+        while words not in self.text:
+            assert self.program.poll() is None and time.monotonic() < end, self.text
+            time.sleep(0.2)
+
+    def end(self, number):
+        """Send a signal; the exit code, and which of the processes it had started are still there."""
+        family = descendants(self.program.pid)
+        self.program.send_signal(number)
+        code = self.program.wait(90)
+        return code, [pid for pid in family if is_there(pid)]
+
+
+def is_there(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def start_up(tmp_path):
+    """Starts `deita up` in a folder with a pool; killed at the end if it is still there."""
+    (tmp_path / "pool").mkdir()
+    started = []
+
+    def start(*flags, **variables):
+        started.append(Up(tmp_path, environment(tmp_path / "prefect", **variables), *flags))
+        return started[-1]
+
+    yield start
+    for up in started:
+        Installation.kill(up.program)
+
+
+def test_up_starts_everything_in_any_folder_and_ctrl_c_ends_all_of_it(start_up, tmp_path):
+    port = free_port()
+    up = start_up("--port", str(port))
+    up.wait_for("Ctrl-C")
+    assert f"http://127.0.0.1:{port}" in up.text
+    assert "update/nightly" in up.text and "evolve/on-demand" in up.text
+    assert "Next: update/nightly at " in up.text
+    assert len(descendants(up.program.pid)) >= 2
+    assert up.end(signal.SIGINT) == (0, [])
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def test_up_uses_a_running_server_and_a_file_that_arrives_starts_an_update(start_up, tmp_path, tiny_model):
+    heads = make_heads(tmp_path / "heads", tiny_model)
+    scorers = {f"DEITA_{axis.upper()}_SCORER": heads / axis for axis in ("complexity", "quality")}
+    with Installation(tmp_path / "server") as place:
+        up = start_up("--work-pool", "other", PREFECT_API_URL=place.api, DEITA_ENCODER=tiny_model, **scorers)
+        up.wait_for("Ctrl-C")
+        write_rows(tmp_path / "pool" / "new.jsonl", 0, 12)
+        up.wait_for("new.jsonl changed")
+        manifest = tmp_path / "out" / "nightly" / "manifest.json"
+        place.until(manifest.is_file, 90)
+        assert up.end(signal.SIGTERM) == (0, [])
+        assert httpx.get(f"{place.api}/health").json() is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "sentence"),
+    [
+        (["--port", "{taken}"], {}, "Port {taken} of 127.0.0.1 cannot be had"),
+        (["--pool-folder", "absent"], {}, "absent is not there; make the folder, or give another with --pool-folder"),
+        ([], {"PREFECT_API_URL": "http://127.0.0.1:{closed}/api"}, "No Prefect server answers at http://127.0.0.1"),
+    ],
+)
+def test_what_cannot_start_is_said_in_one_sentence(start_up, flags, variables, sentence):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        known = {"taken": other.getsockname()[1], "closed": free_port()}
+        variables = {name: value.format(**known) for name, value in variables.items()}
+        up = start_up(*(flag.format(**known) for flag in flags), **variables)
+        assert up.program.wait(60) == 2
+    assert sentence.format(**known) in up.text
+    assert "Traceback" not in up.text
+
+
+def test_a_program_that_does_not_want_to_end_is_ended_with_its_children(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.programs.PATIENCE", 1.0)
+    stubborn = "trap '' INT TERM; sleep 300 & echo ready; while true; do sleep 1; done"
+    with running(["sh", "-c", stubborn], os.environ, tmp_path / "log", signal.SIGINT) as program:
+        while "ready" not in (tmp_path / "log").read_text():
+            time.sleep(0.05)
+        family = [program.pid, *descendants(program.pid)]
+        assert len(family) >= 2
+    time.sleep(0.2)
+    assert [pid for pid in family[1:] if pid in descendants(os.getpid())] == []
+    assert program.poll() is not None
+
+
+def test_a_file_is_told_of_once_it_has_stopped_growing(tmp_path):
+    (tmp_path / "old.jsonl").write_text("old")
+    watch = FolderWatch(tmp_path, settled=10)
+    assert watch.look(0) == []
+    (tmp_path / "new.jsonl").write_text("a")
+    assert watch.look(20) == []
+    (tmp_path / "new.jsonl").write_text("ab")
+    assert watch.look(29) == []
+    assert watch.look(38) == []
+    assert watch.look(39) == ["new.jsonl"]
+    assert watch.look(100) == []
+
+
+def test_files_that_change_or_go_are_told_of_and_hidden_ones_are_not(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(name)
+    watch = FolderWatch(tmp_path, settled=0)
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "b.jsonl").write_text("other")
+    (tmp_path / ".part.jsonl").write_text("half")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "c.jsonl").write_text("new")
+    assert watch.look(1) == ["a.jsonl", "b.jsonl", "deeper/c.jsonl"]
+    assert watch.look(2) == []

@@ -1,0 +1,344 @@
+"""A pool that grows: every edition is the one of a run from scratch, and says what it changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import polars as pl
+import pytest
+from test_select_flow import ALPACA, MESSAGES, TOOL_TALK, talk
+
+from deita_core.errors import InputError
+from deita_core.settings import RemovalSettings, SelectionSettings
+from deita_core.stages.changes import compare_editions
+from deita_core.stages.editions import editions, read_edition
+from deita_core.stages.exporting import export_selection
+from deita_core.stages.removal import matching
+from deita_core.store import Store
+from deita_core.tables import REMOVALS, SAMPLES, SELECTIONS, SOURCES
+
+MORE = [
+    talk("List the planets in order.", "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune."),
+    talk("Write a haiku about rain.", "Rain taps on the roof / the gutter hums a low song / a cat counts the drops"),
+    talk("How do I undo a git commit?", "git reset --soft HEAD~1 keeps the changes; --hard discards them."),
+]
+
+
+FURTHER = [
+    {"instruction": "What does HTTP 404 mean?", "output": "The server has nothing at that address."},
+    {"instruction": "Name a noble gas.", "output": "Argon."},
+]
+
+
+class Place:
+    """A folder with a pool, a store and results."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.pool = folder, folder / "pool"
+        self.store, self.out = folder / "store", folder / "out"
+        self.pool.mkdir(parents=True)
+
+    def write(self, name, rows):
+        (self.pool / name).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        return self
+
+    def settings(self, **settings):
+        return SelectionSettings(store=str(self.store), **settings)
+
+    def select(self, pool=None, out=None, **settings):
+        from flows.selection import select
+
+        return select([str(pool or self.pool)], str(out or self.out), self.settings(**settings))
+
+    def update(self, *pool, **settings):
+        from flows.selection import update
+
+        return update([str(path) for path in pool], str(self.out), self.settings(**settings))
+
+    def remove(self, **settings):
+        from flows.maintenance import remove
+
+        return remove(str(self.store), RemovalSettings(**settings))
+
+    def from_scratch(self, **settings):
+        """The same pool selected from in a store that knows nothing."""
+        fresh = Place.__new__(Place)
+        fresh.folder, fresh.pool = self.folder / "fresh", self.pool
+        fresh.store, fresh.out = fresh.folder / "store", fresh.folder / "out"
+        fresh.select(**settings)
+        return fresh
+
+    def lines(self, name="selected.jsonl"):
+        return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def decisions(self):
+        return pl.read_parquet(self.out / "decisions.parquet")
+
+    def id_of(self, text):
+        frame = Store(self.store).read(SAMPLES, ["id", "messages"])
+        [found] = [id_ for id_, messages in frame.iter_rows() if text in messages[0]["content"]]
+        return found
+
+    def holds(self, text):
+        """Files of the store that hold these bytes."""
+        return [path for path in self.store.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+@pytest.fixture
+def place(tmp_path, prefect_server, laptop):
+    place = Place(tmp_path).write("a.jsonl", ALPACA)
+    place.select(budget=5)
+    return place
+
+
+def same_selection(one, other):
+    assert (one.out / "selected.jsonl").read_bytes() == (other.out / "selected.jsonl").read_bytes()
+    assert one.decisions.equals(other.decisions)
+
+
+# -- the pool grows
+
+
+def test_an_update_finds_what_a_run_from_scratch_finds_and_does_only_what_is_new(place):
+    place.write("b.jsonl", MESSAGES).write("c.jsonl", MORE)
+    report = place.update()
+    same_selection(place, place.from_scratch(budget=5))
+    # One of the messages is a row of the first file as well.
+    assert (report.counts.scored, report.counts.merged) == (2 * 5, 1)
+    assert report.counts.encoded == 2 * 5
+
+
+def test_an_update_takes_files_from_elsewhere_and_remembers_them(place, tmp_path):
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    elsewhere.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in MORE))
+    place.update(elsewhere)
+    again = place.update()
+    assert again.counts.read == len(ALPACA) + len(MORE)
+    assert again.counts.encoded == again.counts.scored == 0
+
+
+def test_an_update_keeps_the_settings_of_the_edition_but_for_what_is_given(place):
+    assert place.update().settings.budget == 5
+    changed = place.update(budget=3)
+    assert (changed.settings.budget, changed.settings.threshold, changed.counts.selected) == (3, 0.9, 3)
+    same_selection(place, place.from_scratch(budget=3))
+
+
+def test_an_update_of_nothing_makes_the_first_edition(place):
+    place.out = place.folder / "another"
+    report = place.update(place.pool, budget=2)
+    assert (report.previous, report.counts.selected) == (None, 2)
+    assert not (place.out / "added.jsonl").exists()
+
+
+def test_a_file_that_changed_stands_for_what_it_was(place):
+    place.write("a.jsonl", [*ALPACA[2:], *FURTHER])
+    report = place.update()
+    assert (report.counts.read, report.counts.rejected) == (len(ALPACA) - 2 + len(FURTHER), 0)
+    same_selection(place, place.from_scratch(budget=5))
+    dropped = {row["reason"] for row in place.lines("dropped.jsonl") if row["id"] in ids_of(place, 0, 1)}
+    assert dropped <= {"no longer in the pool"}
+
+
+def ids_of(place, *numbers):
+    return {place.id_of(ALPACA[n]["instruction"]) for n in numbers}
+
+
+def test_a_file_that_is_gone_keeps_its_rows(place):
+    place.write("b.jsonl", MORE)
+    (place.pool / "a.jsonl").unlink()
+    report = place.update(budget=20)
+    assert report.counts.read == len(ALPACA) + len(MORE) == report.counts.selected
+    (place.pool / "b.jsonl").unlink()
+    assert place.update().counts.selected == report.counts.selected
+
+
+# -- what changed
+
+
+def test_an_edition_says_what_came_and_what_went_and_why(place):
+    before = {row["deita"]["id"] for row in place.lines()}
+    place.write("b.jsonl", MESSAGES).write("c.jsonl", MORE)
+    place.update()
+    after = {row["deita"]["id"] for row in place.lines()}
+    added, dropped = place.lines("added.jsonl"), place.lines("dropped.jsonl")
+    assert {row["deita"]["id"] for row in added} == after - before != set()
+    assert {row["id"] for row in dropped} == before - after
+    assert {row["reason"] for row in added} == {"new in the pool"}
+    assert {row["reason"] for row in dropped} == {"the budget was full before its turn"}
+    text = (place.out / "CHANGES.md").read_text()
+    assert f"{len(added)} added, {len(dropped)} dropped" in text
+    assert "b.jsonl: not there -> 3 rows" in text
+
+
+def test_a_row_that_a_better_one_blocks_now_names_it(place):
+    place.update(threshold=0.99, budget=20)
+    place.write("b.jsonl", [{**row, "output": row["output"] + " " * 3 + "."} for row in ALPACA])
+    place.update(threshold=0.9)
+    for row in place.lines("dropped.jsonl"):
+        blocker = place.decisions.filter(pl.col("id") == row["id"])["blocked_by"].item()
+        assert blocker in row["reason"] and row["reason"].endswith("and was not before")
+    assert place.lines("dropped.jsonl")
+
+
+def test_every_edition_can_be_written_again(place):
+    first = (place.out / "selected.jsonl").read_bytes()
+    place.write("b.jsonl", MORE)
+    place.update(budget=4)
+    store = Store(place.store)
+    export_selection(store, read_edition(store, 1).report, place.folder / "again")
+    assert (place.folder / "again" / "selected.jsonl").read_bytes() == first
+    assert editions(store)["number"].to_list() == [1, 2]
+    with pytest.raises(InputError, match="has no edition 7; it has 1 to 2"):
+        read_edition(store, 7)
+
+
+def test_any_two_editions_can_be_compared(place):
+    place.write("b.jsonl", MORE)
+    place.update(budget=7)
+    place.update(budget=5)
+    found = compare_editions(Store(place.store), 1, 3)
+    kept = [read_edition(Store(place.store), n).report.job.run_id for n in (1, 3)]
+    one, three = (set(Store(place.store).read(SELECTIONS, ["id"], f"run_id = '{run}' AND kept")["id"]) for run in kept)
+    assert (set(found.added["id"]), set(found.dropped["id"])) == (three - one, one - three)
+
+
+def test_only_so_many_editions_are_kept(place):
+    for budget in (4, 3, 2):
+        place.update(budget=budget, keep_editions=2)
+    store = Store(place.store)
+    assert editions(store)["number"].to_list() == [3, 4]
+    assert set(store.read(SELECTIONS, ["run_id"])["run_id"]) == set(editions(store)["run_id"])
+
+
+# -- nothing half-written
+
+
+def test_a_selection_that_cannot_be_written_leaves_the_one_before(place):
+    place.write("tools.jsonl", [TOOL_TALK])
+    files = {path.name: path.read_bytes() for path in place.out.iterdir()}
+    decided = Store(place.store).count(SELECTIONS)
+    with pytest.raises(InputError, match="tool messages"):
+        place.update(format="alpaca", budget=20)
+    assert {path.name: path.read_bytes() for path in place.out.iterdir()} == files
+    assert Store(place.store).count(SELECTIONS) == decided
+    assert editions(Store(place.store))["number"].to_list() == [1]
+    # What it encoded is not lost.
+    assert place.update(budget=20).counts.encoded == 0
+
+
+def test_decisions_of_a_run_that_was_killed_are_forgotten_by_the_next(place):
+    store = Store(place.store)
+    left = store.read(SELECTIONS).with_columns(
+        run_id=pl.lit("killed"), key=pl.format("killed:{}", "rank")
+    )  # fmt: skip
+    store.write(SELECTIONS, left)
+    place.update()
+    assert "killed" not in set(store.read(SELECTIONS, ["run_id"])["run_id"])
+
+
+# -- takedowns
+
+
+def test_a_removed_conversation_is_gone_from_everything(place):
+    best = place.lines()[0]
+    text, id_, line = best["output"], best["deita"]["id"], best["deita"]["line"]
+    assert place.holds(text) and place.holds(id_)
+    assert place.remove(ids=[id_], reason="asked for by its author").model_dump() == {"samples": 1, "rows": 1}
+    assert not place.holds(text)
+    tables = [name for name in Store(place.store).tables() if name.startswith(("vectors__", "scores__"))]
+    assert len(tables) == 3
+    report = place.update(budget=20)
+    assert report.counts.encoded == 0 and report.counts.rejected == 1
+    assert id_ not in {row["deita"]["id"] for row in place.lines()}
+    rejected = place.decisions.filter(pl.col("fate") == "rejected").row(0, named=True)
+    assert (rejected["line"], rejected["id"]) == (line, None) and rejected["reason"].startswith("removed: taken down on")
+    [dropped] = [row for row in place.lines("dropped.jsonl") if row["id"] == id_]
+    assert dropped["reason"].startswith("taken down on")
+
+
+def test_what_is_removed_takes_only_its_own_texts(place):
+    shared = talk(ALPACA[1]["instruction"], "Stand on a chair and hum.")
+    place.write("b.jsonl", [shared])
+    place.update(budget=20)
+    place.remove(ids=[next(i for i in pool_ids(place) if "hum" in answer_of(place, i))])
+    report = place.update()
+    assert report.counts.encoded == 0
+    assert report.counts.selected == len(ALPACA)
+
+
+def pool_ids(place):
+    return Store(place.store).read(SAMPLES, ["id"])["id"].to_list()
+
+
+def answer_of(place, id_):
+    return Store(place.store).read(SAMPLES, ["messages"], f"id = '{id_}'").item(0, 0)[-1]["content"]
+
+
+def test_a_removed_conversation_does_not_come_back_with_a_file(place):
+    id_ = place.id_of(ALPACA[1]["instruction"])
+    place.remove(ids=[id_])
+    place.write("a.jsonl", [*ALPACA, *FURTHER]).write("copy.jsonl", ALPACA[:3])
+    report = place.update(budget=50)
+    assert report.counts.rejected == 2
+    assert id_ not in pool_ids(place) and not place.holds(ALPACA[1]["output"])
+    assert report.counts.read == sum((report.counts.selected, report.counts.passed_over, 2, report.counts.merged))
+
+
+def test_a_removal_that_was_killed_is_carried_out_by_the_next_run(place):
+    id_ = place.id_of(ALPACA[1]["instruction"])
+    row = {"id": id_, "removed": "2026-01-02", "reason": ""}
+    Store(place.store).write(REMOVALS, pl.DataFrame([row]))
+    report = place.update(budget=20)
+    assert report.counts.rejected == 1 and not place.holds(ALPACA[1]["output"])
+
+
+def test_rows_are_removed_by_a_condition(place):
+    place.write("b.jsonl", MORE)
+    place.update(budget=50)
+    file = place.pool / "b.jsonl"
+    assert place.remove(where=f"file = '{file}' AND line < 3").samples == 2
+    assert place.update().counts.selected == len(ALPACA) + 1
+    assert Store(place.store).count(SOURCES) == len(ALPACA) + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"ids": ["0" * 32]}, "There is no sample 0000"),
+        ({"where": "nonsense =="}, "cannot be read"),
+        ({"where": "colour = 'red'"}, "cannot be read"),
+        ({"where": "line > 1000"}, "Nothing fits"),
+        ({}, "Nothing fits"),
+    ],
+)
+def test_a_removal_that_means_nothing_is_refused(place, asked, told):
+    with pytest.raises(InputError, match=told):
+        matching(Store(place.store), asked.get("ids", []), asked.get("where"))
+
+
+# -- the command
+
+
+def deita(place, *words):
+    line = [sys.executable, "-m", "flows.cli", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+
+
+def test_the_commands_tell_what_they_did(place):
+    place.write("b.jsonl", MORE)
+    done = deita(place, "update", "--out", place.out, "--store", place.store)
+    assert done.returncode == 0, done.stderr
+    assert "Edition 2, after 1:" in done.stdout
+    listed = deita(place, "editions", "--store", place.store)
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == ["1", "2"]
+    assert "# Edition 2 beside edition 1" in deita(place, "diff", "--store", place.store).stdout
+    dry = deita(place, "remove", "--where", "line = 1", "--store", place.store, "--dry-run")
+    assert "Would remove 2 conversations" in dry.stdout and Store(place.store).count(REMOVALS) == 0
+    gone = deita(place, "remove", "--where", "line = 1", "--store", place.store)
+    assert "Removed 2 conversations" in gone.stdout and Store(place.store).count(REMOVALS) == 2
+    wrote = deita(place, "export", "1", "--out", place.folder / "first", "--store", place.store)
+    assert wrote.returncode == 0 and (place.folder / "first" / "manifest.json").exists()
