@@ -1,6 +1,6 @@
 """The walk of a selection beside one-by-one, and beside nothing but the matrix products that it takes.
 
-    python -m benchmarks.selection [--only 0] [--stream] [--rows 1000000]
+    python -m benchmarks.selection [--only 0] [--rounds 3] [--stream] [--rows 1000000]
 
 Each pool is of so many kinds of vectors that most of it is walked. One by one: a product of each vector with a
 preallocated matrix of the kept. Bare products: of each block with the kept so far, and with itself. With --stream, a
@@ -26,7 +26,6 @@ from deita_core.store import Store
 from deita_core.tables import vectors_table
 
 READ = 2_048
-ROUNDS = 3
 BAR = 1.3
 
 
@@ -47,6 +46,7 @@ def main() -> None:
     """Print the table, or the line of --stream."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--only", type=int, default=None, help="the number of one case, from 0")
+    parser.add_argument("--rounds", type=int, default=3, help="of the walk and of the products, in turns")
     parser.add_argument("--seconds", type=float, default=60, help="after which one-by-one stops")
     parser.add_argument("--stream", action="store_true", help="walk a store of vectors instead")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the store")
@@ -58,10 +58,10 @@ def main() -> None:
         f"{'budget':>8}{'of':>9}{'dim':>7}{'walked':>9}{'kept':>8}{'walk':>10}{'one by one':>12}{'products':>10}  ratio"
     )
     for case in CASES if options.only is None else CASES[options.only : options.only + 1]:
-        compare(case, options.seconds)
+        compare(case, options.seconds, options.rounds)
 
 
-def compare(case: Case, seconds: float) -> None:
+def compare(case: Case, seconds: float, rounds: int) -> None:
     """Print one line: medians of some rounds in turns; one-by-one is run once and stopped after some seconds."""
     vectors = around_centres(case)
     ids = [f"{i:07d}" for i in range(case.rows)]
@@ -72,7 +72,7 @@ def compare(case: Case, seconds: float) -> None:
     one, ones = timed(partial(one_by_one, unit, case.budget, seconds))
     pairs = [
         (timed(partial(walk, ids, vectors, case.budget))[0], timed(partial(products, unit, kept))[0])
-        for _ in range(ROUNDS)
+        for _ in range(rounds)
     ]
     ours, bare = (float(np.median(column)) for column in zip(*pairs, strict=True))
     verdict = "" if ours <= BAR * bare else f"  above {BAR}"

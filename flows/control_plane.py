@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,12 +62,12 @@ class Place:
 
 
 def project_folder() -> Path:
-    """The folder with prefect.yaml: a checkout, or what the installed package has of it."""
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent, package / "project"):
+    """The folder with prefect.yaml: a checkout, or what was installed of it."""
+    checkout, installed = Path(__file__).resolve().parents[1], Path(sysconfig.get_path("data"), "share", "deita")
+    for folder in (checkout, installed):
         if (folder / "prefect.yaml").is_file():
             return folder
-    raise InputError(f"There is no prefect.yaml beside {package}; install deita again, or use a checkout of it.")
+    raise InputError(f"There is no prefect.yaml in {installed}; install deita again, or run it from a checkout.")
 
 
 @contextmanager

@@ -222,7 +222,13 @@ def _ray(address: str) -> Iterator[Runner]:
         with warnings.catch_warnings():
             # lancedb warns of forks; what Ray forks runs another program at once.
             warnings.filterwarnings("ignore", "lancedb fork")
-            runner = stack.enter_context(starting)
+            try:
+                runner = stack.enter_context(starting)
+            except (ConnectionError, RuntimeError) as error:
+                raise InputError(
+                    f"The Ray cluster at ray://{address} does not let the run in ({cause(error)}); check that it has "
+                    f"this version of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token."
+                ) from None
         try:
             yield runner
         except ray.exceptions.RayError as error:

@@ -6,13 +6,13 @@ where its nearest has fallen, or it is new, it is compared with everything kept.
 `DiversitySelector` on the new order (paper, section 2.4), to the last bit of every similarity.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from deita_core.selection.carried import Carried, carry, moved_ids
 from deita_core.selection.selector import (
     NOBODY,
     REJECT_SCHEMA,
@@ -36,7 +36,8 @@ KEEPERS = 4_096
 SHORTEST = 512
 # How often a block is decided again because of what has fallen in it, before all of its beginning is compared with all.
 ATTEMPTS = 3
-LOST = -2
+
+__all__ = ["Replayed", "VectorsOf", "Work", "moved_ids", "replay"]
 
 VectorsOf = Callable[[Sequence[str]], np.ndarray]
 
@@ -78,92 +79,18 @@ def replay(
     """
     check_settings(budget, threshold)
     names = pl.Series("id", ids, dtype=pl.String)
-    walk = _Walk(names, _carried(names, before, moved), vectors_of, budget, threshold, dim)
+    walk = _Walk(names, carry(names, before, moved), vectors_of, budget, threshold, dim)
     start = 0
     while start < len(names) and walk.room != 0:
         start = walk.settle(start)
     return walk.result(start)
 
 
-def moved_ids(before_ids: Sequence[str] | pl.Series, now_ids: Sequence[str] | pl.Series) -> list[str]:
-    """The fewest ids without which those in both lists stand in the same order in both."""
-    before = pl.DataFrame({"id": pl.Series(before_ids, dtype=pl.String)}).with_row_index("before")
-    now = pl.DataFrame({"id": pl.Series(now_ids, dtype=pl.String)})
-    common = now.join(before, on="id", how="inner", maintain_order="left")
-    order = common["before"].to_numpy()
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[np.argsort(order)] = np.arange(len(order))
-    # What follows one another in both lists moves as one, or not at all.
-    starts = np.flatnonzero(np.diff(rank, prepend=-2) != 1)
-    lengths = np.diff(starts, append=len(rank))
-    stays = np.zeros(len(starts), dtype=bool)
-    stays[_heaviest_increasing(rank[starts].tolist(), lengths.tolist())] = True
-    return common["id"].filter(pl.Series(~np.repeat(stays, lengths))).to_list()
-
-
-def _heaviest_increasing(values: list[int], weights: list[int]) -> list[int]:
-    """Positions of the increasing subsequence of greatest total weight."""
-    # Of all subsequences found, those that no other beats by a smaller last value and no smaller total.
-    ends: list[int] = []
-    totals: list[int] = []
-    last: list[int] = []
-    previous = []
-    for position, (value, weight) in enumerate(zip(values, weights, strict=True)):
-        at = bisect_left(ends, value)
-        previous.append(last[at - 1] if at else NOBODY)
-        total = weight + (totals[at - 1] if at else 0)
-        beaten = at
-        while beaten < len(ends) and totals[beaten] <= total:
-            beaten += 1
-        ends[at:beaten], totals[at:beaten], last[at:beaten] = [value], [total], [position]
-    chain = []
-    position = last[-1] if last else NOBODY
-    while position != NOBODY:
-        chain.append(position)
-        position = previous[position]
-    return chain
-
-
-@dataclass(frozen=True)
-class _Carried:
-    """What is known of each candidate from the walk before, arrays (n,).
-
-    `known`: walked before and not moved. `kept`: and kept. `near`: position of its nearest, LOST where that one is gone
-    or moved. Where nothing was kept above it `near` is NOBODY and `similarity` -inf.
-    """
-
-    known: np.ndarray
-    kept: np.ndarray
-    near: np.ndarray
-    similarity: np.ndarray
-
-
-def _carried(ids: pl.Series, before: pl.DataFrame, moved: Collection[str]) -> _Carried:
-    now = pl.DataFrame({"id": ids}).with_row_index("position")
-    if moved:
-        now = now.join(pl.DataFrame({"id": pl.Series(list(moved), dtype=pl.String)}), on="id", how="anti")
-    before = before.select(pl.col("id", "nearest").cast(pl.String), pl.col("kept").cast(pl.Boolean), "similarity")
-    old = before.join(now, on="id", how="inner")
-    keepers = old.filter("kept").select(nearest="id", near=pl.col("position").cast(pl.Int64))
-    old = old.join(keepers, on="nearest", how="left").with_columns(
-        pl.when(pl.col("nearest").is_null()).then(NOBODY).otherwise(pl.col("near").fill_null(LOST)).alias("near")
-    )
-    at, count = old["position"].to_numpy(), len(ids)
-    carried = _Carried(
-        np.zeros(count, bool), np.zeros(count, bool), np.full(count, LOST), np.full(count, -np.inf, np.float64)
-    )
-    carried.known[at] = True
-    carried.kept[at] = old["kept"].to_numpy()
-    carried.near[at] = old["near"].to_numpy()
-    carried.similarity[at] = old["similarity"].cast(pl.Float64).fill_null(-np.inf).to_numpy()
-    return carried
-
-
 class _Walk:
     """The walk so far: what is kept, what of that is news to those below, and every candidate's nearest."""
 
     def __init__(
-        self, ids: pl.Series, old: _Carried, vectors_of: VectorsOf, budget: int | None, threshold: float, dim: int
+        self, ids: pl.Series, old: Carried, vectors_of: VectorsOf, budget: int | None, threshold: float, dim: int
     ) -> None:
         self.old, self.threshold, self.dim = old, threshold, dim
         self._ids, self._vectors_of, self._budget = ids, vectors_of, budget

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from threading import Thread
 from time import monotonic, sleep
 
@@ -119,12 +120,14 @@ def dask(place):
 
 @pytest.fixture(scope="module")
 def ray():
-    """The address of a Ray cluster on this machine."""
+    """The address of a Ray cluster on this machine, with a token that its clients find in the environment."""
     if find_spec("prefect_ray") is None:
         pytest.skip("prefect-ray is not installed (pip install 'deita-flows[ray]')")
     ports = [free_port() for _ in range(2)]
     line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus", "2"]
     line += ["--port", str(ports[0]), "--ray-client-server-port", str(ports[1]), "--include-dashboard", "false"]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32)}
+    os.environ.update(token)
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     process = subprocess.Popen(line, env=environment, **quiet)
@@ -136,6 +139,8 @@ def ray():
         family = [process, *psutil.Process(process.pid).children(recursive=True)]
         for member in family:
             member.kill()
+        for name in token:
+            del os.environ[name]
 
 
 def free_port():
@@ -249,7 +254,7 @@ def test_worker_processes_end_with_a_run_that_is_killed(start):
     assert run.end()[2] == []
 
 
-def test_a_shard_stops_between_two_of_its_steps_and_none_begins_after(caplog):
+def test_a_shard_stops_between_two_of_its_steps_and_none_begins_after():
     told = []
 
     def work():

@@ -1,14 +1,13 @@
 """A pool that grows: every edition is the one of a run from scratch, and says what it changed."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import orjson
 import polars as pl
 import pytest
 from test_select_flow import ALPACA, MESSAGES, TOOL_TALK, talk
+from typer.testing import CliRunner
 
 from deita_core.errors import InputError
 from deita_core.settings import RemovalSettings, SelectionSettings
@@ -90,6 +89,14 @@ class Place:
 @pytest.fixture
 def place(tmp_path, prefect_server, laptop):
     place = Place(tmp_path).write("a.jsonl", ALPACA)
+    place.select(budget=5)
+    return place
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory, prefect_server, laptop):
+    """A place that no test changes."""
+    place = Place(tmp_path_factory.mktemp("settled")).write("a.jsonl", ALPACA)
     place.select(budget=5)
     return place
 
@@ -255,7 +262,8 @@ def test_a_removed_conversation_is_gone_from_everything(place):
     assert report.counts.encoded == 0 and report.counts.rejected == 1
     assert id_ not in {row["deita"]["id"] for row in place.lines()}
     rejected = place.decisions.filter(pl.col("fate") == "rejected").row(0, named=True)
-    assert (rejected["line"], rejected["id"]) == (line, None) and rejected["reason"].startswith("removed: taken down on")
+    assert (rejected["line"], rejected["id"]) == (line, None)
+    assert rejected["reason"].startswith("removed: taken down on")
     [dropped] = [row for row in place.lines("dropped.jsonl") if row["id"] == id_]
     assert dropped["reason"].startswith("taken down on")
 
@@ -315,30 +323,31 @@ def test_rows_are_removed_by_a_condition(place):
         ({}, "Nothing fits"),
     ],
 )
-def test_a_removal_that_means_nothing_is_refused(place, asked, told):
+def test_a_removal_that_means_nothing_is_refused(settled, asked, told):
     with pytest.raises(InputError, match=told):
-        matching(Store(place.store), asked.get("ids", []), asked.get("where"))
+        matching(Store(settled.store), asked.get("ids", []), asked.get("where"))
 
 
 # -- the command
 
 
 def deita(place, *words):
-    line = [sys.executable, "-m", "flows.cli", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    """What a command prints; its exit code must be 0."""
+    from flows.cli import app
+
+    done = CliRunner().invoke(app, [*map(str, words), "--store", str(place.store)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def test_the_commands_tell_what_they_did(place):
     place.write("b.jsonl", MORE)
-    done = deita(place, "update", "--out", place.out, "--store", place.store)
-    assert done.returncode == 0, done.stderr
-    assert "Edition 2, after 1:" in done.stdout
-    listed = deita(place, "editions", "--store", place.store)
-    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == ["1", "2"]
-    assert "# Edition 2 beside edition 1" in deita(place, "diff", "--store", place.store).stdout
-    dry = deita(place, "remove", "--where", "line = 1", "--store", place.store, "--dry-run")
-    assert "Would remove 2 conversations" in dry.stdout and Store(place.store).count(REMOVALS) == 0
-    gone = deita(place, "remove", "--where", "line = 1", "--store", place.store)
-    assert "Removed 2 conversations" in gone.stdout and Store(place.store).count(REMOVALS) == 2
-    wrote = deita(place, "export", "1", "--out", place.folder / "first", "--store", place.store)
-    assert wrote.returncode == 0 and (place.folder / "first" / "manifest.json").exists()
+    assert "Edition 2, after 1:" in deita(place, "update", "--out", place.out)
+    assert [line.split()[0] for line in deita(place, "editions").splitlines()[1:]] == ["1", "2"]
+    assert "# Edition 2 beside edition 1" in deita(place, "diff")
+    assert "Would remove 2 conversations" in deita(place, "remove", "--where", "line = 1", "--dry-run")
+    assert Store(place.store).count(REMOVALS) == 0
+    assert "Removed 2 conversations" in deita(place, "remove", "--where", "line = 1")
+    assert Store(place.store).count(REMOVALS) == 2
+    deita(place, "export", "1", "--out", place.folder / "first")
+    assert (place.folder / "first" / "manifest.json").exists()

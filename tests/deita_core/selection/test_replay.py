@@ -194,6 +194,17 @@ def test_what_was_blocked_by_a_removed_one_is_judged_anew():
     assert found.decisions["blocked_by"].to_list() == [None, "copy"]
 
 
+def test_a_blocker_at_an_obtuse_angle_rules_nothing_out():
+    pool = Pool(2)
+    pool.add([1, 0], 9, "east")
+    pool.add([-0.3, 1], 7, "north, a little west")
+    before, _ = pool.scratch(None, -1.0)
+    pool.add([-1, 0], 8, "west")
+    found = pool.replay(before, None, -1.0)
+    assert found.decisions["nearest"].to_list() == [None, "east", "west"]
+    assert_as_from_scratch(pool, found, None, -1.0)
+
+
 # -- the work grows with the change
 
 
