@@ -52,7 +52,9 @@ class SelectionSettings(BaseModel):
         return self
 
     preset: PresetName = Field("laptop", description="The set of defaults these settings started from.")
-    store: str = Field(".deita", min_length=1, description="Where vectors, scores and runs are kept: a folder, or s3://BUCKET/NAME.")
+    store: str = Field(
+        ".deita", min_length=1, description="Where vectors, scores and runs are kept: a folder, or s3://BUCKET/NAME."
+    )
     budget: Annotated[int, Field(ge=1)] | None = Field(None, description="How many samples to select; none: no limit.")
     threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = Field(
         0.9, description="Largest cosine similarity to a kept sample; auto: the smallest that still fills the budget."
@@ -144,7 +146,11 @@ class EvolutionSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     llm: LLMSettings = Field(description="The model that evolves and ranks.")
-    store: str = Field(".deita", min_length=1, description="Where answers, chains and rankings are kept: a folder, or s3://BUCKET/NAME.")
+    store: str = Field(
+        ".deita",
+        min_length=1,
+        description="Where answers, chains and rankings are kept: a folder, or s3://BUCKET/NAME.",
+    )
     axis: Axis | Literal["both"] = Field("both", description="What to evolve: complexity, quality or both.")
     seeds: int = Field(2_000, ge=1, description="How many samples to draw as seeds; all where there are fewer.")
     rounds: int = Field(5, ge=1, le=10, description="Rounds of evolution, so that a chain has one variant more.")
@@ -169,7 +175,9 @@ class TrainingSettings(BaseModel):
     kind: Literal["head", "causal"] = Field(
         "head", description="head: on stored vectors, minutes on a CPU; causal: a language model that prints a digit."
     )
-    store: str = Field(".deita", min_length=1, description="Where vectors and results are kept: a folder, or s3://BUCKET/NAME.")
+    store: str = Field(
+        ".deita", min_length=1, description="Where vectors and results are kept: a folder, or s3://BUCKET/NAME."
+    )
     encoder: str = Field(LAPTOP_ENCODER, description="For a head: a sentence-transformers model.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the encoder computes in.")
     tuning: TuningSettings | None = Field(None, description="For a causal scorer: the model to start from, and how.")

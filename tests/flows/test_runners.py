@@ -49,6 +49,10 @@ class Run:
     def store(self):
         return Store(self.place / f"store-{self.name}")
 
+    def vectors(self):
+        """Which vectors are written, by the version of their table."""
+        return {table: version for table, version in self.store.versions().items() if table.startswith("vectors")}
+
     def wait_for_encoding(self, seconds):
         """Until so long after the shards were planned that one is in flight."""
         while "plans" not in self.store.tables():
@@ -234,12 +238,14 @@ def test_a_stopped_run_ends_at_once_and_the_next_goes_on(start, threads, runner,
     name = f"stopped-{runner}"
     run = start(name, runner, server=None) if own_server else start(name, runner)
     run.wait_for_encoding(4)
-    stopped = monotonic()
+    stopped, before = monotonic(), run.vectors()
     whom(run.process.pid, sent)
     said, code, left = run.end()
     assert monotonic() - stopped < SOON
     assert (code, left) == (1, []), said
     assert "stopped; what is done is kept" in said and "Traceback" not in said
+    # The shards in flight were given up, not waited for, and those that waited did not start.
+    assert run.vectors() == before
     with run.store.lock("the next run"):
         pass
     again = start(name, runner)
