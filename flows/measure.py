@@ -3,16 +3,14 @@
 from pathlib import Path
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.selection.calibration import Calibration
 from deita_core.settings import SelectionSettings
 from deita_core.stages.measuring import check_scores_file
-from deita_core.store import Store
 from flows.progress import Progress
 from flows.runners import check_runner, open_runner
-from flows.steps import encode_pool, find_models, find_pool_encoder, read_pool, score_pool
+from flows.steps import encode_pool, find_models, find_pool_encoder, holding, read_pool, score_pool
 from tasks.measure import calibrate_encoder, write_scores
 
 
@@ -26,7 +24,7 @@ def score(pool: list[str], out: str, settings: SelectionSettings | None = None) 
     check_scores_file(Path(out))
     check_runner(settings.runner)
     encoder, scorers = find_models(settings)
-    with Store(settings.store).lock(f"{flow_run.name} ({flow_run.id})"), Progress() as progress:
+    with holding(settings.store), Progress() as progress:
         file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, leave_out=[]))
         with open_runner(settings.runner) as submit:
             if any(scorer.kind == "head" for scorer in scorers):
@@ -43,7 +41,7 @@ def calibrate(
     """Measure how alike a pool's vectors are, and which threshold keeps the share `keep` of it."""
     settings = settings or SelectionSettings()
     encoder = find_pool_encoder(settings)
-    with Store(settings.store).lock(f"{flow_run.name} ({flow_run.id})"), Progress() as progress:
+    with holding(settings.store), Progress() as progress:
         file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, leave_out=[]))
         with open_runner(settings.runner) as submit:
             encode_pool(progress, submit, settings.store, encoder, file_ids)

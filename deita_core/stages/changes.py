@@ -70,7 +70,7 @@ def _why_added(store: Store, before: Edition, old: pl.DataFrame, added: pl.DataF
         .then(pl.lit("new in the pool"))
         .when(pl.col("blocked_by").is_not_null())
         .then(blocked)
-        .otherwise(pl.lit("its turn came within the budget; before, it did not"))
+        .otherwise(pl.lit("before, the budget was full before its turn, or a turn had no readable score"))
     )
     return was.select("id", reason=reason)
 

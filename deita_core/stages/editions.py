@@ -9,10 +9,10 @@ from pathlib import Path
 
 import orjson
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from deita_core.encoders import EncoderFiles
-from deita_core.errors import InputError
+from deita_core.errors import InputError, StoreError
 from deita_core.settings import SelectionSettings
 from deita_core.stages.report import Report
 from deita_core.store import Store
@@ -46,11 +46,14 @@ def read_edition(store: Store, number: int | None = None) -> Edition:
     if number is not None and number not in there:
         raise InputError(f"The store {store.uri} has no edition {number}; it has {there[0]} to {there[-1]}.")
     row = store.read(EDITIONS, where=f"number = {there[-1] if number is None else number}")
-    return Edition(
-        number=row.item(0, "number"),
-        finished=row.item(0, "finished"),
-        report=Report.model_validate_json(row.item(0, "report")),
-    )
+    try:
+        report = Report.model_validate_json(row.item(0, "report"))
+    except ValidationError:
+        raise StoreError(
+            f"Edition {row.item(0, 'number')} of {store.uri} is from another version of this program; "
+            f"run deita select again."
+        ) from None
+    return Edition(number=row.item(0, "number"), finished=row.item(0, "finished"), report=report)
 
 
 def edition_of(store: Store, folder: Path) -> Edition | None:
@@ -107,7 +110,7 @@ def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> Sele
 
 def forget_unfinished(store: Store) -> None:
     """Drop decisions of runs that never became an edition; only while holding the store's lock."""
-    finished = editions(store)["run_id"]
-    left = set(store.read(SELECTIONS, ["run_id"])["run_id"].unique()) - set(finished)
-    if left:
-        store.delete(SELECTIONS, f"run_id IN ({','.join(repr(run_id) for run_id in sorted(left))})")
+    finished = editions(store)["run_id"].to_list()
+    unfinished = f"run_id NOT IN ({','.join(repr(run_id) for run_id in ['', *finished])})"
+    if store.count(SELECTIONS, unfinished):
+        store.delete(SELECTIONS, unfinished)

@@ -83,6 +83,7 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
             scorer.axis: {"name": scorer.name, "fingerprint": scorer.fingerprint}
             for scorer in (job.complexity, job.quality)
         },
+        "reselection": report.chosen.model_dump(include={"examined", "compared"}),
         "counts": {**report.counts.model_dump(), "passed_over": report.counts.passed_over},
         "seconds": report.seconds,
         "store": {"uri": store.uri, "versions": store.versions()},
