@@ -129,7 +129,7 @@ def test_bad_usage_ends_with_2(arguments, pool, tmp_path):
         (["--budget", "0"], "budget"),
         (["--threshold", "2"], "threshold"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["--store", "s3://bucket/store", "--dry-run"], "s3://bucket/store"),
+        (["--store", "ftp://host/store", "--dry-run"], "ftp://host/store"),
     ],
 )
 def test_a_bad_setting_is_one_sentence_and_ends_with_2(arguments, said, pool, tmp_path):

@@ -205,7 +205,8 @@ def test_ray_writes_the_same_files(start, threads, ray):
 
 def test_a_run_outlives_a_dask_worker(start, threads, dask):
     run = start("killed", dask.scheduler_address.replace("tcp", "dask"))
-    run.wait_for_encoding(3)
+    # Its workers have the model already: all is encoded within a second.
+    run.wait_for_encoding(0.3)
     victim = next(iter(dask.workers.values())).process.pid
     os.kill(victim, signal.SIGKILL)
     said, code, _ = run.end()
