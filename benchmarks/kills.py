@@ -47,7 +47,7 @@ from deita_core.tables import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selecting", "writing")
+STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selecting", "writing", "handing over")
 # Stages whose work a later run need not do again.
 KEPT = {"reading", "encoding", "scoring complexity", "scoring quality"}
 FILES = ("selected.jsonl", "decisions.parquet")

@@ -197,8 +197,10 @@ class _Keeper(Thread):
         """Let go of the lock, if it is still held."""
         self._ending.set()
         self.join()
-        if self._uri not in _lost:
-            self._write(replace(self._holder, free=True))
+        # Twice: the first may find that the last sign of life was written, and the answer lost.
+        for _ in range(2):
+            if self._uri not in _lost and not self._holder.free:
+                self._write(replace(self._holder, free=True))
 
     def _write(self, holder: Holder) -> None:
         from obstore.exceptions import BaseError, PreconditionError

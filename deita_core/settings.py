@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deita_core.encoders import LAPTOP_ENCODER, Pooling, Storage
+from deita_core.errors import InputError
 from deita_core.llm import LLMSettings
 from deita_core.loading import load
 from deita_core.scorers.heads import Axis
@@ -45,12 +46,6 @@ class SelectionSettings(BaseModel):
                 raise ValueError(f"{name} is {given[name]}, and not a number")
         return given
 
-    @model_validator(mode="after")
-    def _auto_has_a_budget(self) -> "SelectionSettings":
-        if self.threshold == "auto" and self.budget is None:
-            raise ValueError("threshold auto looks for what fills a budget, so give a budget as well")
-        return self
-
     preset: PresetName = Field("laptop", description="The set of defaults these settings started from.")
     store: str = Field(
         ".deita", min_length=1, description="Where vectors, scores and runs are kept: a folder, or s3://BUCKET/NAME."
@@ -79,7 +74,7 @@ class SelectionSettings(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
     format: Format = Field("same", description="The layout of selected.jsonl.")
     keep_editions: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="How many of the store's last editions to keep; none: all."
+        None, description="How many of the folder's last editions to keep; none: all."
     )
     runner: Annotated[str, AfterValidator(_known_runner)] = Field(
         "threads",
@@ -94,10 +89,20 @@ class RemovalSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ids: list[str] = Field([], description="Ids of samples, as in decisions.parquet.")
-    where: str | None = Field(
+    where: Annotated[str, Field(pattern=r"\S")] | None = Field(
         None, description="An SQL condition on file, line, layout, fields (the row as JSON) or sample_id."
     )
+    old_versions: bool = Field(False, description="Whether it is on rows that files had in the past as well.")
     reason: str = Field("", max_length=300, description="Why, for the record; no text of the conversation.")
+
+
+def removal_settings(ids: list[str], where: str | None, reason: str, old_versions: bool) -> RemovalSettings:
+    """What to take down; no file and no environment has a say in that. Raises InputError naming the setting."""
+    try:
+        return RemovalSettings(ids=ids, where=where, reason=reason, old_versions=old_versions)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(f"The setting {problem['loc'][0]} cannot be so: {problem['msg'].lower()}.") from None
 
 
 # The laptop's threshold: among examples/pool every rewording planted there is at 0.95 or more, and no other pair is
@@ -137,7 +142,14 @@ def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings
 
     Flags that are None are not given. Raises InputError naming the setting and what it may be.
     """
-    return load(SelectionSettings, config, flags)
+    return fitting(load(SelectionSettings, config, flags))
+
+
+def fitting(settings: SelectionSettings) -> SelectionSettings:
+    """The settings, if they fit together; raises InputError if not."""
+    if settings.threshold == "auto" and settings.budget is None:
+        raise InputError("Threshold auto looks for what fills a budget; give a budget as well.")
+    return settings
 
 
 class EvolutionSettings(BaseModel):

@@ -29,6 +29,8 @@ SCAN_ABOVE = 10 * IDS_PER_QUERY
 # Somebody may be reading the version before the last one from a notebook.
 KEEP_VERSIONS = timedelta(hours=1)
 # None at all: the shortest that LanceDB takes.
+# How often old versions are dropped before that is given up.
+DROPS = 50
 KEEP_NOTHING = timedelta(milliseconds=1)
 # Seconds at most before each further try at a commit that another writer's got ahead of; each try has some of its own.
 PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0)
@@ -109,13 +111,13 @@ class Store:
     def _purge(self, name: str, handle: Any) -> None:
         for tag in handle.tags.list():
             handle.tags.delete(tag)
-        handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
+        _drop_versions(handle)
         if _has_deleted_rows(handle):
             # Compacting marks few rows of a large file as deleted, and leaves them in it.
             rows = handle.search().select(handle.schema.names).to_batches()
             handle = self._database().create_table(name, data=rows, schema=handle.schema, mode="overwrite")
             self._open[name] = handle
-            handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
+            _drop_versions(handle)
 
     # -- reading
 
@@ -298,6 +300,17 @@ def _key(field: pa.Field, place: int) -> pa.Field:
 def _is_conflict(error: RuntimeError) -> bool:
     text = str(error)
     return "commit conflict" in text.lower() or "concurrent writers" in text
+
+
+def _drop_versions(handle: Any) -> None:
+    """Compact a table and drop all versions but the last, with the files that only they have."""
+    for _ in range(DROPS):
+        handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
+        if len(handle.list_versions()) == 1:
+            return
+        # A version of this very moment is not yet older than now.
+        sleep(0.1)
+    raise StoreError(f"Old versions of table {handle.name} cannot be dropped; run the command again.")
 
 
 def _has_deleted_rows(handle: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,11 +111,24 @@ def write_selection(
     format_: Format,
     changed: Changed | None = None,
 ) -> list[str]:
-    """Write a selection into a folder and return the names of its files.
+    """Write a selection into a folder and return the names of its files; see `prepare_selection`."""
+    names = prepare_selection(folder, selected, decisions, manifest, card, format_, changed)
+    place_selection(folder, names)
+    return names
 
-    `selected` has the columns of SELECTED_SCHEMA, in rank order. All files are written beside those of an earlier
-    selection before the first of them takes its place, and the manifest comes last: a folder with a manifest is a
-    complete selection.
+
+def prepare_selection(
+    folder: Path,
+    selected: pl.DataFrame,
+    decisions: pl.DataFrame,
+    manifest: dict[str, Any],
+    card: str,
+    format_: Format,
+    changed: Changed | None = None,
+) -> list[str]:
+    """Write a selection's files, hidden, beside those of an earlier one; returns their names, the manifest's last.
+
+    `selected` has the columns of SELECTED_SCHEMA, in rank order.
     """
     rows = [selected_row(row, format_) for row in selected.iter_rows(named=True)]
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
@@ -138,12 +151,18 @@ def write_selection(
     folder.mkdir(parents=True, exist_ok=True)
     for name, write in files.items():
         write(_partial(folder / name))
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name in {*OF_CHANGES} - {*files}:
-        (folder / name).unlink(missing_ok=True)
-    for name in files:
-        _partial(folder / name).replace(folder / name)
     return list(files)
+
+
+def place_selection(folder: Path, names: Sequence[str]) -> None:
+    """Have the files that were prepared take the places of the earlier ones: a folder with a manifest is complete."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in {*OF_CHANGES} - {*names}:
+        (folder / name).unlink(missing_ok=True)
+    for name in names:
+        # A second attempt finds some in their places.
+        if _partial(folder / name).exists() or not (folder / name).exists():
+            _partial(folder / name).replace(folder / name)
 
 
 def _write_lines(rows: list[dict[str, Any]], path: Path) -> None:

@@ -6,12 +6,13 @@ from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact
 from prefect.futures import PrefectFuture, wait
 
 from deita_core.answers import Usage
 from deita_core.stages.plans import Shard
 from flows.progress import REPORT, Progress, interruptible
+from tasks.report import show_progress
 
 # Seconds between looks at the answers.
 LOOK = 0.5
@@ -82,10 +83,10 @@ def ask_shards(
             advance(meter.read(usage()), meter.note())
             if artifact and meter.is_due():
                 progress.say(meter.line(name))
-                update_progress_artifact(artifact, meter.percent)
+                show_progress(artifact, meter.percent)
         advance(meter.read(usage()), meter.note())
         if artifact:
-            update_progress_artifact(artifact, meter.percent, description=meter.line(name))
+            show_progress(artifact, meter.percent, meter.line(name))
         return sum(future.result() for future in futures)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -78,6 +80,7 @@ def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen
         pool = place.variables["DEITA_WORK_POOL"]
         with get_client(sync_client=True) as client:
             make_pool(client, pool)
+            check_alone(client, place)
             notice_lost_runs(client, place.project / LOST_RUNS)
             deploy(place.project / "prefect.yaml", env)
             words = [*PREFECT, "worker", "start", "--pool", pool, "--type", "process"]
@@ -93,10 +96,7 @@ def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen
 @contextmanager
 def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
     """The address of the server in use, and the program, if it had to be started."""
-    configured = PREFECT_API_URL.value()
-    if configured and place.host is None and place.port is None:
-        if not _answers(configured):
-            raise InputError(f"No Prefect server answers at {configured}; start it, or unset PREFECT_API_URL.")
+    if place.host is None and place.port is None and (configured := server_named()):
         yield configured, []
         return
     host, port = place.host or "127.0.0.1", place.port or 4200
@@ -108,9 +108,19 @@ def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
     _check_free(host, port)
     words = [*PREFECT, "server", "start", "--host", host, "--port", str(port)]
     name = f"server-{port}"
-    with running(words, _environment(place, api), log_of(name), signal.SIGTERM) as server:
+    # The UI asks the server that it came from, by whatever name a browser, maybe on another machine, knows it.
+    env = {"PREFECT_UI_API_URL": "/api", **_environment(place, api)}
+    with running(words, env, log_of(name), signal.SIGTERM) as server:
         _wait(lambda: _answers(api), server, name)
         yield api, [server]
+
+
+def server_named() -> str | None:
+    """The address in PREFECT_API_URL, if there is one. Raises InputError if no server answers there."""
+    api = PREFECT_API_URL.value()
+    if api and not _answers(api):
+        raise InputError(f"No Prefect server answers at {api}; start it, or unset PREFECT_API_URL.")
+    return api
 
 
 def _environment(place: Place, api: str) -> dict[str, str]:
@@ -168,6 +178,19 @@ def make_pool(client: SyncPrefectClient, name: str) -> None:
         raise InputError(f"The work pool {name} is of type {pool.type}, not process; give another --work-pool.")
 
 
+def check_alone(client: SyncPrefectClient, place: Place) -> None:
+    """Raise InputError if the server's deployments are at work in another folder, from which they would be taken."""
+    home = place.variables["DEITA_HOME"]
+    for deployment in _ours(client):
+        folders = {str(step.get("directory")) for each in deployment.pull_steps or [] for step in each.values()}
+        pool = deployment.work_pool_name
+        if pool and folders - {home} and _is_online(client, pool):
+            raise InputError(
+                f"The deployments of {client.api_url} belong to {', '.join(sorted(folders - {home}))}, where a worker of "
+                f"the pool {pool} was at work in the last minutes; end it, or start another server with --port."
+            )
+
+
 def notice_lost_runs(client: SyncPrefectClient, file: Path) -> None:
     """Make the automations that mark runs as crashed whose process is gone, unless they are there."""
     for described in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:
@@ -177,21 +200,31 @@ def notice_lost_runs(client: SyncPrefectClient, file: Path) -> None:
 
 
 def deploy(file: Path, env: Mapping[str, str]) -> None:
-    """Deploy all that prefect.yaml has. Raises OperatingError with the end of what Prefect says."""
+    """Deploy all that prefect.yaml has. Raises InputError for bad settings, else OperatingError, with the reason."""
     words = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     done = subprocess.run(words, env=dict(env), capture_output=True, text=True)  # noqa: S603
     if done.returncode != 0:
         log = log_of("deploy")
+        log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(done.stdout + done.stderr, encoding="utf-8")
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
-        reason = said[0].split("Error: ", 1)[-1] if said else "Prefect refuses it"
-        raise OperatingError(f"{file} cannot be deployed: {reason.rstrip('.')}; {log} has all of it.")
+        raise _refused(file, done.stdout + done.stderr, log)
+
+
+def _refused(file: Path, said: str, log: Path) -> DeitaError:
+    """What Prefect says of a file, by the last error in it: one caused another."""
+    errors = re.findall(r"^([\w.]*Error): (.+)", said, re.MULTILINE)
+    kind, reason = errors[-1] if errors else ("", "Prefect refuses it")
+    found = InputError if kind.endswith("InputError") else OperatingError
+    return found(f"{file} cannot be deployed: {reason.rstrip('.')}; {log} has all of it.")
 
 
 def deployments(client: SyncPrefectClient) -> list[str]:
     """The names of our deployments, as flow/deployment."""
-    found = [deployment for deployment in client.read_deployments() if "deita" in deployment.tags]
-    return sorted(f"{client.read_flow(deployment.flow_id).name}/{deployment.name}" for deployment in found)
+    return sorted(f"{client.read_flow(deployment.flow_id).name}/{deployment.name}" for deployment in _ours(client))
+
+
+def _ours(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    return [deployment for deployment in client.read_deployments() if "deita" in deployment.tags]
 
 
 def next_runs(client: SyncPrefectClient) -> dict[str, datetime]:
@@ -222,11 +255,20 @@ def tell_changed(client: SyncPrefectClient, pool: str, files: list[str]) -> None
 
 def watch(client: SyncPrefectClient, pool: str, folder: Path | None, programs: list["Popen[bytes]"]) -> Iterator[str]:
     """Look after everything for ever; yields a line for what happens. Raises OperatingError when a program ends."""
-    look = FolderWatch(folder) if folder else None
+    look, waiting, is_away = FolderWatch(folder) if folder else None, list[str](), False
     while True:
         if any(program.poll() is not None for program in programs):
             raise OperatingError(f"A program has ended by itself; {log_of('*')} say why.")
-        if look and (files := look.look(monotonic())):
-            tell_changed(client, pool, files)
-            yield f"{', '.join(files[:5])}{' and more' if len(files) > 5 else ''} changed: an update is asked for."
+        waiting = sorted({*waiting, *look.look(monotonic())}) if look else []
+        if waiting:
+            named = f"{', '.join(waiting[:5])}{' and more' if len(waiting) > 5 else ''} changed"
+            try:
+                tell_changed(client, pool, waiting)
+            except httpx.HTTPError as error:
+                if not is_away:
+                    yield f"{named}, but the server cannot be told ({type(error).__name__}); trying until it can be."
+                is_away = True
+            else:
+                yield f"{named}: an update is asked for."
+                waiting, is_away = [], False
         sleep(LOOK)

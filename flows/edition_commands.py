@@ -13,6 +13,7 @@ from flows.options import (
     Format,
     LayoutOption,
     PresetOption,
+    RunnerOption,
     ScorerOption,
     StoreOption,
     Turns,
@@ -43,6 +44,7 @@ def update(
     quality_scorer: ScorerOption = None,
     layout: LayoutOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl.")] = None,
+    runner: RunnerOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Select again from a pool that has grown, doing only what is new.
@@ -51,21 +53,23 @@ def update(
     that edition. The result is the one of a run from scratch. Besides the files of deita select it writes added.jsonl,
     dropped.jsonl and CHANGES.md: what came, what went, and why.
     """
-    from deita_core.settings import load_settings
+    from deita_core.loading import load
+    from deita_core.settings import SelectionSettings
 
-    settings = load_settings(
-        config,
-        store=store,
-        preset=preset,
-        budget=budget,
-        threshold=threshold,
-        turns=turns,
-        encoder=encoder,
-        complexity_scorer=complexity_scorer,
-        quality_scorer=quality_scorer,
-        layout=layout,
-        format=format,
-    )
+    flags = {
+        "store": store,
+        "preset": preset,
+        "budget": budget,
+        "threshold": threshold,
+        "turns": turns,
+        "encoder": encoder,
+        "complexity_scorer": complexity_scorer,
+        "quality_scorer": quality_scorer,
+        "layout": layout,
+        "format": format,
+        "runner": runner,
+    }
+    settings = load(SelectionSettings, config, flags)
     server = start_server()
     from flows.selection import update as update_flow
     from flows.summary import print_report
@@ -83,6 +87,9 @@ def remove(
     where: Annotated[str | None, typer.Option(help="SQL on file, line, layout, fields, sample_id.")] = None,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     store: StoreOption = None,
+    old_versions: Annotated[
+        bool, typer.Option("--old-versions", help="Rows that files held in the past as well.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -91,14 +98,22 @@ def remove(
     A conversation goes wholly, wherever in the pool its text stands, and does not come back when a file is read again.
     Files that earlier runs wrote are not touched: run deita update for the next edition of them.
     """
-    from deita_core.settings import RemovalSettings
+    from deita_core.errors import InputError
+    from deita_core.settings import removal_settings
     from deita_core.stages.removal import counted, matching
     from deita_core.store import Store
 
     uri = store or DEFAULT_STORE
-    settings = RemovalSettings(ids=ids or [], where=where, reason=reason)
-    found = counted(Store(uri), matching(Store(uri), settings.ids, settings.where))
+    settings = removal_settings(ids=ids or [], where=where, reason=reason, old_versions=old_versions)
+    match = matching(Store(uri), settings)
+    found = counted(Store(uri), match.ids)
     what = f"{found.samples:,} conversations, {found.rows:,} rows of the pool"
+    if match.older and not old_versions:
+        typer.echo(f"{match.older:,} more fit by what files held in the past; --old-versions removes them as well.")
+    if not match.ids:
+        raise InputError(
+            "Nothing fits, so nothing is removed; name --ids, or a condition such as \"file = 'a.jsonl'\"."
+        )
     if dry_run:
         typer.echo(f"Would remove {what}. Nothing was removed.")
         return

@@ -15,6 +15,7 @@ from deita_core.store import Store
 from deita_core.writers import check_folder
 from flows.asking import ask_shards
 from flows.progress import Progress
+from flows.steps import holding
 from tasks.evolve import api_key, draw, evolve_chains, plan_chains, plan_rankings, rank_chains, summarise, write_chains
 from tasks.ingest import find_files, read_files
 from tasks.report import publish_evolution
@@ -33,7 +34,7 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
     check_folder(Path(out))
     api_key(settings.llm)
     store, run_id = settings.store, str(flow_run.id)
-    with Store(store).lock(f"{flow_run.name} ({run_id})"), Progress() as progress:
+    with holding(store), Progress() as progress:
         found = find_files(seeds, settings.layout, [store, out])
         files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
         job = draw(store, tuple(file.file_id for file in files), settings)

@@ -16,4 +16,6 @@ def remove(store: str, settings: RemovalSettings) -> Removed:
     back.
     """
     with holding(store) as held:
-        return remove_samples(store, matching(held, settings.ids, settings.where), settings.reason)
+        ids = matching(held, settings).ids
+        # A run that is tried again may have removed them already.
+        return remove_samples(store, ids, settings.reason) if ids else Removed(samples=0, rows=0)

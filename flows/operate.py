@@ -59,10 +59,13 @@ def watch_folder(
     from prefect.client.orchestration import get_client
 
     from deita_core.errors import InputError
-    from flows.control_plane import watch
+    from flows.control_plane import server_named, watch
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder, so nothing can arrive there.")
+    # Without it the client would start a server of its own, on which nothing is deployed.
+    if server_named() is None:
+        raise InputError("No Prefect server is named to tell; set PREFECT_API_URL, such as http://server:4200/api.")
     with _until_stopped(), get_client(sync_client=True) as client:
         for line in watch(client, str(folder), folder, []):
             typer.echo(line)
@@ -79,9 +82,12 @@ def doctor() -> None:
 def _variables(given: dict[str, str]) -> dict[str, str]:
     """The variables of prefect.yaml: those given, those set, and the defaults; folders in full."""
     from deita_core.errors import InputError
+    from deita_core.settings import load_settings
     from flows.installation import VARIABLES
 
     found = {**VARIABLES, **{name: os.environ[name] for name in VARIABLES if os.environ.get(name)}, **given}
+    config = given.get("DEITA_CONFIG") or os.environ.get("DEITA_CONFIG")
+    found["DEITA_STORE"] = load_settings(Path(config) if config else None, store=given.get("DEITA_STORE")).store
     found["DEITA_HOME"] = str(Path(found["DEITA_HOME"]).expanduser().resolve())
     pool = found["DEITA_POOL"]
     if "://" in pool or "*" in pool:

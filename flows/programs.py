@@ -70,6 +70,22 @@ def descendants(pid: int) -> list[int]:
 
 def _processes() -> dict[int, int]:
     """Every process there is that has not ended, and its parent."""
+    # Where there is one: a small image has no `ps`.
+    return _from_proc() if Path("/proc/self/stat").exists() else _from_ps()
+
+
+def _from_proc() -> dict[int, int]:
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # After the name, which may hold anything: the state and the parent.
+            state, parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:2]
+            if state not in (b"Z", b"X"):
+                found[int(folder.name)] = int(parent)
+    return found
+
+
+def _from_ps() -> dict[int, int]:
     line = ["ps", "-A", "-o", "pid=,ppid=,stat="]
     table = subprocess.run(line, capture_output=True, text=True, check=True).stdout  # noqa: S603
     rows = [row.split() for row in table.splitlines()]

@@ -91,6 +91,10 @@ class Progress:
 
             yield watch
 
+    def warn(self, line: str) -> None:
+        """A line that is to be read, on a terminal or elsewhere."""
+        self._console.print(line, highlight=False, markup=False, style="yellow")
+
     def say(self, line: str) -> None:
         """A line where there is no terminal to show a bar on."""
         if not self._console.is_terminal:

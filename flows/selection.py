@@ -10,9 +10,18 @@ from prefect.transactions import transaction
 
 from deita_core.encoders import EncoderFiles
 from deita_core.scorers import ScorerFiles
-from deita_core.settings import SelectionSettings
+from deita_core.settings import SelectionSettings, fitting
 from deita_core.stages.choosing import Job
-from deita_core.stages.editions import Edition, edition_of, next_number, place_of, settings_after
+from deita_core.stages.editions import (
+    Edition,
+    check_goes_on,
+    edition_of,
+    edition_of_run,
+    edition_to_follow,
+    next_number,
+    place_of,
+    settings_after,
+)
 from deita_core.stages.ingest import Ingested
 from deita_core.stages.report import Report
 from deita_core.store import Store
@@ -20,7 +29,7 @@ from deita_core.writers import check_folder
 from flows.progress import Progress
 from flows.runners import check_runner, open_runner
 from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
-from tasks.export import close_run, export_files
+from tasks.export import close_run, place_files, prepare_files, tidy_store
 from tasks.report import publish
 from tasks.selection import select_samples
 
@@ -35,10 +44,12 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
         out: The folder for the selection's files.
         settings: How to score and select, and the store; none: the laptop preset.
     """
-    settings = settings or SelectionSettings()
+    settings = fitting(settings or SelectionSettings())
     check_folder(Path(out))
     with holding(settings.store) as store, Progress() as progress:
-        previous = edition_of(store, Path(out))
+        if finished := edition_of_run(store, str(flow_run.id)):
+            return _hand_over(finished.report, out, prepare_files(finished.report, out))
+        previous = edition_to_follow(store, Path(out))
         check_runner(settings.runner)
         models = find_models(settings)
         files = read_pool(progress, pool, settings, leave_out=[out])
@@ -60,9 +71,13 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
     settings = settings or SelectionSettings()
     check_folder(Path(out))
     with holding(settings.store) as store, Progress() as progress:
+        if finished := edition_of_run(store, str(flow_run.id)):
+            return _hand_over(finished.report, out, prepare_files(finished.report, out))
         previous = edition_of(store, Path(out))
+        check_goes_on(store, Path(out), previous, pool)
         if previous is not None:
             settings = settings_after(previous.report.settings, settings)
+        fitting(settings)
         check_runner(settings.runner)
         models = find_models(settings)
         files = read_grown_pool(progress, pool, previous, settings, leave_out=[out])
@@ -107,6 +122,7 @@ def _make_edition(
             edition=next_number(Store(store)),
             previous=previous.number if previous else None,
             pool=list(pool),
+            cwd=str(Path.cwd()),
             folder=place_of(out),
             files=list(files),
             chosen=chosen,
@@ -115,7 +131,15 @@ def _make_edition(
             seconds=progress.seconds,
         )
         with progress.step("writing"):
-            export_files(report, out)
+            names = prepare_files(report, out)
             close_run(report)
+    with progress.step("handing over"):
+        return _hand_over(report, out, names)
+
+
+def _hand_over(report: Report, out: str, names: Sequence[str]) -> Report:
+    """Put a finished edition's files in their places, and show them: where a run that broke off here is retried to."""
+    place_files(out, names)
     publish(report, out)
+    tidy_store(report)
     return report

@@ -9,9 +9,9 @@ from prefect.runtime import flow_run
 from deita_core.encoders import EncoderFiles, find_encoder
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.settings import SelectionSettings
-from deita_core.stages.editions import Edition, forget_unfinished
-from deita_core.stages.ingest import Ingested, only_stored, still_stored, surviving
-from deita_core.stages.removal import finish_removals
+from deita_core.stages.editions import Edition, editions, forget_unfinished
+from deita_core.stages.ingest import Ingested, PoolFile, as_before, only_stored, still_stored, surviving
+from deita_core.stages.removal import finish_removals, forget_unplaced
 from deita_core.store import Store
 from flows.progress import Progress
 from flows.runners import Given, Submit
@@ -25,6 +25,7 @@ def holding(uri: str) -> Iterator[Store]:
     """Hold a store for this run, after finishing what broken runs have left in it."""
     store = Store(uri)
     with store.lock(f"{flow_run.name} ({flow_run.id})"):
+        forget_unplaced(store)
         finish_removals(store)
         forget_unfinished(store)
         yield store
@@ -46,7 +47,16 @@ def read_pool(
     progress: Progress, pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]
 ) -> list[Ingested]:
     """Read the pool's files, but not those in the folders to leave out."""
-    found = find_files(pool, settings.layout, [settings.store, *leave_out])
+    return _read(progress, settings, _found(pool, settings, leave_out))
+
+
+def _found(pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]) -> list[PoolFile]:
+    """The pool's files; what the store's editions were written to is no data either."""
+    written = editions(Store(settings.store))["folder"].unique().to_list()
+    return find_files(pool, settings.layout, [settings.store, *leave_out, *written])
+
+
+def _read(progress: Progress, settings: SelectionSettings, found: Sequence[PoolFile]) -> list[Ingested]:
     return list(progress.steps("reading", read_files(settings.store, found, settings.limit), total=len(found)))
 
 
@@ -60,9 +70,14 @@ def read_grown_pool(
     """Read what is named and an earlier edition's pool; files of that which are gone stay as the store has them."""
     if previous is None:
         return read_pool(progress, named, settings, leave_out)
-    pool = [*surviving(previous.report.pool), *named]
-    found = read_pool(progress, pool, settings, leave_out) if pool else []
-    return [*still_stored(Store(settings.store), only_stored(previous.report.files, found)), *found]
+    there, before = surviving(previous.report.pool), previous.report.files
+    for name in previous.report.pool:
+        if name not in there:
+            progress.warn(f"{name} of the pool is not there; its rows stay as they are.")
+    pool = [*there, *named]
+    found = as_before(before, _found(pool, settings, leave_out)) if pool else []
+    stored = still_stored(Store(settings.store), only_stored(before, found))
+    return [*stored, *_read(progress, settings, found)]
 
 
 def encode_pool(

@@ -4,15 +4,14 @@ from functools import partial
 from pathlib import Path
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.encoders import find_encoder
 from deita_core.settings import TrainingSettings
 from deita_core.stages.training import Trained
-from deita_core.store import Store
 from deita_core.writers import check_folder
 from flows.progress import Progress
+from flows.steps import holding
 from tasks.train import encode_chain_texts, plan_chain_texts, train_scorer
 
 
@@ -30,7 +29,7 @@ def train(chains: list[str], out: str, settings: TrainingSettings) -> Trained:
     """
     check_folder(Path(out))
     store = settings.store
-    with Store(store).lock(f"{flow_run.name} ({flow_run.id})"), Progress() as progress:
+    with holding(store), Progress() as progress:
         encoder = None
         if settings.kind == "head":
             encoder = find_encoder(settings.encoder, settings.precision)

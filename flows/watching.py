@@ -1,6 +1,8 @@
 """Watching a pool's folder: what has arrived, once nothing writes to it any more."""
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 # Seconds that a folder must stay as it is before its new files count as whole.
@@ -23,8 +25,15 @@ class FolderWatch:
         self._since = 0.0
 
     def look(self, now: float) -> list[str]:
-        """The files that differ, sorted; none before the folder has been still for long enough by the clock `now`."""
-        found = snapshot(self._folder)
+        """The files that differ, sorted; none before the folder has been still for long enough by the clock `now`.
+
+        None either while the folder is away: nothing is known of its files then, and they may be there again.
+        """
+        try:
+            found = snapshot(self._folder)
+        except OSError:
+            self._since = now
+            return []
         if found != self._seen:
             self._seen, self._since = found, now
         if self._seen == self._told or now - self._since < self._settled:
@@ -36,16 +45,17 @@ class FolderWatch:
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Size and time of change of every file of a folder, but not of hidden ones, which are often half-written."""
+    """Size and time of change of every file of a folder, but not of hidden ones, which are often half-written.
+
+    What cannot be looked at is left out. Raises OSError if the folder itself cannot be listed.
+    """
+    os.listdir(folder)
     found = {}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts):
-            continue
-        try:
-            if path.is_file():
-                found[str(name)] = (path.stat().st_size, path.stat().st_mtime_ns)
-        except FileNotFoundError:
-            # Gone between the listing and the look.
-            continue
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
+            # Gone between the listing and the look, or not for everybody.
+            with suppress(OSError):
+                if path.is_file():
+                    found[str(path.relative_to(folder))] = (path.stat().st_size, path.stat().st_mtime_ns)
     return found

@@ -1,28 +1,42 @@
 """Writing a selection's files and closing its run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
 
 from deita_core.stages.editions import keep_last, record_edition
-from deita_core.stages.exporting import export_selection, record_run
+from deita_core.stages.exporting import prepare_export, record_run
 from deita_core.stages.report import Report
 from deita_core.store import Store
+from deita_core.writers import place_selection
 from tasks.policy import RETRIES, worth_retrying
 
 
-@task(task_run_name="export to {folder}", retry_condition_fn=worth_retrying, **RETRIES)
-def export_files(report: Report, folder: str) -> list[str]:
-    """Write the selected rows, the decisions, the card and the manifest."""
-    return export_selection(Store(report.settings.store), report, Path(folder))
+@task(task_run_name="prepare {folder}", retry_condition_fn=worth_retrying, **RETRIES)
+def prepare_files(report: Report, folder: str) -> list[str]:
+    """Write the selected rows, the decisions, the card and the manifest beside those of the edition before."""
+    return prepare_export(Store(report.settings.store), report, Path(folder))
 
 
 @task(task_run_name="record run", retry_condition_fn=worth_retrying, **RETRIES)
 def close_run(report: Report) -> None:
-    """Record the run and, with that, make its edition the current one; then compact the store."""
+    """Record the run and, with that, make its edition the current one."""
     store = Store(report.settings.store)
     record_run(store, report)
     record_edition(store, report)
+
+
+@task(task_run_name="export to {folder}", retry_condition_fn=worth_retrying, **RETRIES)
+def place_files(folder: str, names: Sequence[str]) -> None:
+    """Put the files that were prepared in their places."""
+    place_selection(Path(folder), names)
+
+
+@task(task_run_name="tidy store", retry_condition_fn=worth_retrying, **RETRIES)
+def tidy_store(report: Report) -> None:
+    """Forget old editions, if that is wanted, and compact the store."""
+    store = Store(report.settings.store)
     if report.settings.keep_editions:
-        keep_last(store, report.settings.keep_editions)
+        keep_last(store, report.folder, report.settings.keep_editions)
     store.compact()

@@ -41,4 +41,4 @@ def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iter
         # The cache may remember a file whose rows have gone from the store.
         ingested = recount(Store(store), remembered) or kept.with_options(refresh_cache=True)(store, asked)
         left = None if left is None else left - ingested.rows
-        yield ingested
+        yield ingested.model_copy(update={"layout": file.layout})

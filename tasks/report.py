@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
+import httpx
 import polars as pl
 from prefect.artifacts import (
     create_link_artifact,
@@ -49,7 +50,13 @@ class StageProgress:
         if whole or monotonic() - self._told > OFTEN:
             self._told = monotonic()
             percent = 100.0 if whole else 100 * self._done / self._total
-            update_progress_artifact(self._id, percent, description=f"{self._name}: {self._done:,} of {self._total:,}")
+            show_progress(self._id, percent, f"{self._name}: {self._done:,} of {self._total:,}")
+
+
+def show_progress(artifact: UUID, percent: float, description: str | None = None) -> None:
+    """Update a progress artifact, if the server can be told: work goes on without it."""
+    with suppress(httpx.HTTPError):
+        update_progress_artifact(artifact, percent, description=description)
 
 
 @contextmanager

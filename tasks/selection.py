@@ -4,6 +4,7 @@ from prefect import task
 from prefect.transactions import Transaction, get_transaction
 
 from deita_core.stages.choosing import Chosen, Job, choose, drop_decisions
+from deita_core.stages.editions import is_finished
 from deita_core.store import Store
 from tasks.policy import RETRIES, worth_retrying
 
@@ -20,4 +21,5 @@ def select_samples(store: str, job: Job) -> Chosen:
 def take_back(whole: Transaction) -> None:
     """Drop the decisions of a selection that came to nothing afterwards."""
     store, run_id = whole.get("decisions")
-    drop_decisions(Store(store), run_id)
+    if not is_finished(Store(store), run_id):
+        drop_decisions(Store(store), run_id)

@@ -35,7 +35,12 @@ def stop_shards() -> None:
 def resume_shards() -> None:
     """Let shards begin again."""
     global _stopped
-    _stopped = False
+    with _changing:
+        if _stopped:
+            # All that were running have been told; one that was hit as it left is still noted, and its thread may do
+            # something else by now.
+            _running.clear()
+        _stopped = False
 
 
 @contextmanager

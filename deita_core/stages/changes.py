@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from deita_core.encoders import EncoderFiles
 from deita_core.errors import InputError
+from deita_core.scorers import ScorerFiles
 from deita_core.settings import SelectionSettings
 from deita_core.stages.choosing import Job, fates
 from deita_core.stages.editions import Edition, read_edition
@@ -12,6 +14,14 @@ from deita_core.stages.ingest import Ingested, pool_ids
 from deita_core.stages.report import Report
 from deita_core.store import Store
 from deita_core.tables import REMOVALS, SELECTIONS
+
+MODELS = ("encoder", "complexity", "quality")
+
+
+MODELS = ("encoder", "complexity", "quality")
+
+
+MODELS = ("encoder", "complexity", "quality")
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,7 @@ def changes_text(found: Changes) -> str:
         *_counted("Dropped", found.dropped),
     ]
     lines += _listed("Files", _files(before, after))
+    lines += _listed("Models", _models(before, after))
     lines += _listed("Settings", changed_settings(before.settings, after.settings))
     return "\n".join(lines)
 
@@ -133,10 +144,21 @@ def _files(before: Report, after: Report) -> list[tuple[str, str, str]]:
     old, new = ({file.file: file for file in report.files} for report in (before, after))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
-    def rows(file: Ingested | None) -> str:
-        return "not there" if file is None else f"{file.rows:,} rows"
+    def rows(file: Ingested | None, beside: Ingested | None) -> str:
+        told = "not there" if file is None else f"{file.rows:,} rows"
+        return told + (" (others)" if file and beside and file.rows == beside.rows else "")
 
-    return [(name, rows(old.get(name)), rows(new.get(name))) for name in names]
+    return [(name, rows(old.get(name), None), rows(new.get(name), old.get(name))) for name in names]
+
+
+def _models(before: Report, after: Report) -> list[tuple[str, str, str]]:
+    """Models that are not what they were, though they may be called the same."""
+    parts = [(part, getattr(before.job, part), getattr(after.job, part)) for part in MODELS]
+
+    def told(model: EncoderFiles | ScorerFiles) -> str:
+        return f"{model.name} ({model.fingerprint[:12]})"
+
+    return [(part, told(old), told(new)) for part, old, new in parts if old.fingerprint != new.fingerprint]
 
 
 def _listed(title: str, rows: list[tuple[str, str, str]]) -> list[str]:

@@ -4,8 +4,10 @@ An edition is a row that names its decisions, files and models. All that it rest
 version and never changes, so that no table needs to be kept in an old version, which would keep removed texts too.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from deita_core.encoders import EncoderFiles
 from deita_core.errors import InputError, StoreError
-from deita_core.settings import SelectionSettings
+from deita_core.settings import PRESETS, SelectionSettings
 from deita_core.stages.report import Report
 from deita_core.store import Store
 from deita_core.tables import EDITIONS, SELECTIONS
@@ -59,11 +61,51 @@ def read_edition(store: Store, number: int | None = None) -> Edition:
 def edition_of(store: Store, folder: Path) -> Edition | None:
     """The edition whose files a folder holds; the last one made for it, where it holds none; None if there is none."""
     made = editions(store)
-    run_id = _run_in(folder)
-    found = made.filter(pl.col("run_id") == run_id) if run_id else made.head(0)
+    found = made.filter(pl.col("run_id") == str(_manifest(folder).get("run_id")))
     if found.is_empty():
         found = made.filter(pl.col("folder") == place_of(folder)).tail(1)
     return read_edition(store, found.item(0, "number")) if len(found) else None
+
+
+def is_finished(store: Store, run_id: str) -> bool:
+    """Whether a run has made its edition."""
+    return run_id in editions(store)["run_id"].to_list()
+
+
+def edition_of_run(store: Store, run_id: str) -> Edition | None:
+    """The edition that a run has made; None if it has not. Raises InputError if its folder has a later one by now."""
+    made = editions(store)
+    mine = made.filter(pl.col("run_id") == run_id)
+    if mine.is_empty():
+        return None
+    number, folder = mine.item(0, "number"), mine.item(0, "folder")
+    last = made.filter(pl.col("folder") == folder)["number"].to_list()[-1]
+    if last != number:
+        raise InputError(f"This run made edition {number} of {folder}, which has edition {last} by now; run an update.")
+    return read_edition(store, number)
+
+
+def check_goes_on(store: Store, folder: Path, previous: Edition | None, pool: Sequence[str]) -> None:
+    """Raise InputError where an update would not go on from what a folder holds, or cannot find the pool of that."""
+    if previous is None:
+        if written := _manifest(folder):
+            where = written.get("store", {}).get("uri", "another store")
+            raise InputError(f"{folder} holds a selection of the store {where}, not of {store.uri}; name that store.")
+        if not pool:
+            raise InputError(f"{folder} has no edition in the store {store.uri}; name a pool, or another store.")
+        return
+    report = previous.report
+    relative = [name for name in report.pool if "://" not in name and not Path(name).expanduser().is_absolute()]
+    if relative and Path.cwd() != Path(report.cwd):
+        raise InputError(f"{relative[0]}, of which {folder} was selected, is named from {report.cwd}; run this there.")
+
+
+def edition_to_follow(store: Store, folder: Path) -> Edition | None:
+    """As `edition_of`; None for one of another version of this program, from which nothing can be taken over."""
+    try:
+        return edition_of(store, folder)
+    except StoreError:
+        return None
 
 
 def place_of(folder: Path | str) -> str:
@@ -71,12 +113,13 @@ def place_of(folder: Path | str) -> str:
     return str(Path(folder).expanduser().resolve())
 
 
-def _run_in(folder: Path) -> str | None:
-    """The run that the files of a folder are from."""
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a folder's manifest says; nothing where there is none."""
     try:
-        return str(orjson.loads((folder / MANIFEST).read_bytes())["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        found = orjson.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def next_number(store: Store) -> int:
@@ -96,16 +139,23 @@ def record_edition(store: Store, report: Report) -> None:
     store.write(EDITIONS, pl.DataFrame([row], schema=EDITIONS.empty().schema))
 
 
-def keep_last(store: Store, count: int) -> None:
-    """Forget all but the last editions; files that were written of the others stay."""
-    if old := editions(store)["number"].to_list()[:-count]:
-        store.delete(EDITIONS, f"number <= {old[-1]}")
+def keep_last(store: Store, folder: str, count: int) -> None:
+    """Forget all but the last editions of a folder; files that were written of the others stay."""
+    if old := editions(store).filter(pl.col("folder") == folder)["number"].to_list()[:-count]:
+        store.delete(EDITIONS, f"number IN ({','.join(map(str, old))})")
         forget_unfinished(store)
 
 
 def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> SelectionSettings:
-    """The settings of an edition with those over them that were given for the next one."""
-    return SelectionSettings(**{**earlier.model_dump(), **given.model_dump(exclude_unset=True)})
+    """The settings of an edition with those over them that were given for the next one.
+
+    Another preset takes back all that presets set. Where the store is and what computes is never taken over.
+    """
+    before, now = earlier.model_dump(), given.model_dump(exclude_unset=True)
+    if now.get("preset", earlier.preset) != earlier.preset:
+        of_presets = {name for values in PRESETS.values() for name in values}
+        before = {name: value for name, value in before.items() if name not in of_presets}
+    return SelectionSettings(**{**before, **now, **given.model_dump(include={"store", "runner"})})
 
 
 def forget_unfinished(store: Store) -> None:

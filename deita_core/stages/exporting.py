@@ -10,25 +10,49 @@ import polars as pl
 from deita_core.card import dataset_card
 from deita_core.stages.changes import changes_text, compare
 from deita_core.stages.choosing import Job, fates
-from deita_core.stages.editions import read_edition
+from deita_core.stages.editions import editions, read_edition
 from deita_core.stages.report import Report
 from deita_core.store import Store
 from deita_core.tables import REJECTS, RUNS, SAMPLES, SOURCES
-from deita_core.writers import SELECTED_SCHEMA, Changed, write_selection
+from deita_core.writers import SELECTED_SCHEMA, Changed, place_selection, prepare_selection
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
-    """Write the selection's files, the manifest last, with what has changed since the edition it goes on from."""
+    """Write the selection's files, the manifest last; returns their names."""
+    names = prepare_export(store, report, folder)
+    place_selection(folder, names)
+    return names
+
+
+def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
+    """Write the selection's files beside those of the edition before, with what has changed since; returns names."""
     placed = all_decisions(store, report.job)
     selected = selected_rows(store, placed)
     decisions = placed.drop("key")
-    manifest = manifest_of(store, report)
+    manifest = manifest_of(store, report) | {"counts": counted(report, decisions)}
     card = dataset_card(selected, manifest)
     changed = None
-    if report.previous is not None:
+    if report.previous in editions(store)["number"].to_list():
         found = compare(store, read_edition(store, report.previous), report, decisions)
         changed = Changed(found.added, found.dropped, changes_text(found))
-    return write_selection(folder, selected, decisions, manifest, card, report.settings.format, changed)
+    return prepare_selection(folder, selected, decisions, manifest, card, report.settings.format, changed)
+
+
+def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
+    """The fates of the rows as they are now: of those that were removed since the run was made as well."""
+    fate = dict(decisions.group_by("fate").len().iter_rows())
+    merged = int((decisions["copies"].drop_nulls() - 1).sum())
+    now = report.counts.model_copy(
+        update={
+            "read": len(decisions) + merged,
+            "merged": merged,
+            "rejected": fate.get("rejected", 0),
+            "selected": fate.get("selected", 0),
+            "blocked": fate.get("blocked", 0),
+            "not_reached": fate.get("not reached", 0),
+        }
+    )
+    return {**now.model_dump(), "passed_over": now.passed_over}
 
 
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:

@@ -25,6 +25,10 @@ class PoolFile(BaseModel):
     layout: LayoutName | None = None
     limit: int | None = None
 
+    def at(self, file: str) -> "PoolFile":
+        """The same content at another place."""
+        return self.model_copy(update={"file": file})
+
     @property
     def id(self) -> str:
         """Key of the file's rows in the store."""
@@ -40,14 +44,17 @@ class Ingested(BaseModel):
     rows: int
     samples: int
     rejects: int
+    layout: LayoutName | None = None
 
 
 def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
     """The files of a pool, except those in folders to leave out, such as the store and the results of a run.
 
-    A folder that is named in the pool itself is never left out. Raises InputError if nothing is left.
+    What is named in the pool itself is never left out. Raises InputError if nothing is left.
     """
+    asked = [Path(name).resolve() for name in map(str, pool) if "://" not in name]
     outside = [Path(folder).expanduser().resolve() for folder in leave_out if "://" not in folder]
+    outside = [folder for folder in outside if not any(folder in (path, *path.parents) for path in asked)]
     named = {str(path) for path in pool}
     files = [
         file
@@ -80,7 +87,8 @@ def ingest_file(store: Store, file: PoolFile) -> Ingested:
         for table in (SOURCES, REJECTS):
             store.delete(table, f"file_id = '{file.id}'")
         raise InputError(f"{file.file} has changed while it was read; run again once nothing writes to it.")
-    return Ingested(file_id=file.id, file=file.file, rows=samples + rejects, samples=samples, rejects=rejects)
+    counts = {"rows": samples + rejects, "samples": samples, "rejects": rejects}
+    return Ingested(file_id=file.id, file=file.file, layout=file.layout, **counts)
 
 
 def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:
@@ -122,10 +130,18 @@ def _names_a_file(name: str) -> bool:
         return False
 
 
-def only_stored(files: Sequence[Ingested], found: Sequence[Ingested]) -> list[Ingested]:
-    """Those of an earlier edition's files that are not among those found now: their rows are in the store alone."""
+def as_before(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[PoolFile]:
+    """Files found now, those of an earlier edition in the layout they were read in then."""
+    layouts = {_place(file.file): file.layout for file in files}
+    return [file.model_copy(update={"layout": layouts.get(_place(file.file), file.layout)}) for file in found]
+
+
+def only_stored(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[Ingested]:
+    """Those of an earlier edition's files that are not found any more, by place or by content."""
     here = {_place(file.file) for file in found}
-    return [file for file in files if _place(file.file) not in here]
+    gone = [file for file in files if _place(file.file) not in here]
+    # The key of a file that was only moved is the one it would have where it was.
+    return [file for file in gone if not any(other.at(file.file).id == file.file_id for other in found)]
 
 
 def still_stored(store: Store, files: Sequence[Ingested]) -> list[Ingested]:

@@ -6,12 +6,18 @@ from datetime import UTC, datetime
 import polars as pl
 from pydantic import BaseModel
 
+from deita_core.conversation import text_id
 from deita_core.errors import InputError
+from deita_core.settings import RemovalSettings
+from deita_core.stages.editions import editions, read_edition
 from deita_core.stages.ingest import removed_rows
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
 
 CHUNK = 1_000
+# A shard of nothing: a removal that has begun.
+PURGE = {"key": "purge", "plan": "purge", "shard": 0, "ids": [], "owners": []}
+UNFINISHED = "plan = 'purge'"
 
 
 class Removed(BaseModel):
@@ -21,24 +27,46 @@ class Removed(BaseModel):
     rows: int
 
 
-def matching(store: Store, ids: Sequence[str], where: str | None) -> list[str]:
-    """Ids of the samples to remove: those named, and those a row of which fits an SQL condition.
+class Match(BaseModel):
+    """Ids of samples that are to be removed, and how many fit only by what a file held in the past."""
 
-    The condition is on the columns of the sources: file, line, layout, fields (the row as JSON), sample_id. Raises
-    InputError for a condition that cannot be read, an id that was never here, and where nothing fits.
+    ids: list[str]
+    older: int
+
+
+def matching(store: Store, asked: RemovalSettings) -> Match:
+    """Find the samples named, and those a row of which fits an SQL condition.
+
+    The condition is on the columns of the sources: file, line, layout, fields (the row as JSON), sample_id; of the
+    files as the last editions have them, unless the older versions are asked for. Raises InputError for a condition
+    that cannot be read and an id that was never here.
     """
-    known = pl.concat([store.read(SAMPLES, ["id"]), store.read(REMOVALS, ["id"])])["id"]
-    if strange := [id_ for id_ in ids if id_ not in set(known)]:
+    known = set(pl.concat([store.read(SAMPLES, ["id"]), store.read(REMOVALS, ["id"])])["id"])
+    if strange := [id_ for id_ in asked.ids if id_ not in known]:
         raise InputError(f"There is no sample {strange[0]} in {store.uri}; ids stand in decisions.parquet.")
-    found = list(ids)
-    if where is not None:
-        try:
-            found += store.read(SOURCES, ["sample_id"], where)["sample_id"].to_list()
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"The condition {where!r} cannot be read: {str(error).splitlines()[0][:200]}") from None
-    if not found:
-        raise InputError("Nothing fits, so nothing is removed; name ids, or a condition such as \"file = 'a.jsonl'\".")
-    return sorted(set(found))
+    rows = _rows_that_fit(store, asked.where)
+    now = rows.filter(pl.col("file_id").is_in(_files_now(store, rows["file_id"]).implode()))
+    fit, whole = set(now["sample_id"]), set(rows["sample_id"])
+    ids = set(asked.ids) | (whole if asked.old_versions else fit)
+    return Match(ids=sorted(ids), older=len(whole - fit))
+
+
+def _rows_that_fit(store: Store, where: str | None) -> pl.DataFrame:
+    if where is None:
+        return SOURCES.empty().select("sample_id", "file_id")
+    try:
+        return store.read(SOURCES, ["sample_id", "file_id"], where)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"The condition {where!r} cannot be read: {str(error).splitlines()[0][:200]}") from None
+
+
+def _files_now(store: Store, there: pl.Series) -> pl.Series:
+    """Ids of the files of the last edition of each folder; those that are there, where there is no edition yet."""
+    last = editions(store).group_by("folder").agg(pl.col("number").max())["number"].to_list()
+    if not last:
+        return there
+    files = [file_id for number in last for file_id in read_edition(store, number).report.job.file_ids]
+    return pl.Series(files, dtype=pl.String)
 
 
 def counted(store: Store, ids: Sequence[str]) -> Removed:
@@ -64,10 +92,12 @@ def finish_removals(store: Store) -> None:
     removed = store.read(REMOVALS)
     here = store.read(SAMPLES, ["id"]).join(removed, on="id", how="semi")["id"].to_list()
     rows = store.fetch(SOURCES, "sample_id", removed["id"].to_list()) if len(removed) else SOURCES.empty()
-    if not here and rows.is_empty():
+    if not here and rows.is_empty() and not store.count(PLANS, UNFINISHED):
         return
+    # Until the old versions of the tables are gone this says that they are not.
+    store.write(PLANS, pl.DataFrame([PURGE], schema=PLANS.empty().schema))
     store.write(REJECTS, removed_rows(rows.join(removed, left_on="sample_id", right_on="id")))
-    _delete(store, SOURCES.name, "sample_id", removed["id"].to_list())
+    _delete(store, SOURCES.name, "sample_id", rows["sample_id"].unique().to_list())
     texts = _texts_of_no_other(store, here)
     for name in store.tables():
         if name.startswith("vectors__"):
@@ -77,16 +107,29 @@ def finish_removals(store: Store) -> None:
             _delete(store, name, "id", here)
     _forget_chains(store, here)
     _forget_plans(store, [*texts, *here])
-    # Last: a sample that is still here says that its removal is not finished.
+    # Last: a sample that is still here says which texts are to go.
     _delete(store, SAMPLES.name, "id", here)
     store.compact(purge=True)
+    store.delete(PLANS, UNFINISHED)
 
 
 def _texts_of_no_other(store: Store, ids: Sequence[str]) -> list[str]:
-    """Texts of samples that no other sample has."""
+    """Texts of samples, and of the chains evolved from them, that no other sample has."""
     outlines = store.read(SAMPLES, ["id", "outline"]).explode("outline").unnest("outline").select("id", "text_id")
     gone = pl.col("id").is_in(pl.Series(ids, dtype=pl.String).implode())
-    return outlines.filter(gone).join(outlines.filter(~gone), on="text_id", how="anti")["text_id"].unique().to_list()
+    evolved = store.fetch(CHAINS, "seed_id", ids, ["text"])["text"].drop_nulls().unique()
+    ours = pl.concat(
+        [outlines.filter(gone)["text_id"], pl.Series([text_id(text) for text in evolved], dtype=pl.String)]
+    )
+    mine = pl.DataFrame({"text_id": ours.unique()})
+    return mine.join(outlines.filter(~gone), on="text_id", how="anti")["text_id"].to_list()
+
+
+def forget_unplaced(store: Store) -> None:
+    """Drop samples that no row of a file leads to: what a reading that broke off has left."""
+    placed = store.read(SOURCES, ["sample_id"]).unique()
+    loose = store.read(SAMPLES, ["id"]).join(placed, left_on="id", right_on="sample_id", how="anti")
+    _delete(store, SAMPLES.name, "id", loose["id"].to_list())
 
 
 def _forget_chains(store: Store, ids: Sequence[str]) -> None:

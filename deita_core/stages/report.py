@@ -33,6 +33,7 @@ class Report(BaseModel):
     edition: int
     previous: int | None
     pool: list[str]
+    cwd: str
     folder: str
     files: list[Ingested]
     chosen: Chosen

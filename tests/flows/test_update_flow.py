@@ -10,11 +10,11 @@ from test_select_flow import ALPACA, MESSAGES, TOOL_TALK, talk
 from typer.testing import CliRunner
 
 from deita_core.errors import InputError
-from deita_core.settings import RemovalSettings, SelectionSettings
+from deita_core.settings import RemovalSettings, SelectionSettings, removal_settings
 from deita_core.stages.changes import compare_editions
-from deita_core.stages.editions import editions, read_edition
+from deita_core.stages.editions import editions, read_edition, settings_after
 from deita_core.stages.exporting import export_selection
-from deita_core.stages.removal import matching
+from deita_core.stages.removal import matching, remove
 from deita_core.store import Store
 from deita_core.tables import REMOVALS, SAMPLES, SELECTIONS, SOURCES
 
@@ -319,13 +319,150 @@ def test_rows_are_removed_by_a_condition(place):
         ({"ids": ["0" * 32]}, "There is no sample 0000"),
         ({"where": "nonsense =="}, "cannot be read"),
         ({"where": "colour = 'red'"}, "cannot be read"),
-        ({"where": "line > 1000"}, "Nothing fits"),
-        ({}, "Nothing fits"),
+        ({"where": " "}, "where"),
+        ({"reason": "x" * 301}, "reason"),
     ],
 )
 def test_a_removal_that_means_nothing_is_refused(settled, asked, told):
+    nothing = {"ids": [], "where": None, "reason": "", "old_versions": False}
     with pytest.raises(InputError, match=told):
-        matching(Store(settled.store), asked.get("ids", []), asked.get("where"))
+        matching(Store(settled.store), removal_settings(**{**nothing, **asked}))
+
+
+def test_a_condition_is_on_files_as_they_are_now_unless_the_past_is_asked_for(place):
+    place.write("a.jsonl", [FURTHER[0], *ALPACA])
+    place.update()
+    store = Store(place.store)
+    second = place.id_of(ALPACA[0]["instruction"]), place.id_of(ALPACA[1]["instruction"])
+    now = matching(store, RemovalSettings(where="line = 2"))
+    assert (now.ids, now.older) == ([second[0]], 1)
+    assert set(matching(store, RemovalSettings(where="line = 2", old_versions=True)).ids) == set(second)
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_a_removal_that_breaks_off_while_old_versions_are_dropped_is_finished_by_the_next_run(
+    place, monkeypatch, broken
+):
+    """However far the dropping came."""
+    text, id_ = place.lines()[0]["output"], place.lines()[0]["deita"]["id"]
+    purge, left = Store._purge, broken
+
+    def break_off(store, *given):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return purge(store, *given)
+
+    with monkeypatch.context() as broken_off:
+        broken_off.setattr(Store, "_purge", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            remove(Store(place.store), [id_], "")
+    assert place.holds(text)
+    place.update()
+    assert not place.holds(text)
+
+
+# -- what breaks off between two writes
+
+
+def break_off(*_, **__):
+    raise ConnectionError("the server is gone")
+
+
+def test_an_edition_stands_whatever_fails_after_it(place, monkeypatch):
+    place.write("b.jsonl", MORE)
+    with monkeypatch.context() as failing:
+        failing.setattr(Store, "compact", break_off)
+        with pytest.raises(ConnectionError):
+            place.update()
+    store = Store(place.store)
+    assert editions(store)["number"].to_list() == [1, 2]
+    export_selection(store, read_edition(store, 2).report, place.folder / "again")
+    assert (place.folder / "again" / "selected.jsonl").read_bytes() == (place.out / "selected.jsonl").read_bytes()
+
+
+def test_a_run_retried_after_its_edition_was_recorded_only_hands_it_over(place, monkeypatch):
+    import flows.selection
+
+    place.write("b.jsonl", MORE)
+    failures = iter([True])
+    hand_over = flows.selection.place_files
+
+    def fail_once(*given):
+        return break_off() if next(failures, False) else hand_over(*given)
+
+    monkeypatch.setattr(flows.selection, "place_files", fail_once)
+    flows.selection.update.with_options(retries=1)([], str(place.out), place.settings())
+    made = editions(Store(place.store))
+    assert (made["number"].to_list(), made["run_id"].n_unique()) == ([1, 2], 2)
+    assert {row["reason"] for row in place.lines("added.jsonl")} == {"new in the pool"}
+    same_selection(place, place.from_scratch(budget=5))
+
+
+# -- where an update goes on from
+
+
+def test_folders_of_one_store_keep_their_own_editions(place):
+    other = Place.__new__(Place)
+    other.folder, other.pool, other.store, other.out = place.folder, place.pool, place.store, place.folder / "other"
+    for budget in (4, 3, 2):
+        other.update(place.pool, budget=budget, keep_editions=2)
+    assert editions(Store(place.store))["number"].to_list() == [1, 3, 4]
+    assert place.update().settings.budget == 5
+    store = Store(place.store)
+    export_selection(store, read_edition(store, 3).report, place.folder / "third")
+    assert not (place.folder / "third" / "CHANGES.md").exists()
+
+
+def test_a_folder_of_another_store_is_not_overwritten(place):
+    files = {path.name: path.read_bytes() for path in place.out.iterdir()}
+    right, place.store = place.store, place.folder / "wrong"
+    with pytest.raises(InputError, match=f"a selection of the store {right}"):
+        place.update(place.pool)
+    place.out = place.folder / "new"
+    with pytest.raises(InputError, match="has no edition"):
+        place.update()
+    assert {path.name: path.read_bytes() for path in (place.folder / "out").iterdir()} == files
+
+
+def test_a_pool_named_from_a_folder_is_looked_for_there(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place.folder)
+    place.out = place.folder / "relative"
+    place.select(pool="pool")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"is named from {place.folder}"):
+        place.update()
+
+
+def test_a_file_that_only_moved_is_the_same_file(place):
+    (place.pool / "a.jsonl").rename(place.pool / "z.jsonl")
+    report = place.update()
+    assert (report.counts.read, report.counts.merged) == (len(ALPACA), 0)
+    same_selection(place, place.from_scratch(budget=5))
+
+
+def test_a_limit_that_is_lowered_reads_no_more_than_that(place):
+    assert place.update(limit=3).counts.read == 3
+
+
+def test_a_threshold_can_be_left_to_auto_where_the_edition_has_a_budget(place):
+    report = place.update(threshold="auto")
+    assert (report.settings.threshold, report.counts.selected) == ("auto", 5)
+
+
+def test_results_of_other_editions_are_no_data(place):
+    place.out = place.pool / "results"
+    place.select(budget=3)
+    place.out = place.folder / "out"
+    assert place.update().counts.read == len(ALPACA)
+
+
+def test_another_preset_takes_back_what_presets_set():
+    paper = SelectionSettings(preset="paper", budget=7, runner="processes")
+    now = settings_after(paper, SelectionSettings(preset="laptop"))
+    assert (now.encoder, now.turns, now.budget, now.runner) == (SelectionSettings().encoder, "mean", 7, "threads")
 
 
 # -- the command
