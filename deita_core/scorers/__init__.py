@@ -74,8 +74,12 @@ def load_scorer(
     return CausalScorer(folder, axis, device, dtype, max_tokens_per_batch, max_tokens)
 
 
-def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerFiles:
+def find_scorer(
+    name_or_path: str, axis: Axis, encoder: EncoderFiles, precision: Precision | None = None
+) -> ScorerFiles:
     """Find a scorer without loading more than it must; a head has to read this encoder's vectors.
+
+    `precision`: what a language model computes in, by default what is best on this machine.
 
     The fingerprint covers everything a score follows from: for a head, the encoder as well; for a served scorer, which
     is not asked, the model's name in place of its weights.
@@ -92,7 +96,7 @@ def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerF
         return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint)
     from deita_core.scorers.causal import causal_fingerprint
 
-    precision = best_precision()
+    precision = precision or best_precision()
     fingerprint = causal_fingerprint(folder, precision, _read_tokens(folder, name_or_path, axis), "middle")
     return ScorerFiles(
         name=name_or_path, axis=axis, kind="causal", path=folder, precision=precision, fingerprint=fingerprint
@@ -101,7 +105,8 @@ def find_scorer(name_or_path: str, axis: Axis, encoder: EncoderFiles) -> ScorerF
 
 def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = None) -> Scorer:
     """Load a scorer that was found before; `store` as for `load_scorer`. Raises ModelError if it has changed since."""
-    if find_scorer(files.name, files.axis, encoder).fingerprint != files.fingerprint:
+    # A worker's processor may be of another kind than the run's own.
+    if find_scorer(files.name, files.axis, encoder, files.precision).fingerprint != files.fingerprint:
         where = files.path or files.name
         raise ModelError(f"The {files.axis} scorer in {where} has changed since the run began; run it again.")
     return load_scorer(files.name, files.axis, dtype=files.precision, store=store)
