@@ -84,6 +84,22 @@ def main() -> None:
             raise
         typer.echo(f"deita: {type(error).__name__}: {error}; with --debug there is more.", err=True)
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get("DEITA_DEBUG") or not _is_lost_server(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        typer.echo(
+            f"deita: The Prefect server went away ({said}); what is done is kept, start it and run the same command.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def _is_lost_server(error: Exception) -> bool:
+    """True for what Prefect's client raises where nobody answers; its library is loaded wherever that can be."""
+    httpx = sys.modules.get("httpx")
+    lost = httpx is not None and isinstance(error, httpx.TransportError)
+    return lost or (isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API at"))
 
 
 if __name__ == "__main__":

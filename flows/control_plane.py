@@ -65,11 +65,13 @@ class Place:
 
 def project_folder() -> Path:
     """The folder with prefect.yaml: a checkout, or what was installed of it."""
-    checkout, installed = Path(__file__).resolve().parents[1], Path(sysconfig.get_path("data"), "share", "deita")
-    for folder in (checkout, installed):
+    # Where pip installs for everybody, and with --user.
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    installed = [Path(sysconfig.get_path("data", scheme), "share", "deita") for scheme in schemes]
+    for folder in (Path(__file__).resolve().parents[1], *installed):
         if (folder / "prefect.yaml").is_file():
             return folder
-    raise InputError(f"There is no prefect.yaml in {installed}; install deita again, or run it from a checkout.")
+    raise InputError(f"There is no prefect.yaml in {installed[0]}; install deita again, or run it from a checkout.")
 
 
 @contextmanager
@@ -186,8 +188,8 @@ def check_alone(client: SyncPrefectClient, place: Place) -> None:
         pool = deployment.work_pool_name
         if pool and folders - {home} and _is_online(client, pool):
             raise InputError(
-                f"The deployments of {client.api_url} belong to {', '.join(sorted(folders - {home}))}, where a worker of "
-                f"the pool {pool} was at work in the last minutes; end it, or start another server with --port."
+                f"The deployments of {client.api_url} belong to {', '.join(folders - {home})}, where a worker of the "
+                f"pool {pool} was at work in the last minutes; end it, or start a server of your own with --port."
             )
 
 
@@ -202,7 +204,9 @@ def notice_lost_runs(client: SyncPrefectClient, file: Path) -> None:
 def deploy(file: Path, env: Mapping[str, str]) -> None:
     """Deploy all that prefect.yaml has. Raises InputError for bad settings, else OperatingError, with the reason."""
     words = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    done = subprocess.run(words, env=dict(env), capture_output=True, text=True)  # noqa: S603
+    # So wide that Prefect breaks no line of what it says.
+    wide = {**env, "COLUMNS": "400"}
+    done = subprocess.run(words, env=wide, capture_output=True, text=True)  # noqa: S603
     if done.returncode != 0:
         log = log_of("deploy")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -211,11 +215,11 @@ def deploy(file: Path, env: Mapping[str, str]) -> None:
 
 
 def _refused(file: Path, said: str, log: Path) -> DeitaError:
-    """What Prefect says of a file, by the last error in it: one caused another."""
-    errors = re.findall(r"^([\w.]*Error): (.+)", said, re.MULTILINE)
+    """What Prefect says of a file, by the last error in it that names more than the step."""
+    errors = re.findall(r"^(?:\w+\.)*(\w*Error|  Value error)(?<!StepExecutionError)[:,] (.+)", said, re.MULTILINE)
     kind, reason = errors[-1] if errors else ("", "Prefect refuses it")
-    found = InputError if kind.endswith("InputError") else OperatingError
-    return found(f"{file} cannot be deployed: {reason.rstrip('.')}; {log} has all of it.")
+    found = InputError if kind in ("InputError", "  Value error") else OperatingError
+    return found(f"{file} cannot be deployed: {reason.strip().rstrip('.')}; {log} has all of it.")
 
 
 def deployments(client: SyncPrefectClient) -> list[str]:

@@ -1,6 +1,7 @@
 """What prefect.yaml takes from the place it is installed in: variables, settings, the work queue."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,17 @@ RUNS_AT_ONCE = 1
 async def prepare(work_pool: str, work_queue: str) -> dict[str, Any]:
     """A build step: make the work queue, and gather what the deployments' parameters need with its type.
 
-    Returns `settings` (those that `deita select` would have here) and `has_chains` (there is something to train on).
+    Returns `settings` (those that `deita select` would have here), `complexity` and `quality` (those of training a head
+    that fits them) and `has_chains` (there is something to train on).
     Raises InputError if a variable of prefect.yaml is not set, which Prefect would pass over.
     """
     if lacking := [name for name in VARIABLES if not os.environ.get(name)]:
         raise InputError(f"prefect.yaml needs {', '.join(lacking)}; set them, deployments/laptop.env has an example.")
     await limit_queue(work_pool, work_queue)
     chains = Path(os.environ["DEITA_HOME"]) / os.environ["DEITA_CHAINS"]
-    return {"settings": settings_here(), "has_chains": (chains / "complexity.jsonl").is_file()}
+    settings = settings_here()
+    heads = {axis: {"axis": axis, **training_settings(settings)} for axis in ("complexity", "quality")}
+    return {"settings": settings, **heads, "has_chains": (chains / "complexity.jsonl").is_file()}
 
 
 def settings_here() -> dict[str, Any]:
@@ -42,6 +46,15 @@ def settings_here() -> dict[str, Any]:
 
     config = os.environ.get("DEITA_CONFIG")
     return load_settings(Path(config) if config else None).model_dump(mode="json", exclude_unset=True)
+
+
+def training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of training a head for a selection's: it fits the encoder, and is computed as precisely.
+
+    The paper's encoder is a language model, whose vectors no head reads, so there a head is for the laptop's encoder.
+    """
+    shared = ("store",) if settings.get("preset") == "paper" else ("store", "encoder", "precision")
+    return {"store": os.environ["DEITA_STORE"]} | {name: settings[name] for name in shared if name in settings}
 
 
 async def limit_queue(work_pool: str, work_queue: str) -> None:

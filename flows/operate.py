@@ -64,7 +64,7 @@ def watch_folder(
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder, so nothing can arrive there.")
     # Without it the client would start a server of its own, on which nothing is deployed.
-    if server_named() is None:
+    if not server_named():
         raise InputError("No Prefect server is named to tell; set PREFECT_API_URL, such as http://server:4200/api.")
     with _until_stopped(), get_client(sync_client=True) as client:
         for line in watch(client, str(folder), folder, []):

@@ -49,7 +49,7 @@ def snapshot(folder: Path) -> Snapshot:
 
     What cannot be looked at is left out. Raises OSError if the folder itself cannot be listed.
     """
-    os.listdir(folder)
+    next(folder.iterdir(), None)
     found = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -362,6 +362,16 @@ def test_of_many_runs_that_find_an_old_lock_one_gets_the_store(uri):
         taken[0].__exit__(None, None, None)
 
 
+def test_a_store_is_free_after_its_run_even_if_the_answer_to_the_last_sign_of_life_was_lost(uri):
+    objects = open_objects(uri)
+    with Store(uri).lock("first"):
+        # The same content, written by this run, of which it has not learnt the version.
+        obstore.put(objects, "lock.json", bytes(obstore.get(objects, "lock.json").bytes()))
+        obstore.put(objects, "lock.json", bytes(obstore.get(objects, "lock.json").bytes()) + b" ")
+    with Store(uri).lock("second"):
+        pass
+
+
 def test_a_run_that_fails_frees_the_store(uri):
     with pytest.raises(ZeroDivisionError), Store(uri).lock("first"):
         raise ZeroDivisionError

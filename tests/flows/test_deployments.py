@@ -145,6 +145,33 @@ def test_the_job_template_makes_a_work_pool_of_kubernetes(place):
     assert variables == {*json.loads(default.stdout)["variables"]["properties"], "volume_claim"}
 
 
+def test_deployments_at_work_in_another_folder_are_not_taken_over(place, worker, tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deita_core.errors import InputError
+    from flows.control_plane import Place, check_alone
+
+    with temporary_settings({PREFECT_API_URL: place.api}), get_client(sync_client=True) as client:
+        place.until(lambda: any(one.status == "ONLINE" for one in client.read_workers_for_work_pool("laptop")), 60)
+        check_alone(client, Place(None, None, ROOT, {"DEITA_HOME": str(place.data)}))
+        with pytest.raises(InputError, match=f"belong to {place.data}, where a worker of the pool laptop"):
+            check_alone(client, Place(None, None, ROOT, {"DEITA_HOME": str(tmp_path)}))
+
+
+def test_the_weekly_training_makes_heads_for_the_encoder_of_the_nightly_update(place, tiny_model):
+    weekly = place.deployments()["train/weekly"]
+    made = [weekly["parameters"], *(one["parameters"] for one in weekly["schedules"])]
+    assert [one["settings"]["encoder"] for one in made] == [str(tiny_model)] * 3
+    assert {one["settings"]["store"] for one in made} == {".deita"}
+
+
+def test_the_group_that_a_volume_is_opened_to_is_that_of_the_image():
+    template = json.loads((ROOT / "deployments/kubernetes.json").read_text())
+    pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    assert f"--uid {pod['securityContext']['fsGroup']} " in (ROOT / "deployments/Dockerfile").read_text()
+
+
 def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, worker, tmp_path):
     write_rows(place.pool / "monday.jsonl", 0, 20, odd=BROKEN)
     first = place.ask("update/nightly")

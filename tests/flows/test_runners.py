@@ -9,7 +9,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic, sleep
 
 import psutil
@@ -289,6 +289,34 @@ def test_a_shard_stops_between_two_of_its_steps_and_none_begins_after():
     with stoppable():
         told.append("begun")
     assert told[-1] == "begun"
+
+
+def test_a_thread_whose_interrupted_shard_is_not_signed_off_is_left_alone_by_the_next_interruption():
+    told, go = [], Event()
+
+    def work():
+        broken_off = stoppable()
+        broken_off.__enter__()
+        try:
+            go.wait(5)
+            sleep(0.01)
+        except BaseException as stop:
+            told.append(stop)
+        resume_shards()
+        stop_shards()
+        sum(range(1000))
+        told.append("something else")
+
+    thread = Thread(target=work)
+    thread.start()
+    sleep(0.1)
+    try:
+        stop_shards()
+        go.set()
+        thread.join(5)
+    finally:
+        resume_shards()
+    assert told[1:] == ["something else"]
 
 
 # -- what cannot work

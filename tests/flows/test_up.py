@@ -11,6 +11,8 @@ import httpx
 import pytest
 from installation import ROOT, Installation, environment, free_port, make_heads, write_rows
 
+from deita_core.errors import InputError
+from flows.operate import _variables
 from flows.programs import descendants, running
 from flows.watching import FolderWatch
 
@@ -72,6 +74,8 @@ def test_up_starts_everything_in_any_folder_and_ctrl_c_ends_all_of_it(start_up, 
     up = start_up("--port", str(port))
     up.wait_for("Ctrl-C")
     assert f"http://127.0.0.1:{port}" in up.text
+    # A browser on another machine reaches the API by the name it has for the server.
+    assert httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()["api_url"] == "/api"
     assert "update/nightly" in up.text and "evolve/on-demand" in up.text
     assert "Next: update/nightly at " in up.text
     assert len(descendants(up.program.pid)) >= 2
@@ -100,6 +104,7 @@ def test_up_uses_a_running_server_and_a_file_that_arrives_starts_an_update(start
         (["--port", "{taken}"], {}, "Port {taken} of 127.0.0.1 cannot be had"),
         (["--pool-folder", "absent"], {}, "absent is not there; make the folder, or give another with --pool-folder"),
         ([], {"PREFECT_API_URL": "http://127.0.0.1:{closed}/api"}, "No Prefect server answers at http://127.0.0.1"),
+        ([], {"DEITA_BUDGET": "many"}, "The setting budget cannot be 'many'"),
     ],
 )
 def test_what_cannot_start_is_said_in_one_sentence(start_up, flags, variables, sentence):
@@ -110,6 +115,115 @@ def test_what_cannot_start_is_said_in_one_sentence(start_up, flags, variables, s
         assert up.program.wait(60) == 2
     assert sentence.format(**known) in up.text
     assert "Traceback" not in up.text
+
+
+def test_the_store_of_the_settings_file_is_that_of_all_deployments_unless_a_flag_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "deita.yaml").write_text("store: elsewhere")
+    given = {"DEITA_CONFIG": "deita.yaml"}
+    assert _variables(given)["DEITA_STORE"] == "elsewhere"
+    assert _variables({**given, "DEITA_STORE": "flagged"})["DEITA_STORE"] == "flagged"
+    assert _variables({})["DEITA_STORE"] == ".deita"
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [({}, "set PREFECT_API_URL"), ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "No Prefect server answers at")],
+)
+def test_a_watch_that_could_tell_nobody_is_refused(tmp_path, variables, sentence):
+    words = [sys.executable, "-m", "flows.cli", "watch", str(tmp_path)]
+    env = environment(tmp_path / "prefect", PYTHONPATH=ROOT, **variables)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert sentence in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_files_that_no_server_could_be_told_of_are_kept_and_told_of_later(tmp_path, monkeypatch):
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.control_plane import watch
+
+    monkeypatch.setattr("flows.control_plane.LOOK", 0.05)
+    monkeypatch.setattr("flows.control_plane.FolderWatch", lambda folder: FolderWatch(folder, settled=0))
+    port, told = free_port(), []
+
+    class Events(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def do_POST(self):
+            told.append(self.rfile.read(int(self.headers["content-length"])).decode())
+            self.send_response(204)
+            self.end_headers()
+
+    with (
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}),
+        get_client(sync_client=True) as client,
+    ):
+        lines = watch(client, "pool", tmp_path, [])
+        timer = threading.Timer(0.5, lambda: (tmp_path / "new.jsonl").write_text("a"))
+        timer.start()
+        assert "new.jsonl changed, but the server cannot be told" in next(lines)
+        with HTTPServer(("127.0.0.1", port), Events) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            assert next(lines) == "new.jsonl changed: an update is asked for."
+            server.shutdown()
+    assert len(told) == 1 and "new.jsonl" in told[0]
+
+
+def test_a_server_that_is_away_ends_a_command_with_one_sentence(capsys, monkeypatch):
+    from flows import cli
+
+    def fail():
+        raise httpx.ConnectError("All connection attempts failed")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    said = capsys.readouterr().err
+    assert said.startswith("deita: The Prefect server went away (All connection attempts failed); what is done is kept")
+    monkeypatch.setenv("DEITA_DEBUG", "1")
+    with pytest.raises(httpx.ConnectError):
+        cli.main()
+
+
+def test_programs_are_found_where_there_is_no_ps(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with running(["/bin/sh", "-c", "/bin/sleep 30 & wait"], {}, tmp_path / "log", signal.SIGTERM) as program:
+        end = time.monotonic() + 10
+        while not (family := descendants(program.pid)):
+            assert time.monotonic() < end
+    assert not any(pid in descendants(1) for pid in family)
+
+
+def test_a_failed_deploy_gives_the_reason_and_exit_code_2_where_a_setting_is_wrong(tmp_path):
+    from flows.control_plane import OperatingError, _refused
+
+    last = "prefect.deployments.steps.core.StepExecutionError: Encountered error while running here\n"
+    setting = "    raise InputError(problem) from None\ndeita_core.errors.InputError: The budget is odd.\n\n" + last
+    refused = _refused(tmp_path, setting, tmp_path)
+    assert isinstance(refused, InputError) and "cannot be deployed: The budget is odd; " in str(refused)
+    cron = '1 validation error for CronSchedule\ncron\n  Value error, Invalid cron string: "x"\n    For further\n'
+    assert _refused(tmp_path, cron, tmp_path).exit_code == 2
+    lost = _refused(tmp_path, "httpcore.ConnectError: low\n\nhttpx.ConnectError: All attempts failed\n", tmp_path)
+    assert isinstance(lost, OperatingError) and "deployed: All attempts failed; " in str(lost)
+
+
+def test_a_folder_that_is_away_for_a_while_is_watched_again(tmp_path):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    (folder / "old.jsonl").write_text("old")
+    watch = FolderWatch(folder, settled=1)
+    folder.rename(tmp_path / "away")
+    assert watch.look(10) == watch.look(20) == []
+    (tmp_path / "away").rename(folder)
+    (folder / "new.jsonl").write_text("new")
+    assert [watch.look(30), watch.look(40)] == [[], ["new.jsonl"]]
 
 
 def test_a_program_that_does_not_want_to_end_is_ended_with_its_children(tmp_path, monkeypatch):
