@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -33,6 +33,9 @@ REJECTS = 100
 NAMED = 5
 # Seconds between reports of progress to the server.
 OFTEN = 2.0
+# Seconds for which a server that could not be told of progress is left alone.
+SILENCE = 300.0
+_silent_until = 0.0
 
 
 class StageProgress:
@@ -54,9 +57,17 @@ class StageProgress:
 
 
 def show_progress(artifact: UUID, percent: float, description: str | None = None) -> None:
-    """Update a progress artifact, if the server can be told: work goes on without it."""
-    with suppress(httpx.HTTPError):
+    """Update a progress artifact, if the server can be told: work goes on without it.
+
+    Once it could not be told it is left alone for some minutes: each attempt takes a minute or more of the client's own.
+    """
+    global _silent_until
+    if monotonic() < _silent_until:
+        return
+    try:
         update_progress_artifact(artifact, percent, description=description)
+    except httpx.HTTPError:
+        _silent_until = monotonic() + SILENCE
 
 
 @contextmanager
