@@ -59,7 +59,7 @@ class StageProgress:
 def show_progress(artifact: UUID, percent: float, description: str | None = None) -> None:
     """Update a progress artifact, if the server can be told: work goes on without it.
 
-    Once it could not be told it is left alone for some minutes: each attempt takes a minute or more of the client's own.
+    Once it could not be told it is left alone for minutes: each attempt takes a minute or more of the client's own.
     """
     global _silent_until
     if monotonic() < _silent_until:
