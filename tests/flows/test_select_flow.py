@@ -523,7 +523,7 @@ def test_a_failed_task_of_the_users_making_is_not_tried_again(small, run_flow, t
         named = FlowRunFilter(name={"like_": "a very own name"})
         for _ in range(100):
             states = {task.name: task for task in client.read_task_runs(flow_run_filter=named)}
-            export = next((task for name, task in states.items() if name.startswith("export")), None)
+            export = next((task for name, task in states.items() if name.startswith("prepare")), None)
             if export and export.state.is_final():
                 break
             time.sleep(0.2)
