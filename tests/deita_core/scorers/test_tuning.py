@@ -101,7 +101,9 @@ def test_the_loss_is_that_of_the_digit_and_of_nothing_else(base, adapter):
         expected = float(model(**batch).loss)
         if adapter:
             model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=True)).eval()
-        arguments = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none", disable_tqdm=True)
+        arguments = TrainingArguments(
+            output_dir=str(base.parent / "unused"), use_cpu=True, report_to="none", disable_tqdm=True
+        )
         trainer = DigitTrainer([], [], model=model, args=arguments, train_dataset=[])
         seen = []
         model.get_output_embeddings().register_forward_hook(lambda _, __, made: seen.append(made.shape[1]))
