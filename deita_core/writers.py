@@ -102,21 +102,6 @@ class Changed:
     text: str
 
 
-def write_selection(
-    folder: Path,
-    selected: pl.DataFrame,
-    decisions: pl.DataFrame,
-    manifest: dict[str, Any],
-    card: str,
-    format_: Format,
-    changed: Changed | None = None,
-) -> list[str]:
-    """Write a selection into a folder and return the names of its files; see `prepare_selection`."""
-    names = prepare_selection(folder, selected, decisions, manifest, card, format_, changed)
-    place_selection(folder, names)
-    return names
-
-
 def prepare_selection(
     folder: Path,
     selected: pl.DataFrame,
@@ -140,7 +125,8 @@ def prepare_selection(
     }
     if changed:
         reasons = dict(changed.added.select("id", "reason").iter_rows())
-        added = [row | {"reason": reasons[row["deita"]["id"]]} for row in rows if row["deita"]["id"] in reasons]
+        # Beside what else is known of the row: a field of its own may be called so.
+        added = [_with_reason(row, reasons[row["deita"]["id"]]) for row in rows if row["deita"]["id"] in reasons]
         files |= {
             "added.jsonl": partial(_write_lines, added),
             "dropped.jsonl": partial(_write_lines, changed.dropped.to_dicts()),
@@ -163,6 +149,10 @@ def place_selection(folder: Path, names: Sequence[str]) -> None:
         # A second attempt finds some in their places.
         if _partial(folder / name).exists() or not (folder / name).exists():
             _partial(folder / name).replace(folder / name)
+
+
+def _with_reason(row: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {**row, "deita": {**row["deita"], "reason": reason}}
 
 
 def _write_lines(rows: list[dict[str, Any]], path: Path) -> None:

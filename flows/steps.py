@@ -9,9 +9,9 @@ from prefect.runtime import flow_run
 from deita_core.encoders import EncoderFiles, find_encoder
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.settings import SelectionSettings
-from deita_core.stages.editions import Edition, editions, forget_unfinished
+from deita_core.stages.editions import Edition, editions
 from deita_core.stages.ingest import Ingested, PoolFile, as_before, only_stored, still_stored, surviving
-from deita_core.stages.removal import finish_removals, forget_unplaced
+from deita_core.stages.mending import mend
 from deita_core.store import Store
 from flows.progress import Progress
 from flows.runners import Given, Submit
@@ -25,9 +25,7 @@ def holding(uri: str) -> Iterator[Store]:
     """Hold a store for this run, after finishing what broken runs have left in it."""
     store = Store(uri)
     with store.lock(f"{flow_run.name} ({flow_run.id})"):
-        forget_unplaced(store)
-        finish_removals(store)
-        forget_unfinished(store)
+        mend(store)
         yield store
 
 

@@ -18,12 +18,6 @@ from deita_core.tables import REMOVALS, SELECTIONS
 MODELS = ("encoder", "complexity", "quality")
 
 
-MODELS = ("encoder", "complexity", "quality")
-
-
-MODELS = ("encoder", "complexity", "quality")
-
-
 @dataclass(frozen=True)
 class Changes:
     """Two editions compared.

@@ -89,7 +89,8 @@ def check_goes_on(store: Store, folder: Path, previous: Edition | None, pool: Se
     """Raise InputError where an update would not go on from what a folder holds, or cannot find the pool of that."""
     if previous is None:
         if written := _manifest(folder):
-            where = written.get("store", {}).get("uri", "another store")
+            kept = written.get("store")
+            where = kept.get("uri") if isinstance(kept, dict) else "of something else"
             raise InputError(f"{folder} holds a selection of the store {where}, not of {store.uri}; name that store.")
         if not pool:
             raise InputError(f"{folder} has no edition in the store {store.uri}; name a pool, or another store.")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deita_core.conversation import conversation
 from deita_core.errors import InputError
 from deita_core.readers import read_pool
-from deita_core.writers import SELECTED_SCHEMA, in_layout, selected_row, write_selection
+from deita_core.writers import SELECTED_SCHEMA, Changed, in_layout, place_selection, prepare_selection, selected_row
 
 FILES = {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"}
 FACTS = {name for name in SELECTED_SCHEMA if name not in ("messages", "fields")}
@@ -44,7 +44,9 @@ def selection(*rows):
 
 
 def write(folder, *rows, format_="same", manifest=None, decisions=DECISIONS, card="# A card\n"):
-    return write_selection(folder, selection(*rows), decisions, manifest or {"run_id": "r"}, card, format_)
+    names = prepare_selection(folder, selection(*rows), decisions, manifest or {"run_id": "r"}, card, format_)
+    place_selection(folder, names)
+    return names
 
 
 def lines_of(folder):
@@ -296,3 +298,13 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     write(tmp_path, row())
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_added_row_keeps_a_field_of_its_own_that_is_called_reason(tmp_path):
+    given = row(fields={"instruction": "Why?", "output": "So.", "reason": "mine"})
+    added = pl.DataFrame({"id": [given["id"]], "rank": [1], "score": [20.0], "reason": ["new in the pool"]})
+    changed = Changed(added, added.head(0), "# Changes\n")
+    place_selection(tmp_path, prepare_selection(tmp_path, selection(given), DECISIONS, {}, "", "same", changed))
+    [line] = [json.loads(line) for line in (tmp_path / "added.jsonl").read_text().splitlines()]
+    assert (line["reason"], line["deita"]["reason"]) == ("mine", "new in the pool")
+    assert (tmp_path / "dropped.jsonl").read_text() == ""

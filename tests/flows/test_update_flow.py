@@ -174,7 +174,7 @@ def test_an_edition_says_what_came_and_what_went_and_why(place):
     added, dropped = place.lines("added.jsonl"), place.lines("dropped.jsonl")
     assert {row["deita"]["id"] for row in added} == after - before != set()
     assert {row["id"] for row in dropped} == before - after
-    assert {row["reason"] for row in added} == {"new in the pool"}
+    assert {row["deita"]["reason"] for row in added} == {"new in the pool"}
     assert {row["reason"] for row in dropped} == {"the budget was full before its turn"}
     text = (place.out / "CHANGES.md").read_text()
     assert f"{len(added)} added, {len(dropped)} dropped" in text
@@ -396,7 +396,7 @@ def test_a_run_retried_after_its_edition_was_recorded_only_hands_it_over(place, 
     flows.selection.update.with_options(retries=1)([], str(place.out), place.settings())
     made = editions(Store(place.store))
     assert (made["number"].to_list(), made["run_id"].n_unique()) == ([1, 2], 2)
-    assert {row["reason"] for row in place.lines("added.jsonl")} == {"new in the pool"}
+    assert {row["deita"]["reason"] for row in place.lines("added.jsonl")} == {"new in the pool"}
     same_selection(place, place.from_scratch(budget=5))
 
 

@@ -1,18 +1,22 @@
 """Selecting again after a pool has changed gives the decisions of a run from scratch, whatever has changed."""
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_choosing import DIM, QUALITY, Pool, job
+from test_choosing import DIM, QUALITY, VECTORS, Pool, job
 
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.choosing import choose
+from deita_core.stages.mending import mend
 from deita_core.stages.removal import remove
-from deita_core.tables import SELECTIONS, scores_table
+from deita_core.store import Store
+from deita_core.tables import PLANS, SAMPLES, SELECTIONS, SOURCES, scores_table
 
 FILES = ["a" * 32, "b" * 32, "c" * 32]
 ANOTHER = ScorerFiles(name="q2", axis="quality", path=Path(), fingerprint="3" * 32)
@@ -74,3 +78,29 @@ def test_nothing_new_is_nothing_to_look_at(tmp_path):
     choose(store, first)
     again = choose(store, first.model_copy(update={"run_id": "again", "after": "run"}))
     assert (again.examined, again.compared) == (0, 0)
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_removal_that_breaks_off_at_any_deletion_leaves_nothing_once_the_next_run_has_mended_it(
+    tmp_path, monkeypatch, step
+):
+    store, ids = fill(tmp_path / "store", 3)
+    tables = [scores_table(QUALITY.slug), scores_table(ANOTHER.slug), VECTORS, SAMPLES, SOURCES]
+    before = [store.count(table) for table in tables]
+    delete, left = Store.delete, step
+
+    def break_off(self, *given):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return delete(self, *given)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Store, "delete", break_off)
+        with suppress(KeyboardInterrupt):
+            remove(store, ids[:1], "")
+    mend(store)
+    # A score of each scorer, the vectors of question and answer, the conversation, and its row.
+    assert [was - store.count(table) for was, table in zip(before, tables, strict=True)] == [1, 1, 2, 1, 1]
+    assert store.count(PLANS) == 0
