@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.conversation import content_id
+from deita_core.devices import best_device, count_gpus
 from deita_core.errors import ModelError
 
 LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -205,11 +206,10 @@ def _digest(path: Path) -> str:
 
 def best_precision() -> Precision:
     """bfloat16 where the hardware multiplies it natively, else float32; asks torch only on a machine with a GPU."""
-    if Path("/proc/driver/nvidia/version").exists():
+    if count_gpus():
         import torch
 
-        if torch.cuda.is_available():
-            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
@@ -229,11 +229,11 @@ class SentenceEncoder:
 
         logging.disable_progress_bar()
         self.files = files
-        self.device = _device(torch) if device == "auto" else device
+        self.device = best_device() if device == "auto" else device
         self._torch, self._turn = torch, Lock()
         self._model = SentenceTransformer(str(files.path), device=self.device, local_files_only=True).eval()
         self._tokenizer = self._model.tokenizer
-        self._budget = max_tokens_per_batch or TOKENS_PER_BATCH[self.device.split(":")[0]]
+        self._budget = max_tokens_per_batch or TOKENS_PER_BATCH.get(self.device.split(":")[0], TOKENS_PER_BATCH["mps"])
         self._prefix, self._suffix = _special_tokens(self._tokenizer)
         self._specials = len(self._prefix) + len(self._suffix)
         self._longest = int(self._model.max_seq_length or 512)
@@ -294,12 +294,6 @@ class SentenceEncoder:
         if self.files.precision == "float32" or width <= SHORT_TEXT_TOKENS:
             return nullcontext()
         return self._torch.autocast(self.device.split(":")[0], dtype=self._torch.bfloat16)
-
-
-def _device(torch: Any) -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -26,6 +26,7 @@ class LLMError(DeitaError):
 
 
 def cause(error: Exception) -> str:
-    """The first line of what an error says, short enough to be quoted in a sentence."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, or the last where that only announces it; short enough for a sentence."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    text = lines[-1] if lines[0].endswith(":") else lines[0]
     return text[:200].encode(errors="replace").decode()

@@ -23,6 +23,7 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from deita_core.devices import count_gpus
 from deita_core.encoders import EncoderFiles
 from deita_core.errors import DeitaError, InputError, cause
 from deita_core.scorers import ScorerFiles
@@ -107,11 +108,12 @@ def shares() -> tuple[int, int]:
     """How many worker processes to start on this machine, and how many threads of arithmetic each may have.
 
     Together they are as many as there are processors: torch takes all of them in every process otherwise, and threads
-    that wait for each other's turn make a run slower than one process alone. A process more costs a model more.
+    that wait for each other's turn make a run slower than one process alone. A process more costs a model more; on a
+    machine with GPUs there is one for each.
     """
     processors = os.cpu_count() or 1
     asked = get_current_settings().tasks.runner.process_pool_max_workers
-    workers = asked or min(processors, max(2, processors // 4))
+    workers = asked or count_gpus() or min(processors, max(2, processors // 4))
     return workers, max(1, processors // workers)
 
 
@@ -214,6 +216,7 @@ def _local_dask() -> dict[str, Any]:
 def _ray(address: str) -> Iterator[Runner]:
     import ray
     from prefect_ray import RayTaskRunner
+    from prefect_ray.context import remote_options
 
     # Ray tells its makers about every cluster that it starts, unless told otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -229,6 +232,9 @@ def _ray(address: str) -> Iterator[Runner]:
                     f"The Ray cluster at ray://{address} does not let the run in ({cause(error)}); check that it has "
                     f"this version of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token."
                 ) from None
+        if ray.cluster_resources().get("GPU"):
+            # A shard that asks for no GPU is shown none. Its worker stays for the next one: it has the model.
+            stack.enter_context(remote_options(num_gpus=1, max_calls=0))
         try:
             yield runner
         except ray.exceptions.RayError as error:

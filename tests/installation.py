@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,8 @@ from flows.programs import descendants
 ROOT = Path(__file__).resolve().parents[1]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 FOX = "the quick fox runs "
+# Seconds for one answer of a server on a machine that others use too.
+PATIENCE = 60
 
 
 def free_port():
@@ -145,15 +148,21 @@ class Installation:
         """Run Prefect's command as an operator does, in the project's root."""
         line = [sys.executable, "-m", "prefect", *words]
         env = {**self.env, **variables}
-        return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=180)
+        return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     def post(self, path, **body):
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
+        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=PATIENCE)
         assert answer.is_success, answer.text
         return answer.json()
 
     def get(self, path):
-        return httpx.get(f"{self.api}/{path}", timeout=30).json()
+        # A server that waits for the disk may leave one question unanswered for long; to ask again changes nothing.
+        for _ in range(3):
+            with suppress(httpx.TimeoutException):
+                return httpx.get(f"{self.api}/{path}", timeout=PATIENCE).json()
+        raise AssertionError(
+            f"no answer to {path}; the server says: {(self.folder / 'server.log').read_text()[-4_000:]}"
+        )
 
     def deployments(self):
         """Every deployment by its name, as flow/deployment."""
@@ -172,7 +181,7 @@ class Installation:
     def state(self, run):
         return self.get(f"flow_runs/{run}")["state"]
 
-    def wait(self, run, *states, seconds=120):
+    def wait(self, run, *states, seconds=300):
         """Until a run is in one of the states, by default any that is an end; its state."""
         self.until(lambda: self.state(run)["type"] in (states or ENDED), seconds)
         return self.state(run)

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from deita_core.conversation import content_id
+from deita_core.devices import best_device
 from deita_core.encoders import Precision, best_precision
 from deita_core.errors import InputError, ModelError, cause
 from deita_core.scorers.digit_reader import DigitReader
@@ -98,16 +99,25 @@ def causal_fingerprint(folder: Path, precision: Precision, max_tokens: int, cut:
 
 
 def on_device(model: Any, device: str) -> Any:
-    """A model moved to a device; "auto" is the accelerator of this machine, or its processor. Raises ModelError."""
-    import torch
-
+    """A model moved to a device, by default `best_device`, with the quickest attention there. Raises ModelError."""
     if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = accelerator.type if accelerator else "cpu"
+        device = best_device()
     try:
-        return model.to(device)
+        model = model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"The model cannot be moved to {device} ({cause(error)}); try another device.") from error
+    if may_flash(model):
+        model.set_attn_implementation("flash_attention_2")
+    return model
+
+
+def may_flash(model: Any) -> bool:
+    """Whether flash attention computes this model where it is: installed, on a GPU, in half precision, supported."""
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    half = model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16)
+    return half and is_flash_attn_2_available() and model._supports_flash_attn
 
 
 def load_model(name: str | Path, precision: Precision) -> Any:

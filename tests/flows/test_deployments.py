@@ -153,7 +153,7 @@ def test_deployments_at_work_in_another_folder_are_not_taken_over(place, worker,
     from flows.control_plane import Place, check_alone
 
     with temporary_settings({PREFECT_API_URL: place.api}), get_client(sync_client=True) as client:
-        place.until(lambda: any(one.status == "ONLINE" for one in client.read_workers_for_work_pool("laptop")), 60)
+        place.until(lambda: any(one.status == "ONLINE" for one in client.read_workers_for_work_pool("laptop")), 180)
         check_alone(client, Place(None, None, ROOT, {"DEITA_HOME": str(place.data)}))
         with pytest.raises(InputError, match=f"belong to {place.data}, where a worker of the pool laptop"):
             check_alone(client, Place(None, None, ROOT, {"DEITA_HOME": str(tmp_path)}))
@@ -184,7 +184,7 @@ def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, w
     write_rows(place.pool / "tuesday.jsonl", 1_000, 160, words=LONG)
     before = vectors(place.data / ".deita")
     second = place.ask("update/nightly")
-    place.until(lambda: vectors(place.data / ".deita") > before, 120, every=0.02)
+    place.until(lambda: vectors(place.data / ".deita") > before, 300, every=0.02)
     place.kill(worker)
     kept = vectors(place.data / ".deita")
     assert counts(out) == monday, "the edition of before stays the current one"
@@ -234,9 +234,9 @@ def test_a_cancelled_run_stops_cleanly_and_the_next_one_goes_on(place, worker, t
     write_rows(tmp_path / "pool" / "many.jsonl", 8_000, 160, words=LONG)
     asked = {"pool": [str(tmp_path / "pool")], "out": str(tmp_path / "out"), "settings": place.settings(tmp_path / "s")}
     run = place.ask("select/on-demand", **asked)
-    place.until(lambda: vectors(tmp_path / "s"), 120, every=0.02)
+    place.until(lambda: vectors(tmp_path / "s"), 300, every=0.02)
     place.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-    assert place.wait(run, seconds=60)["type"] == "CANCELLED"
+    assert place.wait(run, seconds=180)["type"] == "CANCELLED"
     assert not (tmp_path / "out").exists()
     kept = vectors(tmp_path / "s")
     run = place.ask("select/on-demand", **asked)

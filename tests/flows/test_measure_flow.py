@@ -86,5 +86,5 @@ def test_the_commands_say_what_they_found(prefect_server, settings, scored):
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "nearest neighbour" in done.stdout and "keeps 5" in done.stdout
-    wrong = subprocess.run([*line[:-1], "2"], capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run([*line[:-1], "2"], capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 2 and "--keep" in wrong.stderr

@@ -1,6 +1,6 @@
 from collections import Counter
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import orjson
 import pytest
@@ -259,7 +259,7 @@ def test_the_chains_of_the_examples_raise_hardly_an_alarm():
     "text", ["i can't " * 3_000, "a" * 30_000, "I'm sorry" + " " * 30_000, "- 1. " * 6_000, "。" * 30_000]
 )
 def test_long_texts_are_checked_quickly(text):
-    started = perf_counter()
+    started = process_time()
     instruction_trouble(text, f"{text} more of it", text)
     response_trouble(text, text, f"{text} more of it")
-    assert perf_counter() - started < 5
+    assert process_time() - started < 5

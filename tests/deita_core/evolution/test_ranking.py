@@ -1,6 +1,6 @@
 import asyncio
 import json
-from time import perf_counter
+from time import process_time
 
 import polars as pl
 import pytest
@@ -208,10 +208,10 @@ def test_whatever_is_replied_there_are_n_scores_or_none(text, n):
 
 @pytest.mark.parametrize("unit", ["-", "1 ", "[", "{", '{"a":', "[1,", "1: ", "text ", '{"index": 1, "score": 1} '])
 def test_a_reply_that_never_ends_is_refused_in_no_time(unit):
-    started = perf_counter()
+    started = process_time()
     with pytest.raises(UnreadableError):
         parse_scores(unit * (16_000 // len(unit)), 6)
-    assert perf_counter() - started < 2
+    assert process_time() - started < 2
 
 
 # -- orders
