@@ -2,7 +2,7 @@
 
     python -m benchmarks.update [--rows 50000] [--added 0.01] [--dim 384] [--budget 6000]
 
-Vectors are given, in memory. From scratch: ranking, and a walk past all vectors. Update: ranking, what has moved, and a
+Vectors are given, in memory. From scratch: ranking, and a walk past all vectors. Update: ranking, and a
 replay of the old decisions. Both are run in turns, the median of their seconds is printed, and the decisions are equal.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from deita_core.selection import DiversitySelector, rank_candidates
-from deita_core.selection.replay import Replayed, moved_ids, replay
+from deita_core.selection.replay import Replayed, replay
 
 THRESHOLD = 0.9
 ROUNDS = 3
@@ -124,8 +124,7 @@ def update(pool: Pool, old: pl.DataFrame, scored: pl.DataFrame, budget: int, dim
     def vectors_of(ids: Sequence[str]) -> np.ndarray:
         return pool.vectors[[pool.row_of[id_] for id_ in ids]]
 
-    moved = moved_ids(old["id"], candidates["id"])
-    return replay(candidates["id"], old, vectors_of, budget=budget, threshold=THRESHOLD, dim=dim, moved=moved)
+    return replay(candidates["id"], old, vectors_of, budget=budget, threshold=THRESHOLD, dim=dim)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

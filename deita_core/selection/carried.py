@@ -1,7 +1,7 @@
 """What an earlier walk still says after its pool has changed: which candidates have moved, and what the others had."""
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,20 +13,70 @@ from deita_core.selection.selector import NOBODY
 LOST = -2
 
 
-def moved_ids(before_ids: Sequence[str] | pl.Series, now_ids: Sequence[str] | pl.Series) -> list[str]:
-    """The fewest ids without which those in both lists stand in the same order in both."""
-    before = pl.DataFrame({"id": pl.Series(before_ids, dtype=pl.String)}).with_row_index("before")
-    now = pl.DataFrame({"id": pl.Series(now_ids, dtype=pl.String)})
-    common = now.join(before, on="id", how="inner", maintain_order="left")
-    order = common["before"].to_numpy()
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[np.argsort(order)] = np.arange(len(order))
-    # What follows one another in both lists moves as one, or not at all.
+@dataclass(frozen=True)
+class Carried:
+    """What is known of each candidate from the walk before, arrays (n,).
+
+    `known`: walked before and not moved. `kept`: and kept. `near`: position of its nearest, LOST where that one is gone
+    or moved. Where nothing was kept above it `near` is NOBODY and `similarity` -inf.
+    """
+
+    known: np.ndarray
+    kept: np.ndarray
+    near: np.ndarray
+    similarity: np.ndarray
+
+
+def carry(ids: pl.Series, before: pl.DataFrame, changed: Collection[str] = ()) -> Carried:
+    """Match an earlier walk (id, kept, nearest, similarity) with the candidates now.
+
+    Nothing is known of the `changed`, nor of the fewest others without which all stand in the order they stood in.
+    """
+    count = len(ids)
+    before = before.select(
+        pl.col("id", "nearest").cast(pl.String), pl.col("kept").cast(pl.Boolean), pl.col("similarity").cast(pl.Float64)
+    )
+    at = _positions(before["id"], ids, np.arange(count))
+    if changed:
+        at[before["id"].is_in(list(changed)).to_numpy()] = LOST
+    present = np.flatnonzero(at >= 0)
+    at[present[out_of_order(at[present])]] = LOST
+    stays = np.flatnonzero(at >= 0)
+    kept = before["kept"].to_numpy()
+    keepers = np.flatnonzero(kept & (at >= 0))
+    near = _positions(before["nearest"], before["id"].gather(keepers), at[keepers])
+    near[before["nearest"].is_null().to_numpy()] = NOBODY
+    carried = Carried(
+        np.zeros(count, bool), np.zeros(count, bool), np.full(count, LOST), np.full(count, -np.inf, np.float64)
+    )
+    at = at[stays]
+    carried.known[at] = True
+    carried.kept[at] = kept[stays]
+    carried.near[at] = near[stays]
+    carried.similarity[at] = before["similarity"].fill_null(-np.inf).to_numpy()[stays]
+    return carried
+
+
+def _positions(wanted: pl.Series, ids: pl.Series, positions: np.ndarray) -> np.ndarray:
+    """The position (n,) of each id wanted, given those of some ids; LOST for others."""
+    known = pl.DataFrame({"id": ids, "position": positions})
+    found = pl.DataFrame({"id": wanted}).join(known, on="id", how="left", maintain_order="left")
+    return found["position"].fill_null(LOST).to_numpy().copy()
+
+
+def out_of_order(values: np.ndarray) -> np.ndarray:
+    """Which (n,) of distinct whole numbers from 0 on to leave out so that the others increase: the fewest."""
+    if not len(values):
+        return np.zeros(0, bool)
+    taken = np.zeros(values.max() + 1, dtype=np.int64)
+    taken[values] = 1
+    rank = taken.cumsum()[values] - 1
+    # What follows one another before and after stays as one, or not at all.
     starts = np.flatnonzero(np.diff(rank, prepend=-2) != 1)
     lengths = np.diff(starts, append=len(rank))
-    stays = np.zeros(len(starts), dtype=bool)
-    stays[_heaviest_increasing(rank[starts].tolist(), lengths.tolist())] = True
-    return common["id"].filter(pl.Series(~np.repeat(stays, lengths))).to_list()
+    leaves = np.ones(len(starts), dtype=bool)
+    leaves[_heaviest_increasing(rank[starts].tolist(), lengths.tolist())] = False
+    return np.repeat(leaves, lengths)
 
 
 def _heaviest_increasing(values: list[int], weights: list[int]) -> list[int]:
@@ -50,39 +100,3 @@ def _heaviest_increasing(values: list[int], weights: list[int]) -> list[int]:
         chain.append(position)
         position = previous[position]
     return chain
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What is known of each candidate from the walk before, arrays (n,).
-
-    `known`: walked before and not moved. `kept`: and kept. `near`: position of its nearest, LOST where that one is gone
-    or moved. Where nothing was kept above it `near` is NOBODY and `similarity` -inf.
-    """
-
-    known: np.ndarray
-    kept: np.ndarray
-    near: np.ndarray
-    similarity: np.ndarray
-
-
-def carry(ids: pl.Series, before: pl.DataFrame, moved: Collection[str]) -> Carried:
-    """Match an earlier walk (id, kept, nearest, similarity) with the candidates now, but for the moved."""
-    now = pl.DataFrame({"id": ids}).with_row_index("position")
-    if moved:
-        now = now.join(pl.DataFrame({"id": pl.Series(list(moved), dtype=pl.String)}), on="id", how="anti")
-    before = before.select(pl.col("id", "nearest").cast(pl.String), pl.col("kept").cast(pl.Boolean), "similarity")
-    old = before.join(now, on="id", how="inner")
-    keepers = old.filter("kept").select(nearest="id", near=pl.col("position").cast(pl.Int64))
-    old = old.join(keepers, on="nearest", how="left").with_columns(
-        pl.when(pl.col("nearest").is_null()).then(NOBODY).otherwise(pl.col("near").fill_null(LOST)).alias("near")
-    )
-    at, count = old["position"].to_numpy(), len(ids)
-    carried = Carried(
-        np.zeros(count, bool), np.zeros(count, bool), np.full(count, LOST), np.full(count, -np.inf, np.float64)
-    )
-    carried.known[at] = True
-    carried.kept[at] = old["kept"].to_numpy()
-    carried.near[at] = old["near"].to_numpy()
-    carried.similarity[at] = old["similarity"].cast(pl.Float64).fill_null(-np.inf).to_numpy()
-    return carried

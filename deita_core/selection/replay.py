@@ -2,8 +2,8 @@
 
 A decision rests on the nearest kept vector above. While that one stands, only what is kept now and was not before, the
 news, can be nearer. So a candidate is compared with those alone, and not even with them where the angles rule it out;
-where its nearest has fallen, or it is new, it is compared with everything kept. Decisions are those of
-`DiversitySelector` on the new order (paper, section 2.4), to the last bit of every similarity.
+where it is new, or its nearest has fallen and no news is surely as near, it is compared with everything kept. Decisions
+are those of `DiversitySelector` on the new order (paper, section 2.4), to the last bit of every similarity.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from deita_core.selection.carried import Carried, carry, moved_ids
+from deita_core.selection.carried import Carried, carry
 from deita_core.selection.selector import (
     NOBODY,
     REJECT_SCHEMA,
@@ -36,8 +36,6 @@ KEEPERS = 4_096
 SHORTEST = 512
 # How often a block is decided again because of what has fallen in it, before all of its beginning is compared with all.
 ATTEMPTS = 3
-
-__all__ = ["Replayed", "VectorsOf", "Work", "moved_ids", "replay"]
 
 VectorsOf = Callable[[Sequence[str]], np.ndarray]
 
@@ -68,18 +66,18 @@ def replay(
     budget: int | None,
     threshold: float,
     dim: int,
-    moved: Collection[str] = (),
+    changed: Collection[str] = (),
 ) -> Replayed:
     """Walk candidates in rank order, re-using the decisions of an earlier walk with any budget and threshold.
 
     `ids`: the candidates now, in rank order. `before`: id, kept, nearest, similarity of the earlier walk, in its order.
-    `moved`: ids in both whose place among the others (`moved_ids`), or whose vector, is no longer what it was.
+    `changed`: ids whose vector is no longer what it was.
     `vectors_of` gives vectors (n, dim) of ids; it is asked only for those that are needed. Raises InputError for a
     budget below 1, a threshold that is no cosine, and vectors of another shape.
     """
     check_settings(budget, threshold)
     names = pl.Series("id", ids, dtype=pl.String)
-    walk = _Walk(names, carry(names, before, moved), vectors_of, budget, threshold, dim)
+    walk = _Walk(names, carry(names, before, changed), vectors_of, budget, threshold, dim)
     start = 0
     while start < len(names) and walk.room != 0:
         start = walk.settle(start)
@@ -103,10 +101,12 @@ class _Walk:
         self.similarity = np.full(len(ids), -np.inf)
         self.kept_at = np.empty(0, np.int64)
         self._kept = Growing(dim, room=int(old.kept.sum()))
-        # Places of the kept that do not stand, and how like the nearest of those each kept one is.
+        # Places of the kept that do not stand; how like the nearest of those each kept one is, and how like the nearest
+        # that stands each of those.
         self.news = np.empty(0, np.int64)
         self.news_vectors = Growing(dim)
         self.nearest_news = np.empty(0, np.float32)
+        self.nearest_standing = np.empty(0, np.float32)
         self._rejected: list[tuple[str, str]] = []
         self._rejected_at: list[int] = []
         self._examined = self.compared = 0
@@ -180,16 +180,23 @@ class _Walk:
             self._measure_news(base, len(news))
 
     def _measure_news(self, base: int, count: int) -> None:
-        """Bring `nearest_news` up to date with a block that kept all after `base`, the last `count` news among them."""
-        closest = np.full(len(self.kept_at), -np.inf, dtype=np.float32)
-        closest[:base] = self.nearest_news
-        self.nearest_news = closest
+        """Compare news and kept of a block that kept all after `base`, the last `count` news among them."""
+        self.nearest_news = _longer(self.nearest_news, len(self.kept_at))
+        self.nearest_standing = _longer(self.nearest_standing, len(self.news))
         if len(self.news):
-            kept, news = self.kept_vectors().unit, self.news_vectors.vectors.unit
-            if count:
-                np.maximum(closest[:base], (kept[:base] @ news[-count:].T).max(axis=1), out=closest[:base])
-            closest[base:] = (kept[base:] @ news.T).max(axis=1, initial=-np.inf)
-            self.compared += base * count + (len(kept) - base) * len(news)
+            old = len(self.news) - count
+            self._measure(slice(base), slice(old, None))
+            self._measure(slice(base, None), slice(None))
+
+    def _measure(self, places: slice, which: slice) -> None:
+        """Compare some of the kept with some of the news."""
+        kept, news = self.kept_vectors().unit[places], self.news_vectors.vectors.unit[which]
+        products = kept @ news.T
+        self.compared += products.size
+        news_of, standing_of = self.nearest_news[places], self.nearest_standing[which]
+        np.maximum(news_of, products.max(axis=1, initial=-np.inf), out=news_of)
+        standing = products[self.stands[self.kept_at[places]]]
+        np.maximum(standing_of, standing.max(axis=0, initial=-np.inf), out=standing_of)
 
     def _write(self, block: "_Block") -> None:
         rows = slice(block.start, block.start + block.end)
@@ -216,6 +223,11 @@ class _Walk:
         decisions = decided(walked.filter(pl.Series(sound)))
         rejected = pl.DataFrame(self._rejected, schema=REJECT_SCHEMA, orient="row")
         return Replayed(decisions, rejected, Work(len(decisions), self._examined, self.compared))
+
+
+def _longer(array: np.ndarray, count: int) -> np.ndarray:
+    """An array made `count` long, with -inf."""
+    return np.concatenate([array, np.full(count - len(array), -np.inf, array.dtype)])
 
 
 def _reaches(counts: np.ndarray, count: int) -> int:
@@ -258,7 +270,9 @@ class _Block:
         if len(new):
             self._slot[new] = len(self._read) + np.arange(len(new))
             self._read.extend(self._walk.read(self.start + new))
-        return self._read.vectors.take(self._slot[rows])
+        slots = self._slot[rows]
+        together = len(slots) > 0 and bool((np.diff(slots) == 1).all())
+        return self._read.vectors.take(slice(slots[0], slots[-1] + 1) if together else slots)
 
     # -- who is kept
 
@@ -285,17 +299,30 @@ class _Block:
             self.examined[rows[hit]] = True
 
     def _compare_whole(self) -> None:
-        """Compare with all kept above the block whoever cannot rest on what was before."""
+        """Find the nearest above the block of whoever cannot rest on what was before."""
         rows = np.flatnonzero(self._whole & ~self._asked)
         if not len(rows):
             return
         self._asked[rows] = self.examined[rows] = True
         self._near[rows], self._old[rows] = NOBODY, -np.inf
-        vectors = self.vectors(rows)
-        sound = directed(vectors)
+        sound = directed(self.vectors(rows))
         self.sound[rows] = sound
-        rows, vectors = rows[sound], vectors.take(sound)
-        self.place[rows], self.similarity[rows] = self._walk.compare(vectors, self._walk.kept_vectors())
+        rows = rows[sound]
+        if len(self._walk.news):
+            rows = np.setdiff1d(rows, self._settled_by_news(rows[self._known[rows]]))
+        self.place[rows], self.similarity[rows] = self._walk.compare(self.vectors(rows), self._walk.kept_vectors())
+
+    def _settled_by_news(self, rows: np.ndarray) -> np.ndarray:
+        """Compare rows whose nearest has fallen with the news above the block alone; those of them that this settles.
+
+        What is further from the nearest of the news than twice a row's own angle to it is further from the row.
+        """
+        walk = self._walk
+        place, similarity = walk.compare(self.vectors(rows), walk.news_vectors.vectors)
+        others = walk.nearest_standing[place]
+        settled = (similarity > 0) & (others < 2 * similarity * similarity - 1 - margin(walk.dim))
+        self.place[rows[settled]], self.similarity[rows[settled]] = walk.news[place[settled]], similarity[settled]
+        return rows[settled]
 
     def _chosen(self) -> np.ndarray:
         free = np.flatnonzero(self.sound & (np.maximum(self._old, self.similarity) <= self._walk.threshold))

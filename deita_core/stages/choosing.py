@@ -15,7 +15,7 @@ from deita_core.pooling import conversation_vectors
 from deita_core.scorers import ScorerFiles
 from deita_core.selection import DiversitySelector, Ranked, rank_candidates
 from deita_core.selection.evol_score import evol_scores
-from deita_core.selection.replay import Work, moved_ids, replay
+from deita_core.selection.replay import Work, replay
 from deita_core.selection.threshold import smallest_filling
 from deita_core.settings import Turns
 from deita_core.stages.encoding import encoder_table, message_tokens
@@ -137,15 +137,13 @@ def _decide(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) 
         return _walk(store, job, candidates, threshold)
     before = store.read(SELECTIONS, ["rank", "id", "kept", "nearest", "similarity"], f"run_id = '{job.after}'")
     before = before.sort("rank").drop("rank")
-    ids = candidates["id"].to_list()
     replayed = replay(
-        ids,
+        candidates["id"],
         before,
         partial(_vectors_of, store, job.encoder, candidates),
         budget=job.budget,
         threshold=threshold,
         dim=job.encoder.dim,
-        moved=moved_ids(before["id"].to_list(), ids),
     )
     return _Walk(replayed.decisions, replayed.rejected, replayed.work)
 
