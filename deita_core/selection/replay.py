@@ -100,7 +100,8 @@ class _Walk:
         self.near = np.full(len(ids), NOBODY)
         self.similarity = np.full(len(ids), -np.inf)
         self.kept_at = np.empty(0, np.int64)
-        self._kept = Growing(dim, room=int(old.kept.sum()))
+        # With room for a few more than there were.
+        self._kept = Growing(dim, room=int(1.1 * old.kept.sum()) + SHORTEST)
         # Places of the kept that do not stand; how like the nearest of those each kept one is, and how like the nearest
         # that stands each of those.
         self.news = np.empty(0, np.int64)
