@@ -7,6 +7,7 @@ is that of a one-by-one filter in float64, whatever the block size.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -221,6 +222,15 @@ def check_shape(vectors: np.ndarray, count: int, dim: int) -> None:
         raise InputError(f"Vectors of shape {vectors.shape} came for {count} ids of {dim} dimensions.")
 
 
+class _Walked(NamedTuple):
+    """Candidates walked (n,): whether kept, and the place among all kept of the nearest, with its cosine."""
+
+    ids: list[str]
+    kept: np.ndarray
+    place: np.ndarray
+    similarity: np.ndarray
+
+
 class DiversitySelector:
     """Walk candidates in rank order, keeping each whose cosine similarity to every kept one is <= threshold.
 
@@ -261,15 +271,15 @@ class DiversitySelector:
         one that fills the budget get no row.
         """
         check_shape(vectors, len(ids), self._dim)
-        frames = [
-            self._block(list(ids[start : start + BLOCK]), np.asarray(vectors[start : start + BLOCK], dtype=np.float32))
-            for start in range(0, len(ids), BLOCK)
-        ]
-        return pl.concat(frames) if frames else pl.DataFrame(schema=DECISION_SCHEMA)
+        before, walked = self.walked, []
+        for start in range(0, len(ids), BLOCK):
+            if self.full:
+                break
+            block = slice(start, start + BLOCK)
+            walked.append(self._block(list(ids[block]), np.asarray(vectors[block], dtype=np.float32)))
+        return self._frame(walked, before + 1) if walked else pl.DataFrame(schema=DECISION_SCHEMA)
 
-    def _block(self, ids: list[str], raw: np.ndarray) -> pl.DataFrame:
-        if self.full:
-            return pl.DataFrame(schema=DECISION_SCHEMA)
+    def _block(self, ids: list[str], raw: np.ndarray) -> "_Walked":
         vectors = measured(raw)
         sound = np.flatnonzero(directed(vectors))
         walked = vectors if len(sound) == len(ids) else vectors.take(sound)
@@ -280,7 +290,9 @@ class DiversitySelector:
         self._rejected += reject([ids[i] for i in bad], vectors.lengths[bad])
         self._kept_ids += [ids[i] for i in sound[kept]]
         self.walked += len(place)
-        return self._frame([ids[i] for i in sound[: len(place)]], place, similarity, kept)
+        chosen = np.zeros(len(place), dtype=bool)
+        chosen[kept] = True
+        return _Walked([ids[i] for i in sound[: len(place)]], chosen, place, similarity)
 
     def _decide(self, rows: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Place among the kept of the nearest and its cosine, of each row walked, and which rows are kept."""
@@ -300,15 +312,16 @@ class DiversitySelector:
         place[nearer], similarity[nearer] = before + inside[nearer], similar[nearer]
         return place, similarity, kept
 
-    def _frame(self, ids: list[str], place: np.ndarray, similarity: np.ndarray, kept: np.ndarray) -> pl.DataFrame:
-        chosen = np.zeros(len(ids), dtype=bool)
-        chosen[kept] = True
+    def _frame(self, blocks: "list[_Walked]", first: int) -> pl.DataFrame:
+        """The decisions of all blocks at once: a frame costs as much for few rows as for many."""
+        ids = [id_ for block in blocks for id_ in block.ids]
+        kept, place, similarity = (np.concatenate(parts) for parts in list(zip(*blocks, strict=True))[1:])
         near = [None if i == NOBODY else self._kept_ids[i] for i in place.tolist()]
         frame = pl.DataFrame(
-            {"id": ids, "kept": chosen, "nearest": near, "similarity": similarity},
+            {"id": ids, "kept": kept, "nearest": near, "similarity": similarity},
             schema_overrides={"id": pl.String, "nearest": pl.String},
         )
-        return decided(frame, self.walked - len(ids) + 1)
+        return decided(frame, first)
 
 
 def decided(walked: pl.DataFrame, first: int = 1) -> pl.DataFrame:
