@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHARS = 850_000
 SECONDS = 240
 # Within which a run has to be over once it is stopped: some seconds here, more where others use the machine.
-SOON = 30
+SOON = 60
 
 
 class Run:
