@@ -80,7 +80,8 @@ def test_deploying_makes_every_deployment_with_its_schedule(place):
 def test_the_schedule_has_its_next_run_soon(place):
     name = place.deployments()["update/nightly"]["id"]
     runs = place.until(
-        lambda: place.post("flow_runs/filter", deployments={"id": {"any_": [name]}}, sort="EXPECTED_START_TIME_ASC"), 180
+        lambda: place.post("flow_runs/filter", deployments={"id": {"any_": [name]}}, sort="EXPECTED_START_TIME_ASC"),
+        180,
     )
     assert runs[0]["auto_scheduled"]
     assert datetime.fromisoformat(runs[0]["expected_start_time"]).minute == 0
