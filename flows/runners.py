@@ -7,7 +7,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import active_children, parent_process
@@ -57,7 +57,7 @@ def open_runner(name: str) -> Iterator[Submit]:
     kind, _, address = name.partition("://")
     with _started(kind, address) as runner:
         try:
-            yield partial(_submit, runner)
+            yield partial(_submit, runner, _on_ray_gpu if kind == "ray" else nullcontext)
         except INTERRUPTIONS:
             stop_shards()
             raise
@@ -71,12 +71,21 @@ def _started(kind: str, address: str) -> AbstractContextManager[Runner]:
     return _dask(address) if kind == "dask" else _ray(address)
 
 
-def _submit(runner: Runner, task: Task[..., int], given: Given, shard: Shard) -> PrefectFuture[int]:
+def _submit(
+    runner: Runner, on_gpu: Callable[[], AbstractContextManager[Any]], task: Task[..., int], given: Given, shard: Shard
+) -> PrefectFuture[int]:
     parameters = {**{name: _anywhere(value) for name, value in given.items()}, "shard": shard}
+    place = on_gpu() if _computes(given) else nullcontext()
     # Workers report to the server of this run, also where it is a temporary one that no setting names; without this
     # each of them would start another.
-    with temporary_settings({PREFECT_API_URL: str(get_client(sync_client=True).api_url)}), _deaf_to_ctrl_c():
+    with place, temporary_settings({PREFECT_API_URL: str(get_client(sync_client=True).api_url)}), _deaf_to_ctrl_c():
         return runner.submit(task, parameters)
+
+
+def _computes(given: Given) -> bool:
+    """Whether a shard that is given this computes a model of many weights: heads read vectors, and a server answers."""
+    scorer = given.get("scorer")
+    return scorer.kind == "causal" if isinstance(scorer, ScorerFiles) else "encoder" in given
 
 
 @contextmanager
@@ -216,7 +225,6 @@ def _local_dask() -> dict[str, Any]:
 def _ray(address: str) -> Iterator[Runner]:
     import ray
     from prefect_ray import RayTaskRunner
-    from prefect_ray.context import remote_options
 
     # Ray tells its makers about every cluster that it starts, unless told otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -232,13 +240,21 @@ def _ray(address: str) -> Iterator[Runner]:
                     f"The Ray cluster at ray://{address} does not let the run in ({cause(error)}); check that it has "
                     f"this version of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token."
                 ) from None
-        if ray.cluster_resources().get("GPU"):
-            # A shard that asks for no GPU is shown none. Its worker stays for the next one: it has the model.
-            stack.enter_context(remote_options(num_gpus=1, max_calls=0))
         try:
             yield runner
         except ray.exceptions.RayError as error:
             raise _lost("Ray", error) from None
+
+
+def _on_ray_gpu() -> AbstractContextManager[Any]:
+    """Let a shard wait for a GPU of its own, on a cluster that has any.
+
+    Its worker stays for the next shard, as it has the model, and on the GPU that it had first, whatever Ray says.
+    """
+    import ray
+    from prefect_ray.context import remote_options
+
+    return remote_options(num_gpus=1, max_calls=0) if ray.cluster_resources().get("GPU") else nullcontext()
 
 
 def _local_ray() -> dict[str, Any]:

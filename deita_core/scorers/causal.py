@@ -90,7 +90,7 @@ def expected_digit(logits: np.ndarray) -> np.ndarray:
 
 
 def causal_fingerprint(folder: Path, precision: Precision, max_tokens: int, cut: Cut) -> str:
-    """A hash of everything a model's scores follow from: its files, and how it reads and computes."""
+    """A hash of a model's files, and of how it reads and in which precision it computes; not of the device."""
     parts = [precision, str(max_tokens), cut, str(SCORING_VERSION)]
     for path in sorted(p for kind in ("json", "model", "txt", "safetensors") for p in folder.glob(f"*.{kind}")):
         with path.open("rb") as file:
@@ -107,17 +107,33 @@ def on_device(model: Any, device: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"The model cannot be moved to {device} ({cause(error)}); try another device.") from error
     if may_flash(model):
-        model.set_attn_implementation("flash_attention_2")
+        use_flash(model)
     return model
 
 
 def may_flash(model: Any) -> bool:
-    """Whether flash attention computes this model where it is: installed, on a GPU, in half precision, supported."""
+    """Whether flash attention is installed and may compute this model where it is: on a GPU, in half precision."""
     import torch
     from transformers.utils import is_flash_attn_2_available
 
     half = model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16)
-    return half and is_flash_attn_2_available() and model._supports_flash_attn
+    # Models that ask for a kernel of their own would have it downloaded.
+    own = getattr(model, "_compatible_flash_implementations", None)
+    return half and is_flash_attn_2_available() and model._supports_flash_attn and not own
+
+
+def use_flash(model: Any) -> None:
+    """Compute attention with flash attention, where that can be done with this model on this GPU."""
+    import torch
+
+    usual = model.config._attn_implementation
+    try:
+        model.set_attn_implementation("flash_attention_2")
+        with torch.inference_mode():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device))
+    except (ImportError, ValueError, RuntimeError):
+        # An older GPU, or heads too wide: nothing but a try tells.
+        model.set_attn_implementation(usual)
 
 
 def load_model(name: str | Path, precision: Precision) -> Any:

@@ -196,8 +196,8 @@ class _Walk:
         self.compared += products.size
         news_of, standing_of = self.nearest_news[places], self.nearest_standing[which]
         np.maximum(news_of, products.max(axis=1, initial=-np.inf), out=news_of)
-        standing = products[self.stands[self.kept_at[places]]]
-        np.maximum(standing_of, standing.max(axis=0, initial=-np.inf), out=standing_of)
+        standing = self.stands[self.kept_at[places]][:, None]
+        np.maximum(standing_of, products.max(axis=0, initial=-np.inf, where=standing), out=standing_of)
 
     def _write(self, block: "_Block") -> None:
         rows = slice(block.start, block.start + block.end)

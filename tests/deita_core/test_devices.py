@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from deita_core.devices import best_device, claim
+from deita_core.scorers.causal import use_flash
 
 CLAIM = """
 import sys
@@ -51,10 +54,23 @@ def test_a_gpu_is_known_by_its_own_name_whatever_a_process_may_see(start):
 
 
 def test_the_threads_of_a_process_have_one_device():
-    assert best_device() == best_device()
+    with ThreadPoolExecutor(8) as threads:
+        found = {future.result() for future in [threads.submit(best_device) for _ in range(8)]}
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    assert best_device().split(":")[0] == (accelerator.type if accelerator else "cpu")
+    assert [device.split(":")[0] for device in found] == [accelerator.type if accelerator else "cpu"]
 
 
-def test_a_thing_is_claimed_by_its_position(tmp_path):
-    assert [claim(["a", "b"], tmp_path) for _ in range(2)] == [0, 1]
+def test_where_nothing_can_be_claimed_any_is_taken(tmp_path):
+    (tmp_path / "locks").write_text("no folder")
+    assert claim(["a", "b"], tmp_path / "locks") in (0, 1)
+
+
+def test_what_cannot_flash_is_computed_as_usual(tmp_path):
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    ).eval()
+    ids = torch.tensor([[1, 2, 3]])
+    before = model(input_ids=ids).logits
+    use_flash(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(model(input_ids=ids).logits, before)

@@ -17,6 +17,7 @@ import pytest
 
 from deita_core.encoders import find_encoder
 from deita_core.errors import DeitaError, InputError, ModelError
+from deita_core.scorers import ScorerFiles
 from deita_core.settings import SelectionSettings, load_settings
 from deita_core.stages.plans import Shard
 from deita_core.store import Store
@@ -213,25 +214,29 @@ def test_ray_writes_the_same_files(start, threads, ray):
     check_same(start("ray", f"ray://{ray}"), threads)
 
 
-def test_ray_shows_each_shard_a_gpu_of_its_own_and_keeps_its_workers(ray, prefect_server):
+def test_ray_lets_shards_that_compute_a_model_wait_for_a_gpu_and_keeps_their_workers(ray, prefect_server, tiny_model):
     from prefect import flow, task
 
     from flows.runners import open_runner
 
     @task
-    def look(shard):
+    def look(shard, encoder=None, scorer=None):
         sleep(1)
         return os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
 
     @flow
-    def looking():
+    def looking(given):
         with open_runner(f"ray://{ray}") as submit:
-            asked = [submit(look, {}, Shard(key=str(i), rows=1)) for i in range(6)]
+            asked = [submit(look, given, Shard(key=str(i), rows=1)) for i in range(6)]
             return [future.result() for future in asked]
 
-    seen = looking()
+    encoder = {"encoder": find_encoder(str(tiny_model))}
+    seen = looking(encoder)
     assert {gpu for gpu, _ in seen} == {"0", "1"}
     assert len({pid for _, pid in seen}) == 2
+    # Heads and served scorers compute nothing that needs one.
+    head = ScorerFiles(name="head", axis="quality", path=Path(), fingerprint="0" * 32)
+    assert {gpu for gpu, _ in looking({**encoder, "scorer": head})}.isdisjoint({"0", "1"})
 
 
 def test_a_run_outlives_a_dask_worker(start, threads, dask):
