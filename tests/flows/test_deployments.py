@@ -3,6 +3,9 @@
 import json
 import re
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from uuid import UUID
 
 import polars as pl
 import pytest
@@ -245,8 +248,46 @@ def test_a_cancelled_run_stops_cleanly_and_the_next_one_goes_on(place, worker, t
     assert counts(tmp_path / "out")["encoded"] == vectors(tmp_path / "s") - kept
 
 
-def test_a_run_that_fails_says_why_in_one_sentence(place, worker, tmp_path):
+@pytest.fixture
+def messages(place, tmp_path):
+    """Bodies that come to a webhook, which the automation of deployments/notify.yaml sends messages to."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    came = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with temporary_settings({PREFECT_API_URL: place.api}):
+            fields = {"subject": "{{subject}}", "body": "{{body}}"}
+            hook = CustomWebhookNotificationBlock(
+                name="hook", url=f"http://127.0.0.1:{server.server_port}", json_data=fields
+            )
+            block = hook.save("hook")
+        described = (ROOT / "deployments/notify.yaml").read_text().replace(str(UUID(int=0)), str(block))
+        (tmp_path / "notify.yaml").write_text(described)
+        made = place.prefect("automation", "create", "--from-file", str(tmp_path / "notify.yaml"))
+        assert made.returncode == 0, made.stdout
+        yield came
+        place.prefect("automation", "delete", "deita, failures")
+        server.shutdown()
+
+
+def test_a_run_that_fails_says_why_in_one_sentence_and_sends_it(place, worker, messages, tmp_path):
     run = place.ask("select/on-demand", pool=[str(tmp_path / "absent.jsonl")], out=str(tmp_path / "out"))
     state = place.wait(run)
     assert state["type"] == "FAILED"
     assert "absent.jsonl" in state["message"]
+    place.until(lambda: messages, 180)
+    [message] = messages
+    assert message["subject"].startswith("deita: ") and message["subject"].endswith(" is Failed")
+    assert state["message"] in message["body"] and run in message["body"]
