@@ -58,7 +58,6 @@ class LLM:
     """A client for one job; use it as an async context manager, within one event loop."""
 
     def __init__(self, settings: LLMSettings, key: str, store: Path, job: str) -> None:
-        _LIVE.add(self)
         self.settings = settings
         self._key, self._job = check_key(key), job
         self._answers = Answers(store)
@@ -70,7 +69,7 @@ class LLM:
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._turn, self._paused_until = asyncio.Lock(), 0.0
         self._without: set[str] = set()
-        self._stop: str | None = INTERRUPTED if _interrupted.is_set() else None
+        self._stop: str | None = None
         self._stopped = asyncio.Event()
         # Tokens used for so many characters of prompts, answers included: what a booking is guessed from.
         self._used, self._chars = 1.0, 2.0
@@ -84,6 +83,10 @@ class LLM:
             api_key=self._key, base_url=self.settings.base_url, max_retries=0, http_client=http
         )
         self._loop = asyncio.get_running_loop()
+        # Only now can it be stopped; in this order, so that no interruption falls between the two.
+        _LIVE.add(self)
+        if _interrupted.is_set():
+            self._stop = INTERRUPTED
         return self
 
     async def __aexit__(self, *_: object) -> None:

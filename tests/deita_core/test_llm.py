@@ -625,6 +625,15 @@ def test_settings_that_make_no_sense_are_refused(settings):
     assert "sk-secret" not in str(error.value)
 
 
+def test_a_client_that_was_refused_is_not_in_the_way_of_an_interruption(tmp_path, request):
+    request.addfinalizer(resume_clients)
+    # Its error holds the client that was not made.
+    with pytest.raises(LLMError) as refused:
+        LLM(LLMSettings(base_url="http://127.0.0.1:9/v1", model="m"), "two\nlines", tmp_path, "job")
+    stop_clients()
+    assert refused.value
+
+
 def test_after_an_interruption_no_client_asks_until_the_next_run(tmp_path, request):
     request.addfinalizer(resume_clients)
     with LLMServer() as server:
