@@ -65,7 +65,7 @@ def test_where_nothing_can_be_claimed_any_is_taken(tmp_path):
     assert claim(["a", "b"], tmp_path / "locks") in (0, 1)
 
 
-def test_what_cannot_flash_is_computed_as_usual(tmp_path):
+def test_what_cannot_flash_is_computed_as_usual():
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     ).eval()
