@@ -1,7 +1,6 @@
 """A selection as files: the chosen rows, every decision, the dataset card, and last of all the manifest."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +12,14 @@ import polars as pl
 
 from deita_core.conversation import Conversation, conversation
 from deita_core.errors import InputError
+from deita_core.placing import place_files, prepare_files
 from deita_core.settings import Format
 from deita_core.tables import MESSAGE
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 MANIFEST = "manifest.json"
 OF_CHANGES = ("added.jsonl", "dropped.jsonl", "CHANGES.md")
+SELECTION_FILES = ("selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", *OF_CHANGES, MANIFEST)
 
 SELECTED_SCHEMA: dict[str, Any] = {
     "id": pl.String,
@@ -84,15 +85,6 @@ def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
     return {**in_layout(talk, format_, json.loads(row["fields"])), "deita": facts}
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError if the folder cannot be made or written to; makes nothing yet."""
-    nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
-    if not nearest.is_dir():
-        raise InputError(f"{folder} cannot hold the results: {nearest} is a file; give another folder.")
-    if not os.access(nearest, os.W_OK):
-        raise InputError(f"{folder} cannot hold the results: {nearest} is not writable; give another folder.")
-
-
 @dataclass(frozen=True)
 class Changed:
     """What has changed since the selection before: `added` (id, reason), `dropped` (id, rank, score, reason), text."""
@@ -133,22 +125,12 @@ def prepare_selection(
             "CHANGES.md": partial(_write_text, changed.text),
         }
     files[MANIFEST] = lambda path: path.write_bytes(orjson.dumps(manifest, option=options) + b"\n")
-    check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, write in files.items():
-        write(_partial(folder / name))
-    return list(files)
+    return prepare_files(folder, files)
 
 
 def place_selection(folder: Path, names: Sequence[str]) -> None:
-    """Have the files that were prepared take the places of the earlier ones: a folder with a manifest is complete."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name in {*OF_CHANGES} - {*names}:
-        (folder / name).unlink(missing_ok=True)
-    for name in names:
-        # A second attempt finds some in their places.
-        if _partial(folder / name).exists() or not (folder / name).exists():
-            _partial(folder / name).replace(folder / name)
+    """Have a selection's files that were prepared take the places of the earlier ones."""
+    place_files(folder, names, obsolete=[name for name in OF_CHANGES if name not in names])
 
 
 def _with_reason(row: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -163,13 +145,3 @@ def _write_lines(rows: list[dict[str, Any]], path: Path) -> None:
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def place_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file that appears whole or not at all."""
-    write(_partial(path))
-    _partial(path).replace(path)

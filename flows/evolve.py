@@ -8,11 +8,11 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.answers import usage_of
+from deita_core.placing import check_folder
 from deita_core.scorers.heads import Axis
 from deita_core.settings import EvolutionSettings
 from deita_core.stages.chain_files import EvolutionReport
 from deita_core.store import Store
-from deita_core.writers import check_folder
 from flows.asking import ask_shards
 from flows.progress import Progress
 from flows.steps import holding

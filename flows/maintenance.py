@@ -3,7 +3,7 @@
 from prefect import flow
 
 from deita_core.settings import RemovalSettings
-from deita_core.stages.removal import Removed, matching
+from deita_core.stages.removal import Removed, counted, matching
 from flows.steps import holding
 from tasks.maintenance import remove_samples
 
@@ -17,5 +17,8 @@ def remove(store: str, settings: RemovalSettings) -> Removed:
     """
     with holding(store) as held:
         ids = matching(held, settings).ids
-        # A run that is tried again may have removed them already.
-        return remove_samples(store, ids, settings.reason) if ids else Removed(samples=0, rows=0)
+        found = counted(held, ids)
+        # A run that is retried may have removed them already.
+        if ids:
+            remove_samples(store, ids, settings.reason)
+    return found

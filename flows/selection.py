@@ -6,9 +6,9 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.transactions import transaction
 
 from deita_core.encoders import EncoderFiles
+from deita_core.placing import check_folder
 from deita_core.scorers import ScorerFiles
 from deita_core.settings import SelectionSettings, fitting
 from deita_core.stages.choosing import Job
@@ -25,7 +25,7 @@ from deita_core.stages.editions import (
 from deita_core.stages.ingest import Ingested
 from deita_core.stages.report import Report
 from deita_core.store import Store
-from deita_core.writers import check_folder
+from deita_core.writers import SELECTION_FILES
 from flows.progress import Progress
 from flows.runners import check_runner, open_runner
 from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
@@ -45,8 +45,8 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
         settings: How to score and select, and the store; none: the laptop preset.
     """
     settings = fitting(settings or SelectionSettings())
-    check_folder(Path(out))
-    with holding(settings.store) as store, Progress() as progress:
+    check_folder(Path(out), SELECTION_FILES)
+    with holding(settings.store, out) as store, Progress() as progress:
         if finished := edition_of_run(store, str(flow_run.id)):
             return _hand_over(finished.report, out, prepare_files(finished.report, out))
         previous = edition_to_follow(store, Path(out))
@@ -69,8 +69,8 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
         settings: Only what is to be other than in the last edition, and the store.
     """
     settings = settings or SelectionSettings()
-    check_folder(Path(out))
-    with holding(settings.store) as store, Progress() as progress:
+    check_folder(Path(out), SELECTION_FILES)
+    with holding(settings.store, out) as store, Progress() as progress:
         if finished := edition_of_run(store, str(flow_run.id)):
             return _hand_over(finished.report, out, prepare_files(finished.report, out))
         previous = edition_of(store, Path(out))
@@ -112,27 +112,25 @@ def _make_edition(
         after=previous.decisions_for(encoder) if previous else None,
         **settings.model_dump(include={"turns", "training_tokens", "budget", "threshold"}),
     )
-    # What fails after the decisions are written takes them back.
-    with transaction():
-        with progress.step("selecting"):
-            chosen = select_samples(store, job)
-        report = Report(
-            job=job,
-            settings=settings,
-            edition=next_number(Store(store)),
-            previous=previous.number if previous else None,
-            pool=list(pool),
-            cwd=str(Path.cwd()),
-            folder=place_of(out),
-            files=list(files),
-            chosen=chosen,
-            encoded=encoded,
-            scored=scored,
-            seconds=progress.seconds,
-        )
-        with progress.step("writing"):
-            names = prepare_files(report, out)
-            close_run(report)
+    with progress.step("selecting"):
+        chosen = select_samples(store, job)
+    report = Report(
+        job=job,
+        settings=settings,
+        edition=next_number(Store(store)),
+        previous=previous.number if previous else None,
+        pool=list(pool),
+        cwd=str(Path.cwd()),
+        folder=place_of(out),
+        files=list(files),
+        chosen=chosen,
+        encoded=encoded,
+        scored=scored,
+        seconds=progress.seconds,
+    )
+    with progress.step("writing"):
+        names = prepare_files(report, out)
+        close_run(report)
     with progress.step("handing over"):
         return _hand_over(report, out, names)
 

@@ -11,7 +11,7 @@ from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.settings import SelectionSettings
 from deita_core.stages.editions import Edition, editions
 from deita_core.stages.ingest import Ingested, PoolFile, as_before, only_stored, still_stored, surviving
-from deita_core.stages.mending import mend
+from deita_core.stages.mending import mend, take_back
 from deita_core.store import Store
 from flows.progress import Progress
 from flows.runners import Given, Submit
@@ -21,12 +21,23 @@ from tasks.score import plan_turns, score_turns
 
 
 @contextmanager
-def holding(uri: str) -> Iterator[Store]:
-    """Hold a store for this run, after finishing what broken runs have left in it."""
+def holding(uri: str, out: str | None = None) -> Iterator[Store]:
+    """Hold a store for this run, after finishing what broken runs have left in it.
+
+    When the run fails for good, what it decided and what it prepared in the folder `out` is taken back.
+    """
     store = Store(uri)
     with store.lock(f"{flow_run.name} ({flow_run.id})"):
         mend(store)
-        yield store
+        try:
+            yield store
+        except BaseException as error:
+            try:
+                take_back(store, out)
+            except Exception as later:
+                # The run's own error is what the user must see; the next run takes back what is left.
+                error.add_note(f"What the run had prepared could not be taken back either: {later}")
+            raise
 
 
 def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:

@@ -7,9 +7,9 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.encoders import find_encoder
+from deita_core.placing import check_folder
 from deita_core.settings import TrainingSettings
 from deita_core.stages.training import Trained
-from deita_core.writers import check_folder
 from flows.progress import Progress
 from flows.steps import holding
 from tasks.train import encode_chain_texts, plan_chain_texts, train_scorer

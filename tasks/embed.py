@@ -11,7 +11,7 @@ from deita_core.errors import InputError, ModelError
 from deita_core.stages.encoding import Encoder, encode_shard, load_encoder, plan_encoding
 from deita_core.stages.plans import Shard
 from deita_core.store import Store
-from tasks.policy import RETRIES, worth_retrying
+from tasks.policy import RETRIES
 from tasks.report import naming_rows
 from tasks.stopping import stoppable
 
@@ -53,13 +53,13 @@ def loaded_encoder(files: EncoderFiles) -> SentenceEncoder:
     return encoder
 
 
-@task(task_run_name="plan encoding")
+@task(task_run_name="plan encoding", **RETRIES)
 def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Shards of the texts or conversations without a vector."""
     return plan_encoding(Store(store), encoder, file_ids)
 
 
-@task(task_run_name="encode {shard.rows} texts ({shard.key})", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="encode {shard.rows} texts ({shard.key})", **RETRIES)
 def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
     """Encode a shard; the model is loaded once per process."""
     with stoppable(), naming_rows(store, shard):

@@ -15,7 +15,7 @@ from deita_core.stages.chain_files import EvolutionReport, evolution_report, exp
 from deita_core.stages.evolving import EvolutionJob, draw_seeds, evolve_shard, plan_evolution, plan_ranking, rank_shard
 from deita_core.stages.plans import Shard
 from deita_core.store import Store
-from tasks.policy import RETRIES, worth_retrying
+from tasks.policy import RETRIES
 
 
 def api_key(settings: LLMSettings) -> str:
@@ -31,43 +31,43 @@ def api_key(settings: LLMSettings) -> str:
     return find_key(settings, str(block.get()))
 
 
-@task(task_run_name="draw seeds")
+@task(task_run_name="draw seeds", **RETRIES)
 def draw(store: str, file_ids: tuple[str, ...], settings: EvolutionSettings) -> EvolutionJob:
     """The seeds of an evolution."""
     return draw_seeds(Store(store), file_ids, settings)
 
 
-@task(task_run_name="plan {axis} evolution")
+@task(task_run_name="plan {axis} evolution", **RETRIES)
 def plan_chains(store: str, job: EvolutionJob, axis: Axis) -> list[Shard]:
     """Shards of the seeds that have no chain yet."""
     return plan_evolution(Store(store), job, axis)
 
 
-@task(task_run_name="evolve {shard.rows} {axis} chains", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="evolve {shard.rows} {axis} chains", **RETRIES)
 def evolve_chains(store: str, job: EvolutionJob, axis: Axis, shard: Shard) -> int:
     """Evolve a shard; returns the number of chains."""
     return evolve_shard(Store(store), job, axis, shard, api_key(job.settings.llm))
 
 
-@task(task_run_name="plan {axis} ranking")
+@task(task_run_name="plan {axis} ranking", **RETRIES)
 def plan_rankings(store: str, job: EvolutionJob, axis: Axis) -> list[Shard]:
     """Shards of the chains that are not ranked yet."""
     return plan_ranking(Store(store), job, axis)
 
 
-@task(task_run_name="rank {shard.rows} {axis} chains", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="rank {shard.rows} {axis} chains", **RETRIES)
 def rank_chains(store: str, job: EvolutionJob, axis: Axis, shard: Shard) -> int:
     """Rank a shard; returns the number of rankings."""
     return rank_shard(Store(store), job, axis, shard, api_key(job.settings.llm))
 
 
-@task(task_run_name="count chains")
+@task(task_run_name="count chains", **RETRIES)
 def summarise(job: EvolutionJob, usage: Usage, before: Usage, seconds: dict[str, float]) -> EvolutionReport:
     """The fate of every seed, how far the judge agrees with itself, and what was used."""
     return evolution_report(Store(job.settings.store), job, usage, before, seconds)
 
 
-@task(task_run_name="write {out}")
+@task(task_run_name="write {out}", **RETRIES)
 def write_chains(report: EvolutionReport, out: str, run_id: str) -> list[str]:
     """Write the ranked chains' files and the run's record; returns the files' names."""
     store = Store(report.job.settings.store)

@@ -10,16 +10,16 @@ from deita_core.stages.exporting import prepare_export, record_run
 from deita_core.stages.report import Report
 from deita_core.store import Store
 from deita_core.writers import place_selection
-from tasks.policy import RETRIES, worth_retrying
+from tasks.policy import RETRIES
 
 
-@task(task_run_name="prepare {folder}", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="prepare {folder}", **RETRIES)
 def prepare_files(report: Report, folder: str) -> list[str]:
     """Write the selected rows, the decisions, the card and the manifest beside those of the edition before."""
     return prepare_export(Store(report.settings.store), report, Path(folder))
 
 
-@task(task_run_name="record run", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="record run", **RETRIES)
 def close_run(report: Report) -> None:
     """Record the run and, with that, make its edition the current one."""
     store = Store(report.settings.store)
@@ -27,13 +27,13 @@ def close_run(report: Report) -> None:
     record_edition(store, report)
 
 
-@task(task_run_name="export to {folder}", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="export to {folder}", **RETRIES)
 def place_files(folder: str, names: Sequence[str]) -> None:
     """Put the files that were prepared in their places."""
     place_selection(Path(folder), names)
 
 
-@task(task_run_name="tidy store", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="tidy store", **RETRIES)
 def tidy_store(report: Report) -> None:
     """Forget old editions, if that is wanted, and compact the store."""
     store = Store(report.settings.store)

@@ -10,20 +10,12 @@ from deita_core.errors import DeitaError
 from deita_core.store import Store
 from deita_core.tables import InvalidTableError
 
-# Passing troubles (a full disk being cleared, a lost connection) are over in a minute or so.
-RETRIES: dict[str, Any] = {
-    "retries": 2,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
-    "retry_jitter_factor": 0.5,
-}
-
-
 # What the file system will say again in a minute.
 LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
-    """False for what will fail the same way again: the user's input, a defect of the program."""
+    """False for what will fail again in the same way: the user's input, a defect of the program."""
     try:
         await state.aresult()
     except (DeitaError, InvalidTableError, TypeError, ValueError, AssertionError, *LASTING):
@@ -31,6 +23,16 @@ async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
     except Exception:
         return True
     return True
+
+
+# The policy of every task: each is one step that finds what the steps before it made, and may be repeated. Transient
+# errors (a full disk that is being cleared, a lost connection) are over in a minute or so.
+RETRIES: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": worth_retrying,
+}
 
 
 def results_folder(store_uri: str) -> Path:

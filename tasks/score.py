@@ -13,7 +13,7 @@ from deita_core.stages.plans import Shard
 from deita_core.stages.scoring import plan_scoring, score_shard
 from deita_core.store import Store
 from tasks.embed import found_here
-from tasks.policy import RETRIES, worth_retrying
+from tasks.policy import RETRIES
 from tasks.report import naming_rows
 from tasks.stopping import stoppable
 
@@ -32,13 +32,13 @@ def _loaded(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
         return _scorer(scorer, encoder, store)
 
 
-@task(task_run_name="plan {scorer.axis} scoring")
+@task(task_run_name="plan {scorer.axis} scoring", **RETRIES)
 def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Shards of the samples this scorer has not scored."""
     return plan_scoring(Store(store), scorer, file_ids)
 
 
-@task(task_run_name="score {scorer.axis} of {shard.rows} samples", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="score {scorer.axis} of {shard.rows} samples", **RETRIES)
 def score_turns(store: str, scorer: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
     """Score a shard; returns the number of turns scored."""
     # What an endpoint was asked it has to answer, and be paid for: its client stops by itself, without losing that.

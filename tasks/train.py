@@ -25,7 +25,7 @@ from deita_core.stages.training import (
 )
 from deita_core.store import Store
 from tasks.embed import loaded_encoder
-from tasks.policy import RETRIES, recipe_key, results_folder, worth_retrying
+from tasks.policy import RETRIES, recipe_key, results_folder
 
 Watch = Callable[[float, str], None]
 
@@ -33,7 +33,7 @@ Watch = Callable[[float, str], None]
 ARTIFACT_SECONDS = 5.0
 
 
-@task(task_run_name="plan encoding of chains")
+@task(task_run_name="plan encoding of chains", **RETRIES)
 def plan_chain_texts(
     store: str, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings
 ) -> list[Shard]:  # fmt: skip
@@ -41,7 +41,7 @@ def plan_chain_texts(
     return plan_vectors(Store(store), encoder, files, settings)
 
 
-@task(task_run_name="encode {shard.rows} texts of chains", retry_condition_fn=worth_retrying, **RETRIES)
+@task(task_run_name="encode {shard.rows} texts of chains", **RETRIES)
 def encode_chain_texts(
     store: str, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings, shard: Shard
 ) -> int:
@@ -54,7 +54,6 @@ def encode_chain_texts(
     cache_key_fn=recipe_key,
     persist_result=True,
     result_serializer="json",
-    retry_condition_fn=worth_retrying,
     **RETRIES,
 )
 def train_once(

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from deita_core.conversation import content_id
 from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
 from deita_core.errors import InputError, ModelError
+from deita_core.placing import Write, place_files, prepare_files
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
 from deita_core.scorers.figures import Figures
 
@@ -96,12 +97,18 @@ class Head:
         return {name: np.asarray(value, dtype=np.float64) for name, value in vars(self).items()}
 
 
+def head_files(head: Head, card: HeadCard) -> dict[str, Write]:
+    """What a head's folder holds: model.safetensors, then config.json, whose presence means that both are whole."""
+    config = orjson.dumps(card.model_dump(), option=orjson.OPT_INDENT_2) + b"\n"
+    return {
+        "model.safetensors": lambda path: save_file(head.arrays(), path),
+        "config.json": lambda path: path.write_bytes(config),
+    }
+
+
 def save_head(head: Head, card: HeadCard, folder: Path) -> None:
-    """Write a head: model.safetensors, then config.json, whose presence means that both are whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
-    save_file(head.arrays(), folder / "model.safetensors")
-    (folder / "config.json").write_bytes(orjson.dumps(card.model_dump(), option=orjson.OPT_INDENT_2) + b"\n")
+    """Write a head into a folder."""
+    place_files(folder, prepare_files(folder, head_files(head, card)))
 
 
 class HeadScorer:

@@ -1,6 +1,6 @@
 """Ranked chains out of the store: the fate of each, the files that trainers read, and the record of the run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from pydantic import BaseModel
 from deita_core.answers import Usage
 from deita_core.evolution.agreement import Audit, audit
 from deita_core.evolution.ranking import ranking_id
+from deita_core.placing import Write, place_files, prepare_files
 from deita_core.scorers.heads import Axis
 from deita_core.scorers.prompts import scoring_prompt
 from deita_core.stages.evolving import EvolutionJob, chain_texts, read_seeds
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS, RUNS
-from deita_core.writers import MANIFEST, SHAREGPT_ROLES, check_folder, place_file
+from deita_core.writers import MANIFEST, SHAREGPT_ROLES
 
 
 class AxisCounts(BaseModel):
@@ -159,44 +160,41 @@ def scoring_examples(axis: Axis, chain: dict[str, Any]) -> Iterator[list[tuple[s
 
 
 def export_chains(store: Store, report: EvolutionReport, folder: Path) -> list[str]:
-    """Write the files of a run and return their names; each appears whole or not at all, and the manifest last.
+    """Write the files of a run and return their names; all of them appear, or none; the manifest last.
 
     For each axis AXIS.jsonl (chains, for `deita train`), AXIS_scorer.jsonl (ShareGPT conversations of scoring prompt
     and digit, as the released scorers' data) and AXIS_messages.jsonl; quarantined.jsonl; manifest.json.
     """
-    check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
     lost: list[dict[str, Any]] = []
-    names: list[str] = []
+    files: dict[str, Write] = {}
     for axis in report.job.seeds:
         fates = chain_fates(store, report.job, axis)
         usable = fates.filter(pl.col("fate") != "quarantined")["chain"].to_list()
         chains = list(ranked_chains(store, report.job, axis, usable))
         talks = [talk for chain in chains for talk in scoring_examples(axis, chain)]
-        files = {
-            f"{axis}.jsonl": chains,
-            f"{axis}_scorer.jsonl": [
+        files |= {
+            f"{axis}.jsonl": _writes(chains),
+            f"{axis}_scorer.jsonl": _writes(
                 {"conversations": [{"from": SHAREGPT_ROLES[role], "value": text} for role, text in talk]}
                 for talk in talks
-            ],
-            f"{axis}_messages.jsonl": [
+            ),
+            f"{axis}_messages.jsonl": _writes(
                 {"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks
-            ],
+            ),
         }
-        names += [_write_lines(folder / name, rows) for name, rows in files.items()]
         lost += [{"axis": axis, **row} for row in fates.filter(pl.col("fate") == "quarantined").to_dicts()]
-    names.append(_write_lines(folder / "quarantined.jsonl", lost))
-    manifest = orjson.dumps(
-        {**evolution_manifest(report), "files": names}, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
-    )
-    place_file(folder / MANIFEST, lambda path: path.write_bytes(manifest + b"\n"))
-    return [*names, MANIFEST]
+    files["quarantined.jsonl"] = _writes(lost)
+    told = {**evolution_manifest(report), "files": list(files)}
+    manifest = orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+    files[MANIFEST] = lambda path: path.write_bytes(manifest)
+    names = prepare_files(folder, files)
+    place_files(folder, names)
+    return names
 
 
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> str:
-    place_file(path, lambda partial: partial.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows)))
-    return path.name
+def _writes(rows: Iterable[dict[str, Any]]) -> Write:
+    lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    return lambda path: path.write_bytes(lines)
 
 
 def evolution_manifest(report: EvolutionReport) -> dict[str, Any]:

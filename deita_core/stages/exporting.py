@@ -8,13 +8,15 @@ import orjson
 import polars as pl
 
 from deita_core.card import dataset_card
+from deita_core.errors import StoreError
+from deita_core.placing import partial_path
 from deita_core.stages.changes import changes_text, compare
 from deita_core.stages.choosing import Job, fates
 from deita_core.stages.editions import editions, read_edition
 from deita_core.stages.report import Report
 from deita_core.store import Store
-from deita_core.tables import REJECTS, RUNS, SAMPLES, SOURCES
-from deita_core.writers import SELECTED_SCHEMA, Changed, place_selection, prepare_selection
+from deita_core.tables import REJECTS, REMOVALS, RUNS, SAMPLES, SELECTIONS, SOURCES
+from deita_core.writers import MANIFEST, SELECTED_SCHEMA, Changed, place_selection, prepare_selection
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
@@ -35,7 +37,41 @@ def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
     if report.previous in editions(store)["number"].to_list():
         found = compare(store, read_edition(store, report.previous), report, decisions)
         changed = Changed(found.added, found.dropped, changes_text(found))
-    return prepare_selection(folder, selected, decisions, manifest, card, report.settings.format, changed)
+    names = prepare_selection(folder, selected, decisions, manifest, card, report.settings.format, changed)
+    check_prepared(store, report, folder)
+    return names
+
+
+def check_prepared(store: Store, report: Report, folder: Path) -> None:
+    """Raise StoreError unless the files prepared in a folder, the store and the report agree on every number.
+
+    The rows selected must be the same in both files, in the decisions, in the manifest, in the store and in the
+    report, and the fates must add up to the rows read. What was removed since the run is in none of them.
+    """
+    manifest = orjson.loads(partial_path(folder / MANIFEST).read_bytes())["counts"]
+    fates = pl.read_parquet(partial_path(folder / "decisions.parquet"), columns=["fate"])["fate"]
+    rows = pl.scan_parquet(partial_path(folder / "selected.parquet")).select(pl.len()).collect().item()
+    with partial_path(folder / "selected.jsonl").open("rb") as file:
+        lines = sum(1 for _ in file)
+    stored = store.read(SELECTIONS, ["id"], f"run_id = '{report.job.run_id}' AND kept")
+    gone = len(stored.join(store.read(REMOVALS, ["id"]), on="id", how="semi"))
+    selected = {
+        "lines of selected.jsonl": lines,
+        "rows of selected.parquet": rows,
+        "selected in decisions.parquet": int((fates == "selected").sum()),
+        "selected in the manifest": manifest["selected"],
+        "selected in the store": len(stored) - gone,
+        "selected by the run": report.chosen.selected - gone,
+    }
+    with_fate = sum(manifest[name] for name in ("selected", "blocked", "not_reached", "rejected", "merged"))
+    read = {"rows read": report.counts.read, "rows in the manifest": manifest["read"], "rows with a fate": with_fate}
+    for numbers in (selected, read):
+        if len(set(numbers.values())) > 1:
+            told = ", ".join(f"{value:,} {name}" for name, value in numbers.items())
+            raise StoreError(
+                f"The files prepared in {folder} and the store {store.uri} do not agree ({told}), so none of them was "
+                f"put in place; run the command again, and `deita doctor` if that does not help."
+            )
 
 
 def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:

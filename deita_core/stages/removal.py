@@ -75,16 +75,14 @@ def counted(store: Store, ids: Sequence[str]) -> Removed:
     return Removed(samples=rows["sample_id"].n_unique(), rows=len(rows))
 
 
-def remove(store: Store, ids: Sequence[str], reason: str) -> Removed:
+def remove(store: Store, ids: Sequence[str], reason: str) -> None:
     """Take samples down, only while holding the store's lock; what has begun the next run carries out."""
-    found = counted(store, ids)
     today = datetime.now(UTC).date().isoformat()
     rows = pl.DataFrame({"id": ids}, schema={"id": pl.String}).with_columns(
         removed=pl.lit(today), reason=pl.lit(reason)
     )
     store.write(REMOVALS, rows)
     finish_removals(store)
-    return found
 
 
 def finish_removals(store: Store) -> None:

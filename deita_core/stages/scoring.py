@@ -41,7 +41,8 @@ def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: Encod
     keys = pl.DataFrame(
         [(id_, number) for id_, number, _, _ in turns], schema={"id": pl.String, "turn": pl.Int32}, orient="row"
     )
-    return store.write(scores_table(files.slug), pl.concat([keys, scored], how="horizontal"))
+    store.write(scores_table(files.slug), pl.concat([keys, scored], how="horizontal"))
+    return len(keys)
 
 
 def score_on_vectors(store: Store, scorer: HeadScorer, encoder: EncoderFiles, turns: Sequence[Placed]) -> pl.DataFrame:

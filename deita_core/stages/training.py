@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from deita_core.conversation import content_id, text_id
 from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
 from deita_core.errors import InputError, ModelError
+from deita_core.placing import Write, place_file, place_files, prepare_files
 from deita_core.scorers.examples import Example, read_chains, with_defects
 from deita_core.scorers.figures import Figures
-from deita_core.scorers.heads import save_head
+from deita_core.scorers.heads import head_files
 from deita_core.scorers.training import model_card, texts_of, train_head
 from deita_core.scorers.tuning import train_causal
 from deita_core.scorers.tuning_records import TuningProgress
@@ -21,10 +22,11 @@ from deita_core.settings import TrainingSettings
 from deita_core.stages.encoding import CHARS_PER_SHARD, encoder_table, vector_frame
 from deita_core.stages.plans import Shard, plan_shards, read_shard
 from deita_core.store import Store
-from deita_core.writers import place_file
 
 # Raised whenever the same chains would give another scorer: part of every recipe.
 TRAINING_VERSION = 1
+# Written last, so that a folder with this file is whole.
+TRAINED = "trained.json"
 
 
 class Trained(BaseModel):
@@ -97,9 +99,14 @@ def train_on_vectors(
         return store.vectors(encoder_table(encoder), [text_id(text) for text in texts])
 
     head, card = train_head(settings.axis, training_examples(files, settings), encoder, vectors_of)
-    save_head(head, card, folder)
-    (folder / "README.md").write_text(model_card(card), encoding="utf-8")
-    return _finished(folder, files, settings, card.examples, card.figures)
+    trained = _trained(folder, files, settings, card.examples, card.figures)
+    written = {
+        "README.md": lambda path: path.write_text(model_card(card), encoding="utf-8"),
+        **head_files(head, card),
+        TRAINED: _writes(trained),
+    }
+    place_files(folder, prepare_files(folder, written))
+    return trained
 
 
 def train_language_model(
@@ -109,23 +116,26 @@ def train_language_model(
     assert settings.tuning is not None, "settings of a causal scorer name a model"
     examples = training_examples(files, settings)
     card = train_causal(settings.axis, examples, folder, settings.tuning, report=report)
-    return _finished(folder, files, settings, card.examples, card.figures)
+    trained = _trained(folder, files, settings, card.examples, card.figures)
+    place_file(folder / TRAINED, _writes(trained))
+    return trained
 
 
-def _finished(
+def _trained(
     folder: Path, files: Sequence[str], settings: TrainingSettings, examples: int, figures: Figures
 ) -> Trained:
-    trained = Trained(
+    return Trained(
         folder=str(folder), recipe=recipe(files, settings), kind=settings.kind, examples=examples, figures=figures
     )
-    # Last, so that a folder with this file is whole.
-    place_file(folder / "trained.json", lambda path: path.write_text(trained.model_dump_json(indent=2) + "\n"))
-    return trained
+
+
+def _writes(trained: Trained) -> Write:
+    return lambda path: path.write_text(trained.model_dump_json(indent=2) + "\n")
 
 
 def is_trained(folder: Path, made_by: str) -> bool:
     """True if the folder holds a whole scorer of this recipe."""
     try:
-        return Trained.model_validate_json((folder / "trained.json").read_bytes()).recipe == made_by
+        return Trained.model_validate_json((folder / TRAINED).read_bytes()).recipe == made_by
     except (OSError, ValueError):
         return False

@@ -245,11 +245,11 @@ def test_a_row_that_cannot_be_written_leaves_no_file_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("blocked", sorted(FILES - {"manifest.json"}))
-def test_a_failure_on_the_way_leaves_no_manifest(tmp_path, blocked):
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_written(tmp_path, blocked):
     (tmp_path / blocked / "in the way").mkdir(parents=True)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match=f"{blocked} is a folder; give another folder"):
         write(tmp_path, row())
-    assert not (tmp_path / "manifest.json").exists()
+    assert names_in(tmp_path) == {blocked}
 
 
 def test_a_failure_while_a_file_is_written_leaves_none_under_its_name(tmp_path):
