@@ -1,7 +1,14 @@
-"""A sentence encoder of random weights, small enough that a pool of thousands is encoded in seconds."""
+"""A sentence encoder and heads of random weights, so small that thousands of texts take seconds."""
 
 from pathlib import Path
 
+import numpy as np
+
+from deita_core.encoders import find_encoder
+from deita_core.scorers.features import complexity_features, quality_features
+from deita_core.scorers.heads import Axis, Head, HeadScorer, save_head
+
+SHIPPED = Path(__file__).resolve().parents[1] / "deita_core" / "scorers" / "weights"
 WORDS = "the a of bread salt fox 面 包 hello world ##s ##ing bake cat dog runs . , ? ! 1 2 3".split()  # noqa: SIM905
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
 DIM, WINDOW = 16, 32
@@ -33,4 +40,26 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
     BertModel(config).save_pretrained(bert)
     transformer = Transformer(str(bert), max_seq_length=WINDOW)
     SentenceTransformer(modules=[transformer, Pooling(DIM)], device="cpu").save(str(folder))
+    return folder
+
+
+def make_head(folder: Path, axis: Axis, encoder: Path) -> Path:
+    """Make a head of random weights that reads an encoder's vectors, in a folder; returns the folder."""
+    files = find_encoder(str(encoder), "float32")
+    vectors = np.zeros((1, files.dim), np.float32)
+    if axis == "complexity":
+        features, _ = complexity_features(["a"], vectors)
+    else:
+        features, _ = quality_features(["a"], ["a"], vectors, vectors)
+    width, draw = features.shape[1], np.random.default_rng(len(axis))
+    head = Head(
+        low=np.full(width, -5.0),
+        high=np.full(width, 5.0),
+        mean=np.zeros(width),
+        scale=np.ones(width),
+        weights=draw.normal(size=width) / np.sqrt(width),
+        cuts=np.linspace(-3, 3, 5),
+    )
+    card = HeadScorer(SHIPPED / f"laptop-{axis}").card
+    save_head(head, card.model_copy(update={"encoder": files.name, "encoder_weights": files.weights}), folder)
     return folder

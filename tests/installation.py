@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import orjson
 
+from benchmarks.tiny import make_head
 from flows.programs import descendants
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,22 +44,8 @@ def environment(home, **variables):
 
 def make_heads(folder, encoder):
     """Scorer heads of made-up weights for an encoder, in folder/complexity and folder/quality."""
-    from deita_core.encoders import find_encoder
-    from deita_core.scorers.features import complexity_features, quality_features
-    from deita_core.scorers.heads import Head, HeadScorer, save_head
-
-    files = find_encoder(str(encoder))
-    zero = np.zeros((1, files.dim))
     for axis in ("complexity", "quality"):
-        rows, _ = (
-            complexity_features(["a"], zero) if axis == "complexity" else quality_features(["a"], ["b"], zero, zero)
-        )
-        k, random = rows.shape[1], np.random.default_rng(len(axis))
-        card = HeadScorer(ROOT / f"deita_core/scorers/weights/laptop-{axis}").card
-        card = card.model_copy(update={"encoder": str(encoder), "encoder_weights": files.weights})
-        one = np.ones(k)
-        head = Head(-9 * one, 9 * one, 0 * one, one, random.normal(size=k) / 3, np.array([-2.0, -1, 0, 1, 2]))
-        save_head(head, card, Path(folder) / axis)
+        make_head(Path(folder) / axis, axis, encoder)
     return folder
 
 

@@ -175,12 +175,16 @@ def test_the_manifest_is_written_last(rough, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == set(NAMES)
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert max(times, key=times.get) == "manifest.json"
-    # A folder that stands for a file breaks the second export on its way.
-    (tmp_path / "quality.jsonl").unlink()
-    (tmp_path / "quality.jsonl").mkdir()
+
+
+def test_an_export_that_cannot_be_made_leaves_the_one_before_whole(rough, tmp_path):
+    rough.export(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    # A folder where the file is prepared breaks the second export on its way.
+    (tmp_path / ".quality.jsonl.partial").mkdir()
     with pytest.raises(OSError, match="quality"):
         rough.export(tmp_path)
-    assert not (tmp_path / "manifest.json").exists(), "a folder without a manifest is no finished evolution"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_second_export_is_the_same_to_the_byte(rough, out, tmp_path):
