@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from benchmarks.faults import BUCKET, FLOWS, POINTS, Fault, Place, hurried, project_tasks, undisturbed
+from benchmarks.faults import BUCKET, FLOWS, POINTS, Fault, Place, hurried, project_tasks, undisturbed, visible
 from tests.evolution_run import KEY
 from tests.llm_server import LLMServer
 from tests.remote_server import s3_server
@@ -72,12 +72,6 @@ def test_an_export_that_fails_leaves_all_as_it_was_or_has_done_all(point, tasks,
     with pytest.raises(OSError, match="injected"):
         run_with(place, "export", tasks, [fault])
     assert place.state() == (after if point == "end" else before)
-
-
-def visible(state):
-    """What a user sees of a state: files, but for the manifest's account of the work; snapshots and their decisions."""
-    files = {name: content for name, content in state["files"].items() if name != "manifest.json"}
-    return files, state["hidden"], state["tables"]["selections"], state["tables"]["editions"]
 
 
 @pytest.mark.parametrize("name", ["select_samples", "prepare_files", "close_run"])
