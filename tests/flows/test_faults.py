@@ -5,6 +5,9 @@ from contextlib import ExitStack
 import pytest
 
 from benchmarks.faults import BUCKET, FLOWS, POINTS, Fault, Place, hurried, project_tasks, undisturbed, visible
+from deita_core.errors import StoreError
+from deita_core.store import Store
+from deita_core.tables import SELECTIONS
 from tests.evolution_run import KEY
 from tests.llm_server import LLMServer
 from tests.remote_server import s3_server
@@ -104,3 +107,14 @@ def test_every_task_may_fail_once_with_a_store_on_object_storage(tasks, endpoint
         faults = [Fault(name, "half-way", OSError, writes) for name, writes in effects.items()]
         assert run_with(place, "select", tasks, faults) == counts
         assert place.state() == after
+
+
+def test_files_that_do_not_agree_with_the_store_are_not_placed(tasks, place):
+    place.lay("export")
+    before = place.state()["files"]
+    store = Store(place.store)
+    store.delete(SELECTIONS, "rank = 1")
+    with pytest.raises(StoreError, match=r"do not agree .* so none of them was put in place"):
+        place.export()
+    assert place.state()["files"] == before
+    assert place.state()["hidden"] == []
