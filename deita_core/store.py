@@ -165,14 +165,15 @@ class Store:
 
         return self._using(table.name, rows)
 
-    def count(self, table: Table, where: str | None = None) -> int:
-        """Number of rows by an SQL condition."""
+    def count(self, table: Table | str, where: str | None = None) -> int:
+        """Number of rows of a table, or of the one so named, by an SQL condition."""
+        name = table if isinstance(table, str) else table.name
 
         def rows() -> int:
-            handle = self._handle(table.name)
+            handle = self._handle(name)
             return 0 if handle is None else int(handle.count_rows(where))
 
-        return self._using(table.name, rows)
+        return self._using(name, rows)
 
     def fetch(
         self, table: Table, column: str, values: Sequence[str], columns: Sequence[str] | None = None
