@@ -126,7 +126,7 @@ def _check_store(uri: str, repair: bool, yes: bool) -> None:
         typer.echo(f"The store {uri} has no tables.")
     if bad := [health.name for health in found if health.trouble or health.broken]:
         raise StoreError(
-            f"{len(bad)} of the {len(found)} tables of {uri} cannot be relied on ({', '.join(bad)}); --repair says what "
+            f"{len(bad)} of the {len(found)} tables of {uri} are not whole ({', '.join(bad)}); --repair says what "
             f"going back to their newest whole versions would lose, and asks."
         )
 
