@@ -296,10 +296,13 @@ def _csv_header(file: str, reader: Any) -> list[str]:
         "".join(header).encode()
     except (csv.Error, UnicodeEncodeError):
         raise InputError(f"{file} has a header that cannot be read; save the file as UTF-8 CSV.") from None
-    twice = [name for name, n in Counter(header).items() if n > 1]
-    if twice:
-        raise InputError(f"{file} has two columns named {twice[0][:60]!r}; rename one of them.")
+    _check_names(file, header)
     return header
+
+
+def _check_names(file: str, names: list[str]) -> None:
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise InputError(f"{file} has two columns named {twice[0][:60]!r}; rename one of them.")
 
 
 def _csv_row(line: int, header: list[str], cells: list[str]) -> Row | Reject:
@@ -318,9 +321,11 @@ def parquet_rows(file: str) -> Iterator[Row | Reject]:
 
     try:
         # Without buffering, a column of a row group is held as a whole.
-        batches = ParquetFile(file, pre_buffer=False, buffer_size=CHUNK).iter_batches(PARQUET_BATCH)
+        opened = ParquetFile(file, pre_buffer=False, buffer_size=CHUNK)
+        batches = opened.iter_batches(PARQUET_BATCH)
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise InputError(f"{file} is not a whole Parquet file ({cause(error)}); write it again.") from None
+    _check_names(file, opened.schema_arrow.names)
     line = 0
     try:
         for line, row in enumerate(chain.from_iterable(map(_values, batches)), 1):
@@ -330,14 +335,14 @@ def parquet_rows(file: str) -> Iterator[Row | Reject]:
 
 
 def _values(batch: Any) -> Iterator[object]:
-    """The batch's rows, or the error that one of them raises: nanoseconds, the year 10000, bytes that are no text."""
+    """The batch's rows, or the error that one raises: the year 10000, bytes that are no text, no known time zone."""
     try:
         yield from batch.to_pylist()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, LookupError):
         for i in range(len(batch)):
             try:
                 yield from batch.slice(i, 1).to_pylist()
-            except (ValueError, OverflowError) as error:
+            except (ValueError, OverflowError, LookupError) as error:
                 yield error
 
 

@@ -21,7 +21,7 @@ from deita_core.damage import damaged, is_of_libraries, reason, surroundings
 from deita_core.errors import StoreError, StoreTroubleError, cause
 from deita_core.locks import check_held, folder_lock, object_lock
 from deita_core.remote import check_reachable, checked_uri, is_remote, publish, side_folder, storage_options
-from deita_core.store_files import ASIDE, delete_files, list_files
+from deita_core.store_files import ASIDE, delete_folder, list_files
 from deita_core.tables import Table
 
 # Ids in one query's IN list: long enough to be fast, short enough to be parsed at once.
@@ -111,7 +111,7 @@ class Store:
             self._using(name, partial(self._commit, name, partial(self._purge if purge else self._compact, name)))
         if purge:
             # What a repair has put there.
-            delete_files(self.uri, list_files(self.uri, ASIDE))
+            delete_folder(self.uri, ASIDE)
 
     def _compact(self, name: str) -> None:
         handle = self._handle(name)

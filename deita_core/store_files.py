@@ -1,5 +1,6 @@
 """The files of a store's tables as files: listed, copied and moved, where LanceDB itself cannot read them any more."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,16 +38,18 @@ def move_files(uri: str, paths: Sequence[str], into: str) -> None:
             (Path(uri).expanduser() / path).replace(target)
 
 
-def delete_files(uri: str, paths: Sequence[str]) -> None:
-    """Delete files of the store."""
-    for path in paths:
-        if is_remote(uri):
-            import obstore
+def delete_folder(uri: str, folder: str) -> None:
+    """Delete a folder of the store, if it is there."""
+    if not is_remote(uri):
+        place = Path(uri).expanduser() / folder
+        if place.exists():
+            shutil.rmtree(place)
+        return
+    import obstore
 
-            with _reaching(uri):
-                obstore.delete(open_objects(uri), path)
-        else:
-            (Path(uri).expanduser() / path).unlink()
+    for path in list_files(uri, folder):
+        with _reaching(uri):
+            obstore.delete(open_objects(uri), path)
 
 
 @contextmanager

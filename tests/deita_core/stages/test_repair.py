@@ -144,7 +144,7 @@ def test_a_repair_goes_back_to_the_newest_whole_version_and_deletes_nothing(stor
     assert repaired.write(SCORES, scores(0, 310)) == 310 - rows
     repaired.compact()
     repaired.compact(purge=True)
-    assert not list((repaired.side / "damaged").rglob("*.*")), "a purge has left what may hold removed texts"
+    assert not (repaired.side / "damaged").exists(), "a purge has left what may hold removed texts"
     assert len(Store(store.uri).read(SCORES)) == 310
 
 
@@ -227,7 +227,8 @@ def test_whatever_class_of_theirs_is_raised_over_a_damaged_table_the_table_is_na
     def fail():
         raise kind("something in a library")
 
-    with pytest.raises(DamagedTableError, match=f"Table {SCORES.name} of "):
+    expected = StoreTroubleError if issubclass(kind, MemoryError) else DamagedTableError
+    with pytest.raises(expected, match=f"Table {SCORES.name} of "):
         Store(store.uri)._using(SCORES.name, fail)
 
 
