@@ -82,3 +82,74 @@ def test_after_a_repair_the_same_command_makes_the_same_files(undisturbed, kind,
     commands[command]()
     assert files_of(place) == expected[command]
     assert doctor(place).exit_code == 0
+
+
+COMMANDS = {
+    "editions": ["editions"],
+    "diff": ["diff"],
+    "export": ["export", "1", "--out", "OUT"],
+    "remove --dry-run": ["remove", "--where", "line = 1", "--dry-run"],
+    "select --dry-run": ["select", "POOL", "--dry-run", "--out", "OUT"],
+    "doctor": ["doctor"],
+}  # fmt: skip
+
+
+def score(place, settings):
+    from flows.measure import score
+
+    score([str(place.pool)], str(place.folder / "scores.csv"), settings)
+
+
+def calibrate(place, settings):
+    from flows.measure import calibrate
+
+    calibrate([str(place.pool)], settings)
+
+
+def remove(place, settings):
+    place.remove(where="line = 1")
+
+
+def damaged(place, copy):
+    put_back(place, copy)
+    for manifest in place.store.rglob("*.manifest"):
+        manifest.write_bytes(b"")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_opens_a_damaged_store_says_so_in_one_sentence(undisturbed, tmp_path, command):
+    from flows.cli import app
+
+    place, copy, _, _ = undisturbed
+    damaged(place, copy)
+    named = {"OUT": str(tmp_path / "out"), "POOL": str(place.pool)}
+    arguments = [named.get(word, word) for word in COMMANDS[command]]
+    ended = CliRunner().invoke(app, [*arguments, "--store", str(place.store)])
+    assert isinstance(ended.exception, StoreError), ended.output
+    assert re.search(r"\bis damaged\b|\bare not whole\b", str(ended.exception))
+    assert "\n" not in str(ended.exception)
+
+
+@pytest.mark.parametrize("flow", [score, calibrate, remove], ids=lambda flow: flow.__name__)
+def test_every_flow_that_opens_a_damaged_store_says_so_without_trying_again(undisturbed, flow):
+    place, copy, _, _ = undisturbed
+    damaged(place, copy)
+    with pytest.raises(StoreError, match="is damaged"):
+        flow(place, place.settings())
+
+
+def test_what_is_damaged_while_a_run_goes_on_is_not_tried_again_and_what_may_pass_is(undisturbed):
+    from prefect.states import exception_to_failed_state
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    from deita_core.damage import damaged as damage_error
+    from deita_core.errors import StoreTroubleError
+    from tasks.policy import worth_retrying
+
+    def judged(error):
+        return run_coro_as_sync(worth_retrying(None, None, run_coro_as_sync(exception_to_failed_state(error))))
+
+    assert not judged(damage_error("s", "samples", "file size is too small"))
+    assert not judged(StoreError("no permission"))
+    assert judged(StoreTroubleError("no space left on device"))
+    assert judged(OSError(28, "No space left on device"))
