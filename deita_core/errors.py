@@ -17,6 +17,10 @@ class StoreError(DeitaError):
     """The store cannot be used: locked by another run, incomplete, or written by something else."""
 
 
+class StoreTroubleError(StoreError):
+    """The store cannot be used just now: a lost connection, a full disk; the one error that a task tries again."""
+
+
 class ModelError(DeitaError):
     """A model cannot be loaded, or does not fit what it is asked to do."""
 

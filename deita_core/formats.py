@@ -15,7 +15,7 @@ from typing import Any
 import zstandard
 
 from deita_core.errors import InputError, cause
-from deita_core.layouts import Reject, Row, detect_layout, json_row
+from deita_core.layouts import BadRow, Reject, Row, detect_layout, json_row, unparsed
 
 # Keys under which a JSON object holds the file's rows.
 LIST_KEYS = ("data", "rows", "train", "examples")
@@ -23,6 +23,11 @@ MAX_LINE = 64 << 20
 MAX_CELL = 16 << 20
 CHUNK = 1 << 20
 SPACE = re.compile(r"[ \t\n\r]*")
+NUMBER = re.compile(r"[-+.0-9eE]*")
+# Up to and with the next bracket or whole string: enough to step over a value.
+TOKEN = re.compile(
+    r'[^"\[\]{}]*(?:(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<opening>[\[{])|(?P<closing>[\]}]))', re.DOTALL
+)
 DECODER = json.JSONDecoder()
 PARQUET_BATCH = 512
 # What a piece unpacks to is held: at most some 40 MB, however well the file is packed.
@@ -131,8 +136,8 @@ def _document_rows(window: "_Window") -> Iterator[Row | Reject]:
     line = 0
     try:
         for line, value in enumerate(_documents(window), 1):
-            yield Row(line, value)
-    except (ValueError, RecursionError) as error:
+            yield Reject(line, value.reason, value.detail) if isinstance(value, BadRow) else Row(line, value)
+    except ValueError as error:
         yield Reject(line + 1, "broken_json", f"from row {line + 1} on nothing can be read: {cause(error)}")
 
 
@@ -156,7 +161,7 @@ def _object_or_list(window: "_Window") -> Iterator[object]:
         else:
             row[str(key)] = window.value()
     if not listed:
-        yield row
+        yield next((value for value in row.values() if isinstance(value, BadRow)), row)
 
 
 class _Window:
@@ -210,6 +215,7 @@ class _Window:
         self.expect(closing)
 
     def value(self) -> object:
+        """The next value, or why the parser refuses it though it is JSON."""
         self.peek()
         while True:
             try:
@@ -221,9 +227,34 @@ class _Window:
             except json.JSONDecodeError as error:
                 if self.ended or _is_final(error):
                     raise ValueError(error.msg) from None
-            if len(self.text) - self.at > MAX_LINE:
-                raise ValueError(f"it is longer than {MAX_LINE:,} characters, or never ends")
+            except (ValueError, RecursionError) as error:
+                self._step_over()
+                return unparsed(error)
+            self._check_length()
             self.grow()
+
+    def _step_over(self) -> None:
+        """Go on behind a list, an object or a number without parsing it."""
+        if self.peek() not in "[{":
+            self.at = NUMBER.match(self.text, self.at).end()  # type: ignore[union-attr]
+            return
+        depth = 0
+        while True:
+            token = TOKEN.match(self.text, self.at)
+            if token:
+                self.at = token.end()
+                depth += (token["opening"] is not None) - (token["closing"] is not None)
+                if not depth:
+                    return
+            elif self.ended:
+                raise ValueError("it never ends")
+            else:
+                self._check_length()
+                self.grow()
+
+    def _check_length(self) -> None:
+        if len(self.text) - self.at > MAX_LINE:
+            raise ValueError(f"it is longer than {MAX_LINE:,} characters, or never ends")
 
 
 def _is_final(error: json.JSONDecodeError) -> bool:
@@ -265,10 +296,13 @@ def _csv_header(file: str, reader: Any) -> list[str]:
         "".join(header).encode()
     except (csv.Error, UnicodeEncodeError):
         raise InputError(f"{file} has a header that cannot be read; save the file as UTF-8 CSV.") from None
-    twice = [name for name, n in Counter(header).items() if n > 1]
-    if twice:
-        raise InputError(f"{file} has two columns named {twice[0][:60]!r}; rename one of them.")
+    _check_names(file, header)
     return header
+
+
+def _check_names(file: str, names: list[str]) -> None:
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise InputError(f"{file} has two columns named {twice[0][:60]!r}; rename one of them.")
 
 
 def _csv_row(line: int, header: list[str], cells: list[str]) -> Row | Reject:
@@ -287,9 +321,11 @@ def parquet_rows(file: str) -> Iterator[Row | Reject]:
 
     try:
         # Without buffering, a column of a row group is held as a whole.
-        batches = ParquetFile(file, pre_buffer=False, buffer_size=CHUNK).iter_batches(PARQUET_BATCH)
+        opened = ParquetFile(file, pre_buffer=False, buffer_size=CHUNK)
+        batches = opened.iter_batches(PARQUET_BATCH)
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise InputError(f"{file} is not a whole Parquet file ({cause(error)}); write it again.") from None
+    _check_names(file, opened.schema_arrow.names)
     line = 0
     try:
         for line, row in enumerate(chain.from_iterable(map(_values, batches)), 1):
@@ -299,14 +335,14 @@ def parquet_rows(file: str) -> Iterator[Row | Reject]:
 
 
 def _values(batch: Any) -> Iterator[object]:
-    """The batch's rows, or the error that one of them raises: nanoseconds, the year 10000, bytes that are no text."""
+    """The batch's rows, or the error that one raises: the year 10000, bytes that are no text, no known time zone."""
     try:
         yield from batch.to_pylist()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, LookupError):
         for i in range(len(batch)):
             try:
                 yield from batch.slice(i, 1).to_pylist()
-            except (ValueError, OverflowError) as error:
+            except (ValueError, OverflowError, LookupError) as error:
                 yield error
 
 

@@ -2,8 +2,9 @@
 
 import json
 import math
+import sys
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple, get_args
@@ -15,7 +16,13 @@ from deita_core.conversation import JOINT, Conversation, Role, conversation
 Layout = Literal["alpaca", "sharegpt", "messages", "prompt-response"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 MAX_CHARS = 1_000_000
+# Levels of lists and objects in a row: what every JSON parser and writer takes, however deep its own caller stands.
+MAX_DEPTH = 200
 PEEK = 100
+NESTED = (dict, list, tuple)
+# Python's own limit, against numbers that take minutes to read.
+TOO_LONG = f"an integer has more than {sys.int_info.default_max_str_digits:,} digits"
+TOO_DEEP = f"the row is nested more than {MAX_DEPTH} levels deep, so that it could not be given back"
 
 Pair = tuple[Role, str]
 Names = tuple[str, ...]
@@ -118,6 +125,7 @@ def _fate(row: Row, layout: Layout | None) -> Sample | Reject:
     try:
         if layout is None and isinstance(row.value, dict):
             raise BadRow("unknown_layout", f"its fields fit no layout: {_short(list(row.value)[:20])}")
+        check_depth(row.value)
         known = layout or LAYOUTS[0]
         return Sample(row.line, parse_row(row.value, known), known, row.text or fields_json(row.value))
     except BadRow as bad:
@@ -143,7 +151,29 @@ def _lenient_row(line: int, text: str) -> Row | Reject:
     except json.JSONDecodeError as error:
         return Reject(line, "broken_json", f"{error.msg.removesuffix(' at')}, at character {error.pos + 1}")
     except (ValueError, RecursionError) as error:
-        return Reject(line, "broken_json", str(error)[:300])
+        bad = unparsed(error)
+        return Reject(line, bad.reason, bad.detail)
+
+
+def unparsed(error: ValueError | RecursionError) -> BadRow:
+    """What it means that the standard library refuses something that is JSON."""
+    return BadRow("unsupported_content", TOO_DEEP if isinstance(error, RecursionError) else TOO_LONG)
+
+
+def check_depth(value: object) -> None:
+    """Raise BadRow for lists and objects within each other to more than MAX_DEPTH levels."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [member for outer in level for member in _members(outer) if isinstance(member, NESTED)]
+        if not level:
+            return
+    raise BadRow("unsupported_content", TOO_DEEP)
+
+
+def _members(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, NESTED) else ()
 
 
 def fields_json(row: object) -> str:
@@ -151,7 +181,8 @@ def fields_json(row: object) -> str:
 
     What JSON does not know becomes text: dates and times in ISO 8601, bytes in base64, anything else (Decimal,
     timedelta, ...) as Python writes it; NaN and infinities become null. Integers keep all their digits. Raises only
-    BadRow: for half a surrogate pair, which no UTF-8 file can hold, and for hundreds of nested levels.
+    BadRow: for half a surrogate pair, which no UTF-8 file can hold, for hundreds of nested levels, and for integers
+    of thousands of digits.
     """
     try:
         return orjson.dumps(row, default=_as_text).decode()
@@ -166,8 +197,8 @@ def _slow_json(value: object) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise BadRow("bad_unicode", "a field holds half of a surrogate pair, which UTF-8 cannot hold") from None
-    except RecursionError:
-        raise BadRow("unsupported_content", "the row is nested too deeply to be kept") from None
+    except (ValueError, RecursionError) as error:
+        raise unparsed(error) from None
     return text
 
 
@@ -291,6 +322,7 @@ def _as_list(value: object, name: str) -> list:
         raise BadRow("null_field", f"{name} is null")
     if isinstance(value, str):
         value = _from_json(value)
+        check_depth(value)
     if not isinstance(value, list):
         raise BadRow("wrong_type", f"{name} is not a list")
     return value

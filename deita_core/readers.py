@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -149,10 +150,21 @@ def _files(path: str) -> list[str]:
         # Path takes no absolute pattern.
         found = [where] if where.exists() else [Path(match) for match in glob.glob(path, recursive=True)]  # noqa: PTH207
     files = sorted(p.as_posix() for p in found if p.name.lower().endswith(SUPPORTED) and p.is_file())
+    if strange := [file for file in files if not _is_utf8(file)]:
+        shown = os.fsencode(strange[0]).decode(errors="replace")
+        raise InputError(f"{shown} has a name that is not UTF-8, so that no result could say it; rename the file.")
     if not files:
         problem = "names no file of a supported kind" if found or where.exists() else "does not exist"
         raise InputError(f"{path} {problem}; give {', '.join(SUPPORTED)} files, or hf://datasets/ORG/NAME.")
     return files
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pool_rows(files: Sequence[str], layout: Layout | None, limit: int | None) -> Iterator[tuple[str, Sample | Reject]]:

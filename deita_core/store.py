@@ -17,9 +17,11 @@ import polars as pl
 import pyarrow as pa
 from filelock import FileLock
 
-from deita_core.errors import StoreError, cause
+from deita_core.damage import damaged, is_of_libraries, reason, surroundings
+from deita_core.errors import StoreError, StoreTroubleError, cause
 from deita_core.locks import check_held, folder_lock, object_lock
 from deita_core.remote import check_reachable, checked_uri, is_remote, publish, side_folder, storage_options
+from deita_core.store_files import ASIDE, delete_folder, list_files
 from deita_core.tables import Table
 
 # Ids in one query's IN list: long enough to be fast, short enough to be parsed at once.
@@ -87,13 +89,17 @@ class Store:
             merge = handle.merge_insert(list(table.key)).when_not_matched_insert_all()
             return int(merge.execute(rows).num_inserted_rows)
 
-        return self._commit(table.name, insert)
+        return self._using(table.name, lambda: self._commit(table.name, insert))
 
     def delete(self, table: Table | str, where: str) -> None:
         """Remove rows of a table, or of the one so named, by an SQL condition; a missing table has none."""
         name = table if isinstance(table, str) else table.name
-        if handle := self._handle(name):
-            self._commit(name, lambda: handle.delete(where))
+
+        def remove() -> None:
+            if handle := self._handle(name):
+                handle.delete(where)
+
+        self._using(name, lambda: self._commit(name, remove))
 
     def compact(self, purge: bool = False) -> None:
         """Merge the small files that many writes leave behind and drop versions nothing reads any more.
@@ -102,13 +108,20 @@ class Store:
         earlier versions dropped, tagged ones too, so that who reads one of them loses it. Only while holding the lock.
         """
         for name in self.tables():
-            handle = self._handle(name)
-            if purge:
-                self._commit(name, partial(self._purge, name, handle))
-            elif handle.stats()["fragment_stats"]["num_fragments"] > 1:
-                self._commit(name, partial(handle.optimize, cleanup_older_than=KEEP_VERSIONS))
+            self._using(name, partial(self._commit, name, partial(self._purge if purge else self._compact, name)))
+        if purge:
+            # What a repair has put there.
+            delete_folder(self.uri, ASIDE)
 
-    def _purge(self, name: str, handle: Any) -> None:
+    def _compact(self, name: str) -> None:
+        handle = self._handle(name)
+        if handle is not None and handle.stats()["fragment_stats"]["num_fragments"] > 1:
+            handle.optimize(cleanup_older_than=KEEP_VERSIONS)
+
+    def _purge(self, name: str) -> None:
+        handle = self._handle(name)
+        if handle is None:
+            return
         for tag in handle.tags.list():
             handle.tags.delete(tag)
         _drop_versions(handle)
@@ -123,34 +136,52 @@ class Store:
 
     def tables(self) -> list[str]:
         """Names of the tables there are."""
-        return sorted(self._database().list_tables().tables) if self._is_there() else []
+        if not self._is_there():
+            return []
+        try:
+            return sorted(self._database().list_tables().tables)
+        except Exception as error:
+            if not is_of_libraries(error) or not (hindered := surroundings(f"The store {self.uri}", error)):
+                raise
+            raise hindered from error
 
     def versions(self) -> dict[str, int]:
         """The current version of every table: enough to read exactly this state again until it is compacted."""
-        return {name: int(self._handle(name).version) for name in self.tables()}
+        handles = {name: self._using(name, partial(self._handle, name)) for name in self.tables()}
+        return {name: int(handle.version) for name, handle in handles.items() if handle is not None}
 
     def read(self, table: Table, columns: Sequence[str] | None = None, where: str | None = None) -> pl.DataFrame:
         """Rows by an SQL condition; a missing table has none."""
         columns = list(columns or table.empty().columns)
-        handle = self._of(table)
-        if handle is None:
-            return table.empty().select(columns)
-        query = handle.search().select(columns)
-        if where:
-            query = query.where(where)
-        return pl.DataFrame(pl.from_arrow(query.to_arrow())).select(columns)
 
-    def count(self, table: Table, where: str | None = None) -> int:
-        """Number of rows by an SQL condition."""
-        handle = self._handle(table.name)
-        return 0 if handle is None else int(handle.count_rows(where))
+        def rows() -> pl.DataFrame:
+            handle = self._of(table)
+            if handle is None:
+                return table.empty().select(columns)
+            query = handle.search().select(columns)
+            if where:
+                query = query.where(where)
+            return pl.DataFrame(pl.from_arrow(query.to_arrow())).select(columns)
+
+        return self._using(table.name, rows)
+
+    def count(self, table: Table | str, where: str | None = None) -> int:
+        """Number of rows of a table, or of the one so named, by an SQL condition."""
+        name = table if isinstance(table, str) else table.name
+
+        def rows() -> int:
+            handle = self._handle(name)
+            return 0 if handle is None else int(handle.count_rows(where))
+
+        return self._using(name, rows)
 
     def fetch(
         self, table: Table, column: str, values: Sequence[str], columns: Sequence[str] | None = None
     ) -> pl.DataFrame:
         """Rows whose `column` is one of `values`, in no particular order."""
         if len(values) > SCAN_ABOVE:
-            return self._scan(table, column, values, list(columns or table.empty().columns))
+            scanned = partial(self._scan, table, column, values, list(columns or table.empty().columns))
+            return self._using(table.name, scanned)
         values = list(dict.fromkeys(values))
         parts = [
             self.read(table, columns, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
@@ -185,7 +216,40 @@ class Store:
             raise StoreError(f"Table {table.name} lacks {lacking} vectors; run the command again to encode them.")
         return joined["vector"].to_numpy().astype(np.float32, copy=False)
 
+    def batches(self, name: str) -> Iterator[pl.DataFrame]:
+        """All rows and columns of the table so named, a batch at a time. Raises DamagedTableError on the way."""
+        try:
+            if (handle := self._handle(name)) is None:
+                return
+            # That every version's manifest can be read is asked for whenever the table is compacted.
+            handle.list_versions()
+            for batch in handle.search().select(handle.schema.names).to_batches():
+                yield pl.DataFrame(pl.from_arrow(batch))
+        except (Exception, pl.exceptions.PanicException) as error:
+            if not is_of_libraries(error):
+                raise
+            raise surroundings(self._called(name), error) or damaged(self.uri, name, reason(error)) from error
+
     # -- tables
+
+    def _called(self, name: str) -> str:
+        return f"Table {name} of {self.uri}"
+
+    def _using(self, name: str, use: Callable[[], Result]) -> Result:
+        """What `use` makes of a table; StoreError if the table is damaged or cannot be reached."""
+        try:
+            return use()
+        except (Exception, pl.exceptions.PanicException) as error:
+            if not is_of_libraries(error):
+                raise
+            if hindered := surroundings(self._called(name), error):
+                raise hindered from error
+        with self._opening:
+            self._open.pop(name, None)
+        for _ in self.batches(name):
+            pass
+        # The table is whole: what was being read had just been replaced, or what is asked cannot be done at all.
+        return use()
 
     def _is_there(self) -> bool:
         return self.is_remote or self.side.exists()
@@ -231,8 +295,8 @@ class Store:
         try:
             return lancedb.connect(self.uri, read_consistency_interval=FRESH, storage_options=storage_options())
         except ValueError as error:
-            # It was reached before, or has just been: a trouble that may pass, and so no StoreError.
-            raise ConnectionError(f"The store {self.uri} cannot be reached ({cause(error)}).") from None
+            # It was reached before, or has just been: a trouble that may pass.
+            raise StoreTroubleError(f"The store {self.uri} cannot be reached ({cause(error)}).") from None
 
     def _of(self, table: Table) -> Any:
         """The table's handle, None where there is none; StoreError if it is not one of ours."""
@@ -246,15 +310,17 @@ class Store:
     def _handle(self, name: str) -> Any:
         with self._opening:
             if name not in self._open:
-                if not self._is_there() or name not in self._database().list_tables().tables:
+                if name not in self.tables():
                     return None
                 try:
                     self._open[name] = self._database().open_table(name)
                 except ValueError as error:
-                    # Listed, but its first version is not there yet: another process is making it.
-                    if "was not found" in str(error):
-                        return None
-                    raise StoreError(f"Table {name} of {self.uri} cannot be read ({cause(error)}).") from None
+                    if "was not found" not in str(error):
+                        raise
+                    # Listed, but its first version is not there yet: another process is making it, without rows.
+                    if list_files(self.uri, f"{name}.lance/data"):
+                        raise damaged(self.uri, name, "it has rows, but its list of versions is gone") from None
+                    return None
             return self._open[name]
 
     def _create(self, table: Table, rows: pl.DataFrame) -> Any:

@@ -2,8 +2,9 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -71,12 +72,63 @@ def watch_folder(
             typer.echo(line)
 
 
-@app.command()
-def doctor() -> None:
-    """Say what is installed, which presets can run here, and why not."""
+@app.command(epilog="Examples:  deita doctor   ·   deita doctor --store .deita --repair")
+def doctor(
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URI of a store to check: every table is read in full.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take damaged tables of the store back to their newest whole version.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Say what is installed, which presets can run here, and why not; or whether the tables of a store are whole.
+
+    A repair says first what would be lost, and asks. It deletes nothing: what is damaged goes to the store's folder
+    called damaged.
+    """
+    from deita_core.errors import InputError
+
+    if store is not None:
+        _check_store(store, repair, yes)
+        return
+    if repair:
+        raise InputError("No store is named to repair; give --store.")
     from flows.summary import print_doctor
 
     print_doctor()
+
+
+def _check_store(uri: str, repair: bool, yes: bool) -> None:
+    from deita_core.errors import InputError, StoreError
+    from deita_core.stages.repair import examine
+    from deita_core.stages.repair import repair as take_back
+    from deita_core.store import Store
+
+    store = Store(uri)
+    with store.lock("deita doctor --repair") if repair else nullcontext():
+        found = []
+        for health in examine(store):
+            typer.echo(f"table {health.name:<40}{health}")
+            found.append(health)
+        damaged = [health for health in found if health.can_be_repaired]
+        if repair and damaged:
+            for health in damaged:
+                typer.echo(f"{health.name}: {health.loss}.")
+            if not yes and not sys.stdin.isatty():
+                raise InputError("Nothing was repaired, as there is no terminal to ask on; give --yes.")
+            if not yes:
+                typer.confirm("Repair the store in this way?", abort=True)
+            for line in take_back(store, damaged):
+                typer.echo(line)
+            return
+    if not found:
+        typer.echo(f"The store {uri} has no tables.")
+    if bad := [health.name for health in found if health.trouble or health.broken]:
+        raise StoreError(
+            f"{len(bad)} of the {len(found)} tables of {uri} are not whole ({', '.join(bad)}); --repair says what "
+            f"going back to their newest whole versions would lose, and asks."
+        )
 
 
 def _variables(given: dict[str, str]) -> dict[str, str]:
