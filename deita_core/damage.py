@@ -5,7 +5,7 @@ import re
 import polars as pl
 import pyarrow as pa
 
-from deita_core.errors import StoreError, StoreTroubleError, cause
+from deita_core.errors import StoreError, StoreUnavailableError, cause
 
 # What the operating system or object storage says; that a file is not there (2) is damage.
 PASSING = re.compile(
@@ -55,7 +55,9 @@ def surroundings(what: str, error: BaseException) -> StoreError | None:
     if LASTING.search(said):
         return StoreError(f"{what} cannot be used ({why}); check the permissions of its files.")
     if PASSING.search(said) or isinstance(error, (OSError, MemoryError)):
-        return StoreTroubleError(f"{what} cannot be used now ({why}); put that right and run the same command again.")
+        return StoreUnavailableError(
+            f"{what} cannot be used now ({why}); put that right and run the same command again."
+        )
     return None
 
 

@@ -17,8 +17,8 @@ class StoreError(DeitaError):
     """The store cannot be used: locked by another run, incomplete, or written by something else."""
 
 
-class StoreTroubleError(StoreError):
-    """The store cannot be used just now: a lost connection, a full disk; the one error that a task tries again."""
+class StoreUnavailableError(StoreError):
+    """The store cannot be used now: a lost connection, a full disk. The one error of ours that a task retries."""
 
 
 class ModelError(DeitaError):

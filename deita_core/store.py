@@ -18,7 +18,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from deita_core.damage import damaged, is_of_libraries, reason, surroundings
-from deita_core.errors import StoreError, StoreTroubleError, cause
+from deita_core.errors import StoreError, StoreUnavailableError, cause
 from deita_core.locks import check_held, folder_lock, object_lock
 from deita_core.remote import check_reachable, checked_uri, is_remote, publish, side_folder, storage_options
 from deita_core.store_files import ASIDE, delete_folder, list_files
@@ -296,7 +296,7 @@ class Store:
             return lancedb.connect(self.uri, read_consistency_interval=FRESH, storage_options=storage_options())
         except ValueError as error:
             # It was reached before, or has just been: a trouble that may pass.
-            raise StoreTroubleError(f"The store {self.uri} cannot be reached ({cause(error)}).") from None
+            raise StoreUnavailableError(f"The store {self.uri} cannot be reached ({cause(error)}).") from None
 
     def _of(self, table: Table) -> Any:
         """The table's handle, None where there is none; StoreError if it is not one of ours."""

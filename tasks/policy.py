@@ -6,7 +6,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.tasks import Task, exponential_backoff
 
-from deita_core.errors import DeitaError, StoreTroubleError
+from deita_core.errors import DeitaError, StoreUnavailableError
 from deita_core.store import Store
 from deita_core.tables import InvalidTableError
 
@@ -18,7 +18,7 @@ async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
     """False for what will fail again in the same way: the user's input, a defect of the program."""
     try:
         await state.aresult()
-    except StoreTroubleError:
+    except StoreUnavailableError:
         return True
     except (DeitaError, InvalidTableError, TypeError, ValueError, AssertionError, *LASTING):
         return False

@@ -22,6 +22,10 @@ from deita_core.tables import EDITIONS, SELECTIONS
 from deita_core.writers import MANIFEST
 
 
+class OutdatedError(StoreError):
+    """An edition was made by another version of this program."""
+
+
 class Edition(BaseModel):
     """A finished selection: its number in the store, counted from 1, when it was finished, and its report."""
 
@@ -51,7 +55,7 @@ def read_edition(store: Store, number: int | None = None) -> Edition:
     try:
         report = Report.model_validate_json(row.item(0, "report"))
     except ValidationError:
-        raise StoreError(
+        raise OutdatedError(
             f"Edition {row.item(0, 'number')} of {store.uri} is from another version of this program; "
             f"run deita select again."
         ) from None
@@ -105,7 +109,7 @@ def edition_to_follow(store: Store, folder: Path) -> Edition | None:
     """As `edition_of`; None for one of another version of this program, from which nothing can be taken over."""
     try:
         return edition_of(store, folder)
-    except StoreError:
+    except OutdatedError:
         return None
 
 

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 from remote_server import s3_server
 
-from deita_core.errors import InputError, StoreError, StoreTroubleError
+from deita_core.errors import InputError, StoreError, StoreUnavailableError
 from deita_core.locks import object_lock
 from deita_core.remote import open_objects
 from deita_core.store import Store
@@ -136,7 +136,7 @@ def test_a_server_that_goes_away_is_a_trouble_that_tasks_try_again(monkeypatch):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         assert Store("s3://pool/passing").tables() == []
-    with pytest.raises(StoreTroubleError, match="The store s3://pool/passing cannot be reached"):
+    with pytest.raises(StoreUnavailableError, match="The store s3://pool/passing cannot be reached"):
         Store("s3://pool/passing").tables()
 
 

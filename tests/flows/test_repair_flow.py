@@ -143,7 +143,7 @@ def test_what_is_damaged_while_a_run_goes_on_is_not_tried_again_and_what_may_pas
     from prefect.utilities.asyncutils import run_coro_as_sync
 
     from deita_core.damage import damaged as damage_error
-    from deita_core.errors import StoreTroubleError
+    from deita_core.errors import StoreUnavailableError
     from tasks.policy import worth_retrying
 
     def judged(error):
@@ -151,5 +151,5 @@ def test_what_is_damaged_while_a_run_goes_on_is_not_tried_again_and_what_may_pas
 
     assert not judged(damage_error("s", "samples", "file size is too small"))
     assert not judged(StoreError("no permission"))
-    assert judged(StoreTroubleError("no space left on device"))
+    assert judged(StoreUnavailableError("no space left on device"))
     assert judged(OSError(28, "No space left on device"))

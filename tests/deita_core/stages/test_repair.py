@@ -13,7 +13,7 @@ import pytest
 from remote_server import s3_server
 
 from deita_core.damage import DamagedTableError, is_of_libraries, surroundings
-from deita_core.errors import StoreError, StoreTroubleError
+from deita_core.errors import StoreError, StoreUnavailableError
 from deita_core.remote import open_objects
 from deita_core.stages.repair import FOREIGN, check, examine, repair
 from deita_core.store import Store
@@ -227,7 +227,7 @@ def test_whatever_class_of_theirs_is_raised_over_a_damaged_table_the_table_is_na
     def fail():
         raise kind("something in a library")
 
-    expected = StoreTroubleError if issubclass(kind, MemoryError) else DamagedTableError
+    expected = StoreUnavailableError if issubclass(kind, MemoryError) else DamagedTableError
     with pytest.raises(expected, match=f"Table {SCORES.name} of "):
         Store(store.uri)._using(SCORES.name, fail)
 
@@ -237,7 +237,7 @@ def test_over_a_whole_table_a_defect_of_the_program_stays_what_it_is(store, kind
     def fail():
         raise kind("a defect")
 
-    expected = StoreTroubleError if issubclass(kind, MemoryError) else kind
+    expected = StoreUnavailableError if issubclass(kind, MemoryError) else kind
     with pytest.raises(expected):
         store._using(SCORES.name, fail)
 
@@ -263,10 +263,10 @@ def test_what_was_replaced_while_it_was_read_is_read_again(store):
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("lance error: LanceError(IO): No space left on device (os error 28), /a/src/w.rs:258:9", StoreTroubleError),
-        ("lance error: LanceError(IO): Unable to walk dir: Too many open files (os error 24)", StoreTroubleError),
-        ("lance error: LanceError(IO): Input/output error (os error 5)", StoreTroubleError),
-        ("lance error: LanceError(IO): Generic S3 error: GET http://x: timed out", StoreTroubleError),
+        ("lance error: LanceError(IO): No space left on device (os error 28), /a/src/w.rs:258:9", StoreUnavailableError),
+        ("lance error: LanceError(IO): Unable to walk dir: Too many open files (os error 24)", StoreUnavailableError),
+        ("lance error: LanceError(IO): Input/output error (os error 5)", StoreUnavailableError),
+        ("lance error: LanceError(IO): Generic S3 error: GET http://x: timed out", StoreUnavailableError),
         ("lance error: LanceError(IO): Permission denied (os error 13)", StoreError),
         ("lance error: LanceError(IO): Read-only file system (os error 30)", StoreError),
     ],
