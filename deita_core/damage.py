@@ -55,9 +55,7 @@ def surroundings(what: str, error: BaseException) -> StoreError | None:
     if LASTING.search(said):
         return StoreError(f"{what} cannot be used ({why}); check the permissions of its files.")
     if PASSING.search(said) or isinstance(error, (OSError, MemoryError)):
-        return StoreUnavailableError(
-            f"{what} cannot be used now ({why}); put that right and run the same command again."
-        )
+        return StoreUnavailableError(f"{what} cannot be used now ({why}); correct that and run the same command again.")
     return None
 
 

@@ -126,9 +126,7 @@ def selected_rows(store: Store, decisions: pl.DataFrame) -> pl.DataFrame:
     fields = store.fetch(SOURCES, "key", kept["key"].to_list(), ["key", "fields"])
     rows = kept.join(messages, on="id", how="left").join(fields, on="key", how="left").sort("rank")
     if lost := rows.filter(pl.col("messages").is_null() | pl.col("fields").is_null()).height:
-        raise StoreError(
-            f"The store {store.uri} lacks {lost:,} of the rows selected; run deita select on the pool again."
-        )
+        raise StoreError(f"The store {store.uri} lacks {lost:,} of the rows selected; select from the pool again.")
     return rows.select(pl.col(name).cast(kind) for name, kind in SELECTED_SCHEMA.items())
 
 

@@ -263,7 +263,7 @@ def test_what_was_replaced_while_it_was_read_is_read_again(store):
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("lance error: LanceError(IO): No space left on device (os error 28), /a/src/w.rs:258:9", StoreUnavailableError),
+        ("lance error: LanceError(IO): No space left on device (os error 28), /a/w.rs:258:9", StoreUnavailableError),
         ("lance error: LanceError(IO): Unable to walk dir: Too many open files (os error 24)", StoreUnavailableError),
         ("lance error: LanceError(IO): Input/output error (os error 5)", StoreUnavailableError),
         ("lance error: LanceError(IO): Generic S3 error: GET http://x: timed out", StoreUnavailableError),
