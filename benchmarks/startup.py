@@ -112,7 +112,12 @@ def run(case: Case, folder: Path, model: Path, root: Path, limit: float) -> Ende
         case.prepare(home)
     mark = uuid4().hex
     usual = {name: value for name, value in os.environ.items() if not re.match("PREFECT_|DEITA_|.*_PROXY$", name, re.I)}
-    here = {"PREFECT_HOME": str(home), "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", MARK: mark}
+    here = {
+        "PREFECT_HOME": str(home),
+        "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}",
+        "HF_HUB_OFFLINE": "1",
+        MARK: mark,
+    }
     words = [sys.executable, "-m", "flows.cli", "calibrate", "rows.jsonl", "--encoder", str(model)]
     started = monotonic()
     with (folder.with_name(f"{folder.name}.err")).open("w+") as errors:

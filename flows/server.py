@@ -25,6 +25,9 @@ GRACE = 5.0
 # Seconds between two looks at whether it answers.
 LOOK = 0.05
 HERE = "127.0.0.1"
+# The level at which nothing is shown of what it says, which is heard all the same.
+QUIET = "CRITICAL"
+HEARD = {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR", "COLUMNS": "400"}
 # The variables of Prefect's own temporary server.
 LIKE_PREFECTS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 ELSEWHERE = "give it another with PREFECT_HOME=FOLDER, or name a running server with PREFECT_API_URL"
@@ -47,13 +50,14 @@ class TemporaryServer:
     def __init__(self, home: str, seconds: float) -> None:
         self._home, self._end = home, monotonic() + seconds
         self._words = deque[str](maxlen=200)
+        self._shows = os.environ.get("PREFECT_SERVER_LOGGING_LEVEL", QUIET) != QUIET
         with socket.socket() as reserved:
             reserved.bind((HERE, 0))
             self._port = reserved.getsockname()[1]
             self._process = subprocess.Popen(  # noqa: S603
                 # -P: files of the working directory, such as a random.py, hide nothing of the standard library.
                 [sys.executable, "-P", __file__, str(reserved.fileno())],
-                env={**os.environ, **LIKE_PREFECTS},
+                env={**os.environ, **LIKE_PREFECTS, **({} if self._shows else HEARD)},
                 # Open as long as this process is there.
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -123,7 +127,7 @@ class TemporaryServer:
     def _listen(self, said: IO[str]) -> None:
         for line in said:
             self._words.append(line)
-            if os.environ.get("DEITA_DEBUG"):
+            if self._shows:
                 sys.stderr.write(line)
 
     def _last_words(self) -> str:
