@@ -114,7 +114,7 @@ def run(case: Case, folder: Path, model: Path, root: Path, limit: float) -> Ende
     usual = {name: value for name, value in os.environ.items() if not re.match("PREFECT_|DEITA_|.*_PROXY$", name, re.I)}
     here = {
         "PREFECT_HOME": str(home),
-        "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
         "HF_HUB_OFFLINE": "1",
         MARK: mark,
     }
