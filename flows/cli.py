@@ -6,11 +6,14 @@ import signal
 import sys
 import traceback
 import warnings
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from flows import edition_commands, operate, pool_commands, scorer_commands
+from flows.prefect_settings import spare_loopback
+from flows.server import lost_server
 
 app = typer.Typer(
     name="deita",
@@ -50,49 +53,72 @@ def prepare_environment(verbose: bool) -> None:
         "TOKENIZERS_PARALLELISM": "true",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    for name, value in quiet.items():
+    # Programs that this one starts with -m or -c find none of the working directory's files, such as a random.py.
+    safe = {"PYTHONSAFEPATH": "1"}
+    for name, value in {**quiet, **safe}.items():
         os.environ.setdefault(name, value)
+    spare_loopback()
     # What a library will call otherwise some day is not for the user to read.
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def main() -> None:
     """Run the command; an error the user can act on is one sentence, with its exit code."""
-    from deita_core.errors import DeitaError
-
     # A terminal that cannot show a letter shows a question mark.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # What ends a run from outside ends it as ctrl-C does; by the default, Prefect's temporary server would stay behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
-    except DeitaError as error:
-        if os.environ.get("DEITA_DEBUG"):
-            traceback.print_exc()
-        typer.echo(f"deita: {error}", err=True)
-        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _end("stopped; what is done is kept, run the same command to go on.", 1)
     except SystemExit as end:
         # What Typer makes of ctrl-C.
         if end.code == INTERRUPTED:
-            typer.echo("deita: stopped; what is done is kept, run the same command to go on.", err=True)
-            sys.exit(1)
+            _end("stopped; what is done is kept, run the same command to go on.", 1)
         raise
-    except OSError as error:
-        if os.environ.get("DEITA_DEBUG"):
-            raise
-        typer.echo(f"deita: {type(error).__name__}: {error}; with --debug there is more.", err=True)
-        sys.exit(1)
     except Exception as error:
-        if os.environ.get("DEITA_DEBUG") or not _is_lost_server(error):
+        said = sentence(error)
+        if os.environ.get("DEITA_DEBUG"):
+            traceback.print_exc()
+        elif said is None:
             raise
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        typer.echo(
-            f"deita: The Prefect server went away ({said}); what is done is kept, start it and run the same command.",
-            err=True,
+        _end(said, getattr(error, "exit_code", 1))
+
+
+def sentence(error: Exception) -> str | None:
+    """What an error means to the user, if it is one that they can act on."""
+    from deita_core.errors import DeitaError
+
+    if isinstance(error, DeitaError):
+        return f"{error}"
+    if isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}; with --debug there is more."
+    if _is_lost_server(error):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        own = lost_server()
+        return (
+            str(own)
+            if own
+            else (f"The Prefect server went away ({reason}); what is done is kept, start it and run the same command.")
         )
-        sys.exit(1)
+    return None
+
+
+def _end(said: str | None, code: int) -> None:
+    """Say how it ended, and leave."""
+    # From here on ctrl-C ends the process at once, and what it has started with it.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+    if said:
+        typer.echo(f"deita: {said}", err=True)
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End a run from outside as ctrl-C does; `timeout`, for one, sends the signal twice, of which one is enough."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _is_lost_server(error: Exception) -> bool:

@@ -32,6 +32,7 @@ from prefect.workers.process import ProcessWorker
 
 from deita_core.errors import DeitaError, InputError
 from flows.programs import end_children, running
+from flows.server import last_words, named_server
 from flows.watching import LOOK, FolderWatch
 
 PREFECT = [sys.executable, "-m", "prefect"]
@@ -98,7 +99,7 @@ def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen
 @contextmanager
 def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
     """The address of the server in use, and the program, if it had to be started."""
-    if place.host is None and place.port is None and (configured := server_named()):
+    if place.host is None and place.port is None and (configured := named_server()):
         yield configured, []
         return
     host, port = place.host or "127.0.0.1", place.port or 4200
@@ -115,14 +116,6 @@ def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
     with running(words, env, log_of(name), signal.SIGTERM) as server:
         _wait(lambda: _answers(api), server, name)
         yield api, [server]
-
-
-def server_named() -> str | None:
-    """The address in PREFECT_API_URL, if there is one. Raises InputError if no server answers there."""
-    api = PREFECT_API_URL.value()
-    if api and not _answers(api):
-        raise InputError(f"No Prefect server answers at {api}; start it, or unset PREFECT_API_URL.")
-    return api
 
 
 def _environment(place: Place, api: str) -> dict[str, str]:
@@ -161,7 +154,8 @@ def _wait(is_ready: Any, program: "Popen[bytes]", name: str) -> None:
     started = monotonic()
     while not is_ready():
         if program.poll() is not None or monotonic() - started > START:
-            raise OperatingError(f"The {name.split('-')[0]} does not start; {log_of(name)} says why.")
+            said = last_words(log_of(name).read_text(encoding="utf-8", errors="replace")) or "without a word"
+            raise OperatingError(f"The {name.split('-')[0]} does not start ({said}); {log_of(name)} says more.")
         sleep(0.3)
 
 

@@ -37,6 +37,9 @@ def up(
     The server of PREFECT_API_URL, or one that answers at the address given, is used instead of a new one. A selection
     is made every night, and when files have arrived in the pool's folder; more in deployments/README.md.
     """
+    from flows.prefect_settings import load_prefect
+
+    load_prefect()
     from flows.control_plane import Place, control_plane, project_folder, watch
 
     given = {"DEITA_POOL": pool_folder, "DEITA_WORK_POOL": work_pool, "DEITA_STORE": store, "DEITA_CONFIG": config}
@@ -57,16 +60,18 @@ def watch_folder(
 
     `deita up` does so by itself. A file counts as arrived once the folder has been still for ten seconds.
     """
-    from prefect.client.orchestration import get_client
-
     from deita_core.errors import InputError
-    from flows.control_plane import server_named, watch
+    from flows.server import named_server
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder, so nothing can arrive there.")
     # Without it the client would start a server of its own, on which nothing is deployed.
-    if not server_named():
+    if not named_server():
         raise InputError("No Prefect server is named to tell; set PREFECT_API_URL, such as http://server:4200/api.")
+    from prefect.client.orchestration import get_client
+
+    from flows.control_plane import watch
+
     with _until_stopped(), get_client(sync_client=True) as client:
         for line in watch(client, str(folder), folder, []):
             typer.echo(line)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
+from deita_core.errors import DeitaError
+
 # Seconds that a flow run has to write what it is at and report that it was stopped.
 PATIENCE = 40.0
 # Seconds that a worker takes to report a run that has not reported its own end.
@@ -19,9 +21,16 @@ NOTE = 2.0
 def running(
     words: Sequence[str], env: Mapping[str, str], log: Path, end_with: signal.Signals
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program whose output goes to a file; afterwards it is asked to end, and it and its children are gone."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    """Run a program whose output goes to a file; afterwards it is asked to end, and it and its children are gone.
+
+    Raises DeitaError if the file cannot be written.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb")
+    except OSError as error:
+        raise DeitaError(f"{log} cannot be written ({error.strerror}); set PREFECT_HOME=FOLDER to another.") from None
+    with output:
         # In a session of its own: a terminal's ctrl-C is for the one who knows in which order to end things.
         program = subprocess.Popen(  # noqa: S603
             words, env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
