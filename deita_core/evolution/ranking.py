@@ -9,7 +9,7 @@ from typing import Any
 
 from deita_core.conversation import content_id
 from deita_core.evolution.prompts import rank_variants, visible
-from deita_core.llm import LLM, Unanswered
+from deita_core.llm import LLM, PermanentRequestError
 from deita_core.scorers.heads import Axis
 
 LEVELS = range(1, 7)
@@ -79,7 +79,7 @@ async def rank_chain(
                 continue
             scores = parse_scores(answer.text, len(texts))
             return _rows(ranking, chain, repeat, order, scores)
-        except Unanswered as unanswered:
+        except PermanentRequestError as unanswered:
             reason, detail = unanswered.reason, unanswered.detail
             break
         except UnreadableError as unreadable:

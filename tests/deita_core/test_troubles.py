@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deita_core.errors import LLMError
-from deita_core.troubles import Ending, Passing, Unanswered, Unsupported, judged, quoted, retry_after
+from deita_core.troubles import (
+    FatalEndpointError,
+    PermanentRequestError,
+    RetryableError,
+    UnsupportedParameterError,
+    judged,
+    quoted,
+    retry_after,
+)
 
 KEY = "sk-0123456789-very-secret"
 WIRE = {"model": "m", "messages": [], "temperature": 0.7, "seed": 0, "max_tokens": 9, "response_format": {}}
@@ -51,9 +59,9 @@ def error(message, code=None, param=None):
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_parameter_is_named_in_many_ways(trouble, status, body, parameter):
     found = trouble(status, body)
-    assert isinstance(found, Unsupported) and found.parameter == parameter
+    assert isinstance(found, UnsupportedParameterError) and found.parameter == parameter
     without = {name: value for name, value in WIRE.items() if name != parameter}
-    assert not isinstance(trouble(status, body, wire=without), Unsupported)
+    assert not isinstance(trouble(status, body, wire=without), UnsupportedParameterError)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +77,7 @@ def test_a_parameter_is_named_in_many_ways(trouble, status, body, parameter):
 )
 def test_too_long_is_the_requests_own_and_lasting(trouble, body):
     found = trouble(400, body)
-    assert isinstance(found, Unanswered) and (found.reason, found.lasting) == ("too_long", True)
+    assert isinstance(found, PermanentRequestError) and (found.reason, found.lasting) == ("too_long", True)
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 520, 529])
@@ -78,7 +86,7 @@ def test_too_long_is_the_requests_own_and_lasting(trouble, body):
 )
 def test_what_passes_passes_whatever_stands_in_the_body(trouble, status, body):
     found = trouble(status, body, {"Retry-After": "2"})
-    assert isinstance(found, Passing) and found.wait == 2
+    assert isinstance(found, RetryableError) and found.wait == 2
     assert trouble(status, body).wait is None
 
 
@@ -86,25 +94,25 @@ def test_what_passes_passes_whatever_stands_in_the_body(trouble, status, body):
 @pytest.mark.parametrize("body", [b"", b"<html>\nno</html>", error(f"not with {KEY}"), {"detail": f"{KEY}!"}, b"[]"])
 def test_what_lasts_ends_everything_in_one_sentence_without_the_key(trouble, status, body):
     found = trouble(status, body)
-    assert isinstance(found, Ending) and str(status) in str(found)
+    assert isinstance(found, FatalEndpointError) and str(status) in str(found)
     assert KEY not in f"{found} {found!r}" and "\n" not in str(found) and len(str(found)) < 400
 
 
 def test_a_quota_ends_everything_however_it_is_worded(trouble):
-    assert isinstance(trouble(429, error("You exceeded your current quota.", "insufficient_quota")), Ending)
-    assert isinstance(trouble(429, error("Rate limit reached.", "rate_limit_exceeded")), Passing)
-    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "301"}), Ending)
-    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "inf"}), Ending)
+    assert isinstance(trouble(429, error("You exceeded your current quota.", "insufficient_quota")), FatalEndpointError)
+    assert isinstance(trouble(429, error("Rate limit reached.", "rate_limit_exceeded")), RetryableError)
+    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "301"}), FatalEndpointError)
+    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "inf"}), FatalEndpointError)
     assert trouble(503, error("busy"), {"Retry-After": "100000"}).wait is None
 
 
 def test_a_filter_of_prompts_is_the_requests_own(trouble):
     found = trouble(400, error("The prompt was filtered.", "content_filter"))
-    assert isinstance(found, Unanswered) and (found.reason, found.lasting) == ("content_filter", True)
+    assert isinstance(found, PermanentRequestError) and (found.reason, found.lasting) == ("content_filter", True)
 
 
 def test_troubles_of_one_request_are_not_the_end_of_everything():
-    assert not issubclass(Unanswered, LLMError) and not issubclass(Passing, LLMError)
+    assert not issubclass(PermanentRequestError, LLMError) and not issubclass(RetryableError, LLMError)
 
 
 @pytest.mark.parametrize("length", range(150, 210, 7))
