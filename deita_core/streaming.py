@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 
+from deita_core.traffic import TRAFFIC
 from deita_core.troubles import RetryableError, UnsupportedParameterError
 from deita_core.wire import text_of
 
@@ -53,6 +54,7 @@ async def _whole(stream: "openai.AsyncStream[object]") -> dict[str, Any]:
             continue
         if choice.get("error"):
             return {"error": choice["error"]}
+        TRAFFIC.pieces += 1
         chunks, finish = chunks + 1, choice.get("finish_reason") or finish
         delta = choice.get("delta") or choice.get("message") or {}
         for name, parts in texts.items():

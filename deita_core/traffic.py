@@ -5,13 +5,17 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass
 class Traffic:
-    """Requests sent and what came of them; `waiting`: in flight now; `seconds`: what the answers took, in sum."""
+    """Requests sent and what came of them; `waiting`: in flight now; `seconds`: what the answers took, in sum.
+
+    `pieces`: of answers that were streamed.
+    """
 
     sent: int = 0
     answered: int = 0
     timed_out: int = 0
     waiting: int = 0
     seconds: float = 0.0
+    pieces: int = 0
 
     def copy(self) -> "Traffic":
         """The counts as they are now."""
@@ -23,7 +27,11 @@ class Traffic:
         return Traffic(**{**gained, "waiting": self.waiting})
 
     def __str__(self) -> str:
-        return f"{self.sent:,} sent, {self.answered:,} answered, {self.timed_out:,} timed out, {self.waiting:,} waiting"
+        coming = f", {self.pieces:,} pieces received" if self.pieces else ""
+        return (
+            f"{self.sent:,} requests sent, {self.answered:,} answered, {self.timed_out:,} timed out, "
+            f"{self.waiting:,} waiting{coming}"
+        )
 
 
 TRAFFIC = Traffic()

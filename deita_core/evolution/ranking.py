@@ -74,6 +74,7 @@ async def rank_chain(
         try:
             judge = llm.settings.judge
             answer = await llm.ask(messages, model=judge, temperature=0.0, nth=attempt, as_json=True)
+            unread = "cut_off" if answer.finish == "length" else "unreadable"
             if answer.finish == "content_filter":
                 reason, detail = "content_filter", "the endpoint's filter held the reply back"
                 continue
@@ -83,7 +84,7 @@ async def rank_chain(
             reason, detail = unanswered.reason, unanswered.detail
             break
         except UnreadableError as unreadable:
-            reason, detail = "unreadable", str(unreadable)
+            reason, detail = unread, str(unreadable)
     return _rows(ranking, chain, repeat, order, None, reason, detail)
 
 
