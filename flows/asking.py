@@ -67,9 +67,9 @@ def slowness(traffic: Traffic, timeout: float) -> str:
     if traffic.answered:
         taken = f"answers take {traffic.seconds / traffic.answered:,.0f} s on average"
     return (
-        f"{traffic.timed_out:,} requests heard nothing for {timeout:g} s and are sent again, with fewer in flight; "
-        f"{taken}. If the endpoint needs longer, raise timeout (under llm: in --config, or DEITA_LLM__TIMEOUT), or ask "
-        f"for shorter answers (max_tokens, DEITA_LLM__MAX_TOKENS)."
+        f"The endpoint is slow: nothing came for {timeout:g} s ({traffic.timed_out:,} of {traffic.sent:,} requests, "
+        f"which are sent again, with fewer in flight), and {taken}. If it needs longer, raise timeout (under llm: in "
+        f"--config, or DEITA_LLM__TIMEOUT), or ask for shorter answers (max_tokens, DEITA_LLM__MAX_TOKENS)."
     )
 
 

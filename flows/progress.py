@@ -151,13 +151,13 @@ class Progress:
 
     def warn(self, line: str) -> None:
         """A line that is to be read, on a terminal or elsewhere."""
-        self._console.print(line, highlight=False, markup=False, style="yellow")
+        self._console.print(line, highlight=False, markup=False, style="yellow", soft_wrap=True)
 
     def say(self, line: str) -> None:
         """A line where there is no terminal to show a bar on."""
         self._said = monotonic()
         if not self._console.is_terminal:
-            self._console.print(line, highlight=False)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def steps(self, name: str, items: Iterable[T], total: int) -> Iterator[T]:
         """Pass items on, one step of the stage each."""

@@ -11,8 +11,8 @@ from deita_core.evolution.prompts import (
     Messages,
     evolve_instruction,
     evolve_response,
-    rewritten,
 )
+from deita_core.evolution.replies import rewritten
 from deita_core.llm import LLM, Answer, PermanentRequestError
 from deita_core.scorers.heads import Axis
 
