@@ -156,7 +156,7 @@ def _refused(status: int, wire: Mapping[str, Any], said: Said) -> Exception:
 
 def _names(said: Said, parameter: str) -> bool:
     spelled = "stream(ing)?" if parameter == "stream" else parameter
-    return said.param == parameter or bool(re.search(rf"\b{spelled}\b", said.words))
+    return said.param == parameter or bool(re.search(rf"\b{spelled}\b", said.words, re.IGNORECASE))
 
 
 def judged_reply(reply: Any, wire: Mapping[str, Any], key: str) -> Exception | None:

@@ -48,7 +48,8 @@ class Meter:
         """Rate, tokens and spend."""
         used, begun = self._usage, self._begun
         tokens = used.prompt_tokens + used.completion_tokens - begun.prompt_tokens - begun.completion_tokens
-        return f"{self.rate:.1f}/s, {tokens:,} tokens" + (f", {used.cost:.4g} spent in all" if used.cost else "")
+        rate = f"{self.rate:.1f}/s" if self.rate >= 0.1 or not self.done else f"{1 / self.rate:.0f} s each"
+        return f"{rate}, {tokens:,} tokens" + (f", {used.cost:.4g} spent in all" if used.cost else "")
 
     def line(self, name: str) -> str:
         """All of it, once it is done."""

@@ -14,8 +14,10 @@ from deita_core.troubles import (
     RetryableError,
     UnsupportedParameterError,
     judged,
+    judged_reply,
     quoted,
     retry_after,
+    said_by,
 )
 
 KEY = "sk-0123456789-very-secret"
@@ -33,7 +35,7 @@ def trouble():
         kind = {"content": body} if isinstance(body, bytes) else {"json": body}
         reply = http.Response(status, headers=headers, request=request, **kind)
         error = client._make_status_error_from_response(reply)
-        return judged(error, wire, quoted(error, KEY))
+        return judged(status, wire, said_by(error, KEY), reply.headers)
 
     return make
 
@@ -104,6 +106,91 @@ def test_a_quota_ends_everything_however_it_is_worded(trouble):
     assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "301"}), FatalEndpointError)
     assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "inf"}), FatalEndpointError)
     assert trouble(503, error("busy"), {"Retry-After": "100000"}).wait is None
+
+
+EXHAUSTED = [
+    (429, error("You exceeded your current quota, please check your plan and billing details.", "insufficient_quota")),
+    (429, error("You have run out of credits or reached your monthly spending limit.")),
+    (429, {"error": {"message": "Your account is suspended, check your plan and billing details",
+                     "type": "exceeded_current_quota_error"}}),
+    (402, error("Insufficient Balance")),
+    (402, b""),
+    (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low."}}),
+]  # fmt: skip
+TOO_FAST = [
+    (429, error("Rate limit reached for gpt-4o on tokens per min (TPM): Limit 10000. Please try again in 6ms. You can "
+                "increase your rate limit by adding a payment method at https://x/account/billing.", "tokens")),
+    (429, error("You exceeded your current quota, please check your plan and billing details. Quota exceeded for "
+                "metric: requests, limit: 15. Please retry in 34.07s.", "RESOURCE_EXHAUSTED")),
+    (429, error("Requests have exceeded the call rate limit of your pricing tier. Please retry after 6 seconds.")),
+    (429, error("busy")),
+    (429, b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body"), EXHAUSTED)
+def test_credit_that_is_used_up_ends_everything_with_the_endpoints_words(trouble, status, body):
+    found = trouble(status, body)
+    assert isinstance(found, FatalEndpointError) and "credit or quota is used up" in str(found)
+    assert not isinstance(body, dict) or body["error"]["message"] in str(found)
+
+
+@pytest.mark.parametrize(("status", "body"), TOO_FAST)
+def test_a_limit_for_some_time_is_waited_for_though_it_speaks_of_billing(trouble, status, body):
+    assert isinstance(trouble(status, body), RetryableError)
+
+
+def test_a_prompt_on_credit_that_is_refused_does_not_end_everything(trouble):
+    found = trouble(400, error("Invalid input: 'What is the balance of my credit card, and is the payment due?'"))
+    assert isinstance(found, PermanentRequestError) and found.reason == "refused_request"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 413, 429, 500, 503])
+def test_what_an_endpoint_says_is_told_without_the_key(trouble, status):
+    found = trouble(status, error(f"Ask Mary, not {KEY}."))
+    assert "Ask Mary, not ***." in str(found)
+
+
+def test_a_page_of_html_is_told_by_its_words(trouble):
+    page = b"<html><head><title>502</title><style>a {}</style></head><body><h1>Bad\ngateway</h1></body></html>"
+    assert "(Bad gateway)" in str(trouble(405, page)) and "502: Bad gateway" in str(trouble(502, page))
+
+
+@pytest.mark.parametrize("status", [500, 501, 503])
+def test_an_endpoint_that_cannot_stream_is_asked_for_whole_answers(trouble, status):
+    wire = {**WIRE, "stream": True}
+    found = trouble(status, error("Streaming is not implemented."), wire=wire)
+    assert isinstance(found, UnsupportedParameterError) and found.parameter == "stream"
+    assert isinstance(trouble(status, error("Streaming is not implemented.")), RetryableError)
+
+
+REPLIES = [
+    ({"error": {"message": "Provider returned error", "code": 502}}, RetryableError),
+    ({"error": {"message": "Rate limited", "code": 429}}, RetryableError),
+    ({"error": {"message": "Slow down", "code": "rate_limit_exceeded"}}, RetryableError),
+    ({"error": "the model is loading"}, RetryableError),
+    ({"error": {"message": "Insufficient credits", "code": 402}}, FatalEndpointError),
+    ({"error": {"message": "no", "code": "insufficient_quota"}}, FatalEndpointError),
+    ({"error": "Your credits are used up"}, FatalEndpointError),
+    ({"error": {"message": "no", "code": "invalid_api_key"}}, FatalEndpointError),
+    ({"error": {"message": "no", "type": "model_not_found", "code": None}}, FatalEndpointError),
+    ({"error": {"message": "long", "code": "context_length_exceeded"}}, PermanentRequestError),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind"), REPLIES)
+def test_an_error_in_place_of_an_answer_means_what_its_status_would(reply, kind):
+    assert type(judged_reply(reply, WIRE, KEY)) is kind
+
+
+def test_a_reply_without_an_error_is_none():
+    for reply in ({"choices": []}, {"error": None, "choices": []}, [], None, "error"):
+        assert judged_reply(reply, WIRE, KEY) is None
+
+
+def test_the_words_of_an_error_in_a_reply_are_told_without_the_key():
+    found = judged_reply({"error": {"message": f"Lost the worker of {KEY}."}}, WIRE, KEY)
+    assert "Lost the worker of ***." in str(found)
 
 
 def test_a_filter_of_prompts_is_the_requests_own(trouble):
