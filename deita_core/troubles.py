@@ -164,8 +164,7 @@ def judged_reply(reply: Any, wire: Mapping[str, Any], key: str) -> Exception | N
 
     Some gateways answer so, in the whole reply, in its choice or in the middle of a stream.
     """
-    error = reply.get("error") if isinstance(reply, dict) else None
-    if not error:
+    if not isinstance(reply, dict) or not (error := _error_in(reply)):
         return None
     fields = error if isinstance(error, dict) else {}
     said = Said(shown(_said(error), key), *(str(fields.get(name) or "") for name in ("code", "type", "param")))
@@ -176,6 +175,14 @@ def judged_reply(reply: Any, wire: Mapping[str, Any], key: str) -> Exception | N
     if status is None:
         return RetryableError(f"an error in place of an answer{said.in_brackets}", doubtful=True)
     return judged(status, wire, said, {})
+
+
+def _error_in(reply: Mapping[str, Any]) -> Any:
+    choices = reply.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(first, dict):
+        return reply.get("error") or first.get("error")
+    return next((reply[name] for name in ("error", "detail", "message") if reply.get(name)), None)
 
 
 def said_by(error: "openai.APIStatusError", key: str) -> Said:

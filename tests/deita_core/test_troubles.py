@@ -169,6 +169,8 @@ REPLIES = [
     ({"error": {"message": "Rate limited", "code": 429}}, RetryableError),
     ({"error": {"message": "Slow down", "code": "rate_limit_exceeded"}}, RetryableError),
     ({"error": "the model is loading"}, RetryableError),
+    ({"detail": "the model is loading"}, RetryableError),
+    ({"choices": [{"message": None, "error": {"message": "Overloaded", "code": 503}}]}, RetryableError),
     ({"error": {"message": "Insufficient credits", "code": 402}}, FatalEndpointError),
     ({"error": {"message": "no", "code": "insufficient_quota"}}, FatalEndpointError),
     ({"error": "Your credits are used up"}, FatalEndpointError),
