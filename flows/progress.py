@@ -64,8 +64,11 @@ class Stage:
     def line(self) -> str:
         """All of it, where no bar shows the rest."""
         left = self.seconds / self.done * (self.total - self.done) if self.done else 0.0
-        times = f"{spelled(self.seconds)} so far" + (f", about {spelled(left)} left" if left else "")
+        times = f"{spelled(self.seconds)} so far" + (f", about {spelled(left)} left" if left > 0 else "")
         amount = f"{self.done:,} of {self.total:,}" if self.total > 1 else "under way"
+        if self.done > self.total:
+            # What was expected is less than it takes, as when rounds are tried again.
+            amount = f"{self.done:,}"
         return "; ".join(filter(None, [f"{self.name}: {amount}", self.detail, times]))
 
 
