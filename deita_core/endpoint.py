@@ -24,10 +24,10 @@ class LLMSettings(BaseModel):
     seed: int = Field(0, ge=0, description="Sent with every request; a repeated request adds to it.")
     max_tokens: int = Field(2_048, ge=1, description="Longest answer, in tokens.")
     structured: Literal["auto", "off"] = Field("auto", description="Ask for JSON by response_format, where it works.")
-    concurrency: int = Field(16, ge=1, le=1_000, description="Requests in flight at most.")
+    concurrency: int = Field(16, ge=1, le=1_000, description="Requests in flight at most; fewer where it is slow.")
     requests_per_minute: float | None = Field(None, gt=0, description="Limit of requests; none: no limit.")
     tokens_per_minute: float | None = Field(None, gt=0, description="Limit of tokens, prompts and answers together.")
-    timeout: float = Field(120.0, gt=0, description="Seconds for one request, from connecting to the last byte.")
+    timeout: float = Field(120.0, gt=0, description="Seconds of silence after which a request is given up.")
     attempts: int = Field(8, ge=1, description="How often a request is sent before it is given up.")
     first_pause: float = Field(1.0, ge=0, description="Seconds before the second attempt; doubled for each one after.")
     input_price: float | None = Field(None, ge=0, description="Price of a million prompt tokens.")
@@ -52,6 +52,11 @@ class LLMSettings(BaseModel):
         if self.spend_cap is not None and (self.input_price is None or self.output_price is None):
             raise ValueError("spend_cap needs input_price and output_price, in the cap's currency per million tokens")
         return self
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how many tokens an answer took: for its price or for a limit."""
+        return self.input_price is not None or self.tokens_per_minute is not None
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float | None:
         """Price of so many tokens, None where a price is not known."""

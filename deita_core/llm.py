@@ -1,14 +1,12 @@
 """A client for OpenAI-compatible endpoints that pays for nothing twice, keeps to its limits and knows its spend.
 
-What an endpoint answers is kept under the hash of the request before anybody sees it. Passing troubles are retried
-here; what will fail again is either the request's own (`Unanswered`) or everybody's (`LLMError`, after which no
-further request is sent).
+What an endpoint answers is kept under the hash of the request before anybody sees it. Errors that may pass are retried
+here; what will fail again is either the request's own (`PermanentRequestError`) or everybody's (`LLMError`, after which
+no further request is sent).
 """
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -18,22 +16,32 @@ from weakref import WeakSet
 from deita_core.answers import Answer, Answers
 from deita_core.endpoint import LLMSettings, check_key, find_key
 from deita_core.errors import LLMError
-from deita_core.pace import Pace
-from deita_core.troubles import NO_ANSWER, Ending, Passing, Unanswered, Unsupported, judged, quoted
+from deita_core.in_flight import InFlight
+from deita_core.pace import RateLimit
+from deita_core.retries import RetryPolicy, Tries
+from deita_core.spending import SpendBudget
+from deita_core.stopping import Stop
+from deita_core.streaming import exchange
+from deita_core.traffic import TRAFFIC
+from deita_core.troubles import (
+    NO_ANSWER,
+    FatalEndpointError,
+    PermanentRequestError,
+    RetryableError,
+    UnsupportedParameterError,
+    judged,
+    judged_reply,
+    quoted,
+    said_by,
+)
 from deita_core.wire import NextToken, Request, read_answer, sound
 
-__all__ = ["LLM", "Answer", "LLMSettings", "Messages", "NextToken", "Request", "Unanswered", "find_key"]
+__all__ = ["LLM", "Answer", "LLMSettings", "Messages", "NextToken", "PermanentRequestError", "Request", "find_key"]
 
 Messages = Sequence[Mapping[str, str]]
 
-LONGEST_PAUSE = 60.0
-# So many requests in a row given up, and none answered between them: the endpoint may be down.
-GIVEN_UP_IN_A_ROW = 8
-# How often one request waits because the endpoint asks for it, which is no failure of either.
-MOST_WAITS = 100
-# An address at which nothing has ever answered is more likely wrong than busy, and a reply that lacks what it should
-# hold will hardly come otherwise.
-ATTEMPTS_TO_REACH = 3
+# A reply that goes on for so many times the time-out is given up, also one of which something comes now and then.
+LONGEST_REPLY = 30
 INTERRUPTED = "The run was interrupted; what is done is kept, run the same command to go on."
 _LIVE: "WeakSet[LLM]" = WeakSet()
 _interrupted = Event()
@@ -62,21 +70,20 @@ class LLM:
         self._key, self._job = check_key(key), job
         self._answers = Answers(store)
         before = self._answers.usage(job)
-        self._spent, self._answered, self._given_up = before.cost, before.requests, 0
-        self._sending, self._reserved, self._freed = 0, 0.0, asyncio.Condition()
-        self._slots, self._probing = asyncio.Semaphore(settings.concurrency), asyncio.Lock()
+        self._stop = Stop()
+        self._budget = SpendBudget(before.cost, settings.spend_cap, self.stop, self._stop.check)
+        self._retries = RetryPolicy(settings.attempts, settings.first_pause, before.requests)
+        self._rate = RateLimit(settings.requests_per_minute, settings.tokens_per_minute, self._stop)
+        self._in_flight = InFlight(settings.concurrency, settings.timeout)
         self._asking: dict[str, asyncio.Lock] = {}
-        self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
-        self._turn, self._paused_until = asyncio.Lock(), 0.0
+        self._probing = asyncio.Lock()
+        # Parameters that the endpoint does not know.
         self._without: set[str] = set()
-        self._stop: str | None = None
-        self._stopped = asyncio.Event()
-        # Tokens used for so many characters of prompts, answers included: what a booking is guessed from.
-        self._used, self._chars = 1.0, 2.0
 
     async def __aenter__(self) -> "LLM":
         import openai
 
+        # Of connecting, and of each byte: an answer may take longer, as long as some of it comes.
         http = openai.DefaultAsyncHttpxClient(timeout=self.settings.timeout, follow_redirects=True)
         # Attempts are counted, paced and paid for here, so the library makes none of its own.
         self._client = openai.AsyncOpenAI(
@@ -86,7 +93,7 @@ class LLM:
         # Only now can it be stopped; in this order, so that no interruption falls between the two.
         _LIVE.add(self)
         if _interrupted.is_set():
-            self._stop = INTERRUPTED
+            self._stop.sentence = INTERRUPTED
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -99,20 +106,12 @@ class LLM:
 
         May be called from any thread.
         """
-        self._stop = self._stop or sentence
+        self._stop.sentence = self._stop.sentence or sentence
         self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        self._stopped.set()
-        self._waking = asyncio.ensure_future(self._notify())
-
-    async def _notify(self) -> None:
-        async with self._freed:
-            self._freed.notify_all()
-
-    def _check_stopped(self) -> None:
-        if self._stop:
-            raise LLMError(self._stop)
+        self._stop.wake()
+        self._waking = asyncio.ensure_future(self._budget.wake())
 
     async def ask(
         self,
@@ -125,7 +124,7 @@ class LLM:
     ) -> Answer:
         """The kept answer to these messages, or a new one; `nth` tells repeated questions apart.
 
-        Raises Unanswered where this request cannot be answered, LLMError where none can be any more.
+        Raises PermanentRequestError where this request cannot be answered, LLMError where none can be any more.
         """
         settings = self.settings
         request = Request(
@@ -153,24 +152,26 @@ class LLM:
 
         It keeps its place among those in flight while it pauses: an endpoint in trouble is not asked by others instead.
         """
-        attempts = waits = 0
-        async with self._slots:
+        tries = Tries()
+        async with self._in_flight.place():
             while True:
                 try:
                     return await self._attempt(id_, request)
-                except Unsupported as unsupported:
+                except UnsupportedParameterError as unsupported:
                     self._without.add(unsupported.parameter)
-                except Passing as passing:
-                    attempts, waits = attempts + (passing.wait is None), waits + (passing.wait is not None)
-                    hopeless = passing.reason != NO_ANSWER or (passing.unreachable and not self._answered)
-                    most = min(ATTEMPTS_TO_REACH, self.settings.attempts) if hopeless else self.settings.attempts
-                    if attempts >= most or waits >= MOST_WAITS:
-                        raise await self._give_up(request, passing, attempts + waits) from None
-                    await self._pause(attempts + waits, passing)
+                except RetryableError as error:
+                    tries.add(error)
+                    if self._retries.is_exhausted(tries, error):
+                        raise await self._give_up(request, error, tries.total) from None
+                    if error.wait is not None:
+                        self._rate.pause(error.wait)
+                    await self._stop.sleep(self._retries.pause(tries, error))
+                    await self._in_flight.yield_surplus()
 
     async def _attempt(self, id_: str, request: Request | NextToken) -> Answer:
-        async with self._reservation(request):
-            booked = await self._wait_turn(request)
+        most = self.settings.cost(request.most_tokens, request.max_tokens) or 0.0
+        async with self._budget.reserve(most):
+            booked = await self._rate.wait_turn(request.chars)
             used = 0.0
             try:
                 answer = await self._send(request)
@@ -178,121 +179,96 @@ class LLM:
                 used = self._count(request, answer, booked)
             finally:
                 # What was booked was a guess; a request that failed used nothing.
-                self._tokens.correct(used - booked)
+                self._rate.correct(used - booked)
             return answer
-
-    async def _wait_turn(self, request: Request | NextToken) -> float:
-        """Wait for the limits per minute and for a pause meant for all; returns the tokens booked.
-
-        One after the other, so that nothing is booked ahead at a guess that the answers before it will correct.
-        """
-        async with self._turn:
-            booked, now = request.chars * self._used / self._chars, monotonic()
-            due = now + max(self._requests.reserve(1, now), self._tokens.reserve(booked, now))
-            while not self._stop and (left := max(due, self._paused_until) - monotonic()) > 0:
-                await self._sleep(left)
-            self._check_stopped()
-            return booked
-
-    async def _sleep(self, seconds: float) -> None:
-        """Sleep, or wake as soon as all is stopped."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), seconds)
 
     def _count(self, request: Request | NextToken, answer: Answer, booked: float) -> float:
         """Enter an answer into the books; returns the tokens it used, or those booked where nobody counted them."""
-        self._spent += answer.cost or 0.0
-        self._answered, self._given_up = self._answered + 1, 0
+        self._budget.spent += answer.cost or 0.0
+        self._retries.count_answer()
         if answer.prompt_tokens is None or answer.completion_tokens is None:
+            if self.settings.counts_tokens:
+                # Without a stream an endpoint may count them.
+                self._without.add("stream")
             return booked
         used = answer.prompt_tokens + answer.completion_tokens
-        self._used, self._chars = self._used + used, self._chars + request.chars
+        self._rate.count(request.chars, used)
         return used
 
-    @asynccontextmanager
-    async def _reservation(self, request: Request | NextToken) -> AsyncIterator[None]:
-        """Set aside the most that the answer can cost, so that the cap is never passed, once others leave room."""
-        most, cap = self.settings.cost(request.most_tokens, request.max_tokens) or 0.0, self.settings.spend_cap
-
-        def fits() -> bool:
-            return cap is None or self._spent + self._reserved + most <= cap
-
-        async with self._freed:
-            await self._freed.wait_for(lambda: fits() or not self._sending or self._stop)
-            if not (self._stop or fits()):
-                self.stop(
-                    f"The spend cap of {cap:g} is reached ({self._spent:.4g} spent, and the next request may cost "
-                    f"{most:.2g}); what is done is kept, raise --spend-cap and run the same command to go on "
-                    f"(DEITA_LLM__SPEND_CAP where there is no such option)."
-                )
-            self._check_stopped()
-            self._sending, self._reserved = self._sending + 1, self._reserved + most
-        try:
-            yield
-        finally:
-            async with self._freed:
-                self._sending, self._reserved = self._sending - 1, self._reserved - most
-                self._freed.notify_all()
-
     async def _send(self, request: Request | NextToken) -> Answer:
+        started, wire, sent = monotonic(), request.wire(self._without), self._in_flight.sent()
+        TRAFFIC.sent, TRAFFIC.waiting = TRAFFIC.sent + 1, TRAFFIC.waiting + 1
+        try:
+            reply = await self._exchange(request.path, wire)
+            if error := judged_reply(reply, wire, self._key):
+                raise self._settled(error)
+            answer = read_answer(self.settings, request, reply, round(monotonic() - started, 3))
+        except TimeoutError:
+            TRAFFIC.timed_out += 1
+            self._in_flight.timed_out(sent)
+            silence = f"nothing came for {self.settings.timeout:g} s"
+            raise RetryableError(silence, doubtful=True) from None
+        finally:
+            TRAFFIC.waiting -= 1
+        self._in_flight.answered(answer.seconds)
+        TRAFFIC.answered, TRAFFIC.seconds = TRAFFIC.answered + 1, TRAFFIC.seconds + answer.seconds
+        return answer
+
+    async def _exchange(self, path: str, wire: Mapping[str, object]) -> object:
+        """The reply to a request as JSON; raises TimeoutError where it is awaited too long."""
         import openai
 
-        started, wire = monotonic(), request.wire(self._without)
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                reply = await self._client.post(request.path, cast_to=object, body=wire)
-        except (TimeoutError, openai.APITimeoutError):
-            raise Passing(f"no answer within {self.settings.timeout:g} s") from None
+            async with asyncio.timeout(LONGEST_REPLY * self.settings.timeout):
+                return await exchange(self._client, path, wire)
+        except openai.APITimeoutError:
+            raise TimeoutError from None
         except openai.APIStatusError as error:
-            raise self._settled(judged(error, wire, quoted(error, self._key))) from None
+            found = judged(error.status_code, wire, said_by(error, self._key), error.response.headers)
+            raise self._settled(found) from None
         except openai.APIConnectionError as error:
             detail = quoted(error.__cause__ or error, self._key)
-            raise Passing(f"no connection: {detail}", unreachable=True) from None
+            raise RetryableError(f"no connection: {detail}", doubtful=True) from None
+        except openai.APIError as error:
+            # What a stream says in the middle.
+            return {"error": error.body or error.message}
         except (openai.OpenAIError, ValueError, TypeError) as error:
-            raise Passing(f"an answer that is no JSON: {quoted(error, self._key)}") from None
-        return read_answer(self.settings, request, reply, round(monotonic() - started, 3))
+            raise RetryableError(f"an answer that is no JSON: {quoted(error, self._key)}") from None
 
-    async def _pause(self, attempt: int, passing: Passing) -> None:
-        if passing.wait is not None:
-            # What the endpoint asks of one request it means for all.
-            self._paused_until = max(self._paused_until, monotonic() + passing.wait)
-        pause = min(self.settings.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE)
-        # Spread out, so that requests that failed together do not come back together.
-        await self._sleep(max(0.0, pause * random.uniform(0.5, 1) - (passing.wait or 0.0)))  # noqa: S311
-
-    async def _give_up(self, request: Request | NextToken, passing: Passing, attempts: int) -> Exception:
+    async def _give_up(self, request: Request | NextToken, error: RetryableError, attempts: int) -> Exception:
         """The end of one request; or of all, where a harmless question goes unanswered as well."""
-        self._given_up += 1
+        self._retries.count_given_up()
         async with self._probing:
-            if (self._answered and self._given_up < GIVEN_UP_IN_A_ROW) or await self._is_alive(request):
-                lasting = passing.reason != NO_ANSWER
-                return Unanswered(passing.reason, f"{passing.detail}, {attempts} times", lasting)
-        what = f"gives no answers ({passing.detail})"
-        return self._settled(Ending(f"{what}; what is done is kept, run the same command again"))
+            if not self._retries.doubts_endpoint or await self._is_alive(request):
+                lasting = error.reason != NO_ANSWER
+                return PermanentRequestError(error.reason, f"{error.detail}, {attempts} times", lasting)
+        what = f"gives no answers ({error.detail})"
+        return self._settled(FatalEndpointError(f"{what}; what is done is kept, run the same command again"))
 
     async def _is_alive(self, request: Request | NextToken) -> bool:
-        if self._stop:
+        if self._stop.sentence:
             return False
         probe = request.probe()
         try:
             await self._attempt(probe.id, probe)
-        except (Passing, Unsupported, Unanswered, LLMError):
+        except (RetryableError, UnsupportedParameterError, PermanentRequestError, LLMError):
             return False
         return True
 
-    def _settled(self, trouble: Exception) -> Exception:
-        """The trouble itself, or the end of everything where it stands for that."""
-        if isinstance(trouble, Unanswered) and trouble.reason == "refused_request" and not self._answered:
-            trouble = Ending(f"does not accept the requests ({trouble.detail})")
-        if not isinstance(trouble, Ending):
-            return trouble
-        self.stop(f"The endpoint {self.address} {trouble}.")
-        return LLMError(self._stop)
+    def _settled(self, error: Exception) -> Exception:
+        """The error itself, or the end of everything where it stands for that."""
+        if isinstance(error, PermanentRequestError) and error.reason == "refused_request" and not self.has_answered:
+            error = FatalEndpointError(f"does not accept the requests ({error.detail})")
+        if not isinstance(error, FatalEndpointError):
+            return error
+        sentence = f"The endpoint {self.address} {error}."
+        self.stop(sentence)
+        return LLMError(self._stop.sentence or sentence)
 
     @property
     def has_answered(self) -> bool:
         """Whether the endpoint has answered any request of this job, in this run or before."""
-        return self._answered > 0
+        return self._retries.answered > 0
 
     @property
     def address(self) -> str:

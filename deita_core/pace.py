@@ -1,5 +1,10 @@
 """Limits per minute, kept by spacing what is sent."""
 
+import asyncio
+from time import monotonic
+
+from deita_core.stopping import Stop
+
 BURST_SECONDS = 1.0
 
 
@@ -29,3 +34,38 @@ class Pace:
         """
         if self._rate is not None:
             self._free_at += amount / self._rate
+
+
+class RateLimit:
+    """The limits per minute of requests and tokens, and the pauses that an endpoint asks for."""
+
+    def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None, stop: Stop) -> None:
+        self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
+        self._stop, self._turn, self._paused_until = stop, asyncio.Lock(), 0.0
+        # Tokens used for so many characters of prompts, answers included: what a booking is guessed from.
+        self._used, self._chars = 1.0, 2.0
+
+    async def wait_turn(self, chars: int) -> float:
+        """Wait until a prompt of so many characters may be sent; returns the tokens booked. Raises as `Stop.check`.
+
+        One after the other, so that nothing is booked ahead at a guess that the answers before it will correct.
+        """
+        async with self._turn:
+            booked, now = chars * self._used / self._chars, monotonic()
+            due = now + max(self._requests.reserve(1, now), self._tokens.reserve(booked, now))
+            while not self._stop.sentence and (left := max(due, self._paused_until) - monotonic()) > 0:
+                await self._stop.sleep(left)
+            self._stop.check()
+            return booked
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for so long: what an endpoint asks of one request it means for all."""
+        self._paused_until = max(self._paused_until, monotonic() + seconds)
+
+    def count(self, chars: int, used: float) -> None:
+        """Take note of the tokens that a prompt of so many characters has used, for guesses to come."""
+        self._used, self._chars = self._used + used, self._chars + chars
+
+    def correct(self, tokens: float) -> None:
+        """Book tokens beyond those booked before, or give them back (negative)."""
+        self._tokens.correct(tokens)

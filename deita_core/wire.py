@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from deita_core.answers import Answer
 from deita_core.conversation import content_id
 from deita_core.endpoint import LLMSettings
-from deita_core.troubles import LEAST, Passing
+from deita_core.troubles import LEAST, RetryableError
 
 # What a chat template adds to a message, at most.
 TOKENS_AROUND_MESSAGE = 16
@@ -71,14 +71,17 @@ class Request:
         }
         if self.as_json:
             sent["response_format"] = {"type": "json_object"}
+        if "stream" not in without:
+            # An answer that comes piece by piece is known to be on its way, however long it gets.
+            sent |= {"stream": True, "stream_options": {"include_usage": True}}
         return _known(sent, without)
 
     def read(self, choice: Mapping[str, Any]) -> str:
-        """The message in a reply's choice. Raises Passing where there is none."""
+        """The message in a reply's choice. Raises RetryableError where there is none."""
         message = choice.get("message")
-        text = (message.get("content") or message.get("refusal") or "") if isinstance(message, dict) else None
+        text = (text_of(message.get("content")) or message.get("refusal") or "") if isinstance(message, dict) else None
         if not isinstance(text, str):
-            raise Passing("an answer without a message")
+            raise RetryableError("an answer without a message")
         return sound(text)
 
 
@@ -129,11 +132,11 @@ class NextToken:
         return _known(sent, without - {"logprobs"})
 
     def read(self, choice: Mapping[str, Any]) -> str:
-        """The listing in a reply's choice, as JSON. Raises Passing where there is none, or it cannot be one."""
+        """The listing in a reply's choice, as JSON. Raises RetryableError where there is none, or it cannot be one."""
         try:
             return read_listing(choice).model_dump_json()
         except ValidationError:
-            raise Passing(
+            raise RetryableError(
                 "a reply without log probabilities of its token, as vLLM, SGLang and llama.cpp give them",
                 reason="no_logprobs",
             ) from None
@@ -201,11 +204,11 @@ def _known(sent: Mapping[str, Any], without: set[str]) -> dict[str, Any]:
 
 
 def read_answer(settings: LLMSettings, request: Request | NextToken, reply: Any, seconds: float) -> Answer:
-    """The answer in a reply. Raises Passing where there is none."""
+    """The answer in a reply. Raises RetryableError where there is none."""
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        raise Passing("an answer without a choice")
+        raise RetryableError("an answer without a choice")
     usage = reply.get("usage")
     prompt, completion = (_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     # Where the endpoint counts nothing, the spend is taken to be the most it can be.
@@ -214,6 +217,14 @@ def read_answer(settings: LLMSettings, request: Request | NextToken, reply: Any,
     )
     finish = str(choice.get("finish_reason") or "stop")
     return Answer(request.id, request.read(choice), finish, prompt, completion, seconds, cost)
+
+
+def text_of(content: Any) -> Any:
+    """A message's content as text; of one in parts those that are text, which thoughts are not."""
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _tokens(usage: Any, name: str) -> int | None:

@@ -11,6 +11,7 @@ from prefect.futures import PrefectFuture, wait
 
 from deita_core.answers import Usage
 from deita_core.stages.plans import Shard
+from deita_core.traffic import TRAFFIC, Traffic
 from flows.progress import REPORT, Progress, interruptible
 from tasks.report import show_progress
 
@@ -47,19 +48,30 @@ class Meter:
         """Rate, tokens and spend."""
         used, begun = self._usage, self._begun
         tokens = used.prompt_tokens + used.completion_tokens - begun.prompt_tokens - begun.completion_tokens
-        return f"{self.rate:.1f}/s, {tokens:,} tokens" + (f", {used.cost:.4g} spent in all" if used.cost else "")
+        rate = f"{self.rate:.1f}/s" if self.rate >= 0.1 or not self.done else f"{1 / self.rate:.0f} s each"
+        return f"{rate}, {tokens:,} tokens" + (f", {used.cost:.4g} spent in all" if used.cost else "")
 
     def line(self, name: str) -> str:
-        """All of it, where no bar shows the rest."""
-        more = self._total - self.done
-        left = f", about {more / self.rate / 60:.1f} min left" if self.rate and more > 0 else ""
-        return f"{name}: {self.done:,} of {self._total:,} requests, {self.note()}{left}"
+        """All of it, once it is done."""
+        return f"{name}: {self.done:,} of {self._total:,} requests, {self.note()}"
 
     def is_due(self) -> bool:
         """True about every 15 seconds."""
         due = monotonic() - self._reported >= REPORT
         self._reported = monotonic() if due else self._reported
         return due
+
+
+def slowness(traffic: Traffic, timeout: float) -> str:
+    """What to say of the first requests that were given up: how long answers take, and what can be changed."""
+    taken = "none has been answered yet"
+    if traffic.answered:
+        taken = f"answers take {traffic.seconds / traffic.answered:,.0f} s on average"
+    return (
+        f"The endpoint is slow: nothing came for {timeout:g} s ({traffic.timed_out:,} of {traffic.sent:,} requests, "
+        f"which are sent again, with fewer in flight), and {taken}. If it needs longer, raise timeout (under llm: in "
+        f"--config, or DEITA_LLM__TIMEOUT), or ask for shorter answers (max_tokens, DEITA_LLM__MAX_TOKENS)."
+    )
 
 
 def ask_shards(
@@ -69,8 +81,11 @@ def ask_shards(
     each: int,
     submit: Callable[[Shard], PrefectFuture[int]],
     usage: Callable[[], Usage],
+    timeout: float,
 ) -> int:
     """Submit a stage's shards, in which a row stands for `each` requests; returns the sum of their results.
+
+    The first requests that are given up after a silence of `timeout` seconds are told of.
 
     The first failure is raised once every shard has ended, so that what could be answered is kept.
     """
@@ -78,11 +93,14 @@ def ask_shards(
     with progress.step(name, max(total, 1)) as advance, interruptible():
         futures = [submit(shard) for shard in shards]
         artifact = _artifact(name) if futures else None
-        meter = Meter(usage(), total)
+        meter, traffic, told = Meter(usage(), total), TRAFFIC.copy(), False
         while futures and wait(futures, timeout=LOOK).not_done:
             advance(meter.read(usage()), meter.note())
+            asked = TRAFFIC.since(traffic)
+            if asked.timed_out and not told:
+                told = True
+                progress.warn(slowness(asked, timeout))
             if artifact and meter.is_due():
-                progress.say(meter.line(name))
                 show_progress(artifact, meter.percent)
         advance(meter.read(usage()), meter.note())
         if artifact:

@@ -8,11 +8,13 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.answers import usage_of
+from deita_core.errors import LLMError
 from deita_core.placing import check_folder
 from deita_core.scorers.heads import Axis
 from deita_core.settings import EvolutionSettings
 from deita_core.stages.chain_files import EvolutionReport
 from deita_core.store import Store
+from deita_core.traffic import TRAFFIC
 from flows.asking import ask_shards
 from flows.progress import Progress
 from flows.steps import holding
@@ -25,6 +27,8 @@ from tasks.report import publish_evolution
 @flow(name="evolve", flow_run_name="evolve into {out}", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
 def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> EvolutionReport:
     """Evolve the first turns of `seeds` and rank the chains; nothing that was answered before is asked again.
+
+    Raises LLMError, after the files are written, where no seed came to a chain that can be used.
 
     Args:
         seeds: Files, folders, globs or hf://datasets/... names.
@@ -39,20 +43,23 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
         files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
         job = draw(store, tuple(file.file_id for file in files), settings)
         usage = partial(usage_of, Store(store).side, job.id)
-        before = usage()
+        before, traffic = usage(), TRAFFIC.copy()
 
         axis: Axis
         for axis in settings.axes:
             shards = plan_chains(store, job, axis)
             submit = partial(evolve_chains.submit, store, job, axis)
-            ask_shards(progress, f"evolving {axis}", shards, settings.rounds, submit, usage)
+            ask_shards(progress, f"evolving {axis}", shards, settings.rounds, submit, usage, settings.llm.timeout)
 
             shards = plan_rankings(store, job, axis)
             submit = partial(rank_chains.submit, store, job, axis)
-            ask_shards(progress, f"ranking {axis}", shards, 1, submit, usage)
+            ask_shards(progress, f"ranking {axis}", shards, 1, submit, usage, settings.llm.timeout)
 
         with progress.step("writing"):
-            report = summarise(job, usage(), before, progress.seconds)
+            report = summarise(job, usage(), before, TRAFFIC.since(traffic), progress.seconds)
             write_chains(report, out, run_id)
             publish_evolution(report, out)
+    # Only now: whatever was answered and found out is kept.
+    if failure := report.failure(Path(out)):
+        raise LLMError(failure)
     return report

@@ -133,12 +133,19 @@ def print_evolution(report: EvolutionReport, out: Path) -> None:
                 console.print(f"  {what}: {', '.join(f'{reason} {n:,}' for reason, n in found.items())}")
         if agreement := report.audits[axis]:
             _print_audit(console, agreement)
+        if counts.cut_off:
+            console.print(
+                f"  [yellow]{counts.cut_off:,} answers were cut off at max_tokens "
+                f"({report.job.settings.llm.max_tokens:,}); raise it (DEITA_LLM__MAX_TOKENS).[/]"
+            )
     tokens = usage.prompt_tokens + usage.completion_tokens
     spent = f", {usage.cost:.4g} spent" if report.job.settings.llm.input_price is not None else ""
     console.print(
         f"{report.asked:,} requests answered in this run, {usage.requests:,} in all: {tokens:,} tokens{spent}."
     )
-    first = next(iter(report.counts))
+    if report.traffic.sent > report.asked:
+        console.print(f"{report.traffic.sent:,} were sent for that, of which {report.traffic.timed_out:,} timed out.")
+    first = next(axis for axis, counts in report.counts.items() if counts.usable)
     console.print(f"Next: deita train {escape(str(out))}/{first}.jsonl --axis {first} --out {escape(str(out))}/scorer")
 
 

@@ -15,6 +15,7 @@ from deita_core.stages.chain_files import EvolutionReport, evolution_report, exp
 from deita_core.stages.evolving import EvolutionJob, draw_seeds, evolve_shard, plan_evolution, plan_ranking, rank_shard
 from deita_core.stages.plans import Shard
 from deita_core.store import Store
+from deita_core.traffic import Traffic
 from tasks.policy import RETRIES
 
 
@@ -62,9 +63,11 @@ def rank_chains(store: str, job: EvolutionJob, axis: Axis, shard: Shard) -> int:
 
 
 @task(task_run_name="count chains", **RETRIES)
-def summarise(job: EvolutionJob, usage: Usage, before: Usage, seconds: dict[str, float]) -> EvolutionReport:
+def summarise(
+    job: EvolutionJob, usage: Usage, before: Usage, traffic: Traffic, seconds: dict[str, float]
+) -> EvolutionReport:
     """The fate of every seed, how far the judge agrees with itself, and what was used."""
-    return evolution_report(Store(job.settings.store), job, usage, before, seconds)
+    return evolution_report(Store(job.settings.store), job, usage, before, traffic, seconds)
 
 
 @task(task_run_name="write {out}", **RETRIES)

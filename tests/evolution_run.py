@@ -16,6 +16,7 @@ from deita_core.stages.evolving import draw_seeds, evolve_shard, plan_evolution,
 from deita_core.stages.ingest import describe_file, ingest_file
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS
+from deita_core.traffic import Traffic
 
 KEY = "sk-evolution-0123456789-very-secret"
 VERBS = ["Describe", "Plan", "Compare", "Explain", "Sketch", "Review", "Outline", "Judge"]
@@ -104,7 +105,7 @@ class Evolution:
         return self
 
     def report(self):
-        return evolution_report(self.store, self.job, self.usage(), Usage(), {})
+        return evolution_report(self.store, self.job, self.usage(), Usage(), Traffic(), {})
 
     def export(self, folder):
         return export_chains(self.store, self.report(), Path(folder))

@@ -39,9 +39,23 @@ QUICK_FAULTS = (
     "broken_json", "wrong_type", "empty_choices", "null_message",
 )  # fmt: skip
 SLOW_FAULTS = ("hang", "drip")
+# Faults of a reply that holds an error in place of an answer, or loses it in the middle of a stream.
+ERROR_FAULTS = ("error_in_reply", "error_in_choice", "error_in_stream", "stream_breaks_off", "stream_falls_silent")
 # For scripts and poison only: they are meant to stay.
-LASTING_FAULTS = ("quota", "429_hour", "401", "402", "403", "404", "too_long", "413", "filtered_prompt", "400")
-TRANSPORT_FAULTS = (*QUICK_FAULTS, *SLOW_FAULTS, *LASTING_FAULTS, *LISTING_FAULTS)
+LASTING_FAULTS = (
+    "quota",
+    "credit_in_reply",
+    "429_hour",
+    "401",
+    "402",
+    "403",
+    "404",
+    "too_long",
+    "413",
+    "filtered_prompt",
+    "400",
+)
+TRANSPORT_FAULTS = (*QUICK_FAULTS, *SLOW_FAULTS, *ERROR_FAULTS, *LASTING_FAULTS, *LISTING_FAULTS)
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -57,6 +71,7 @@ class Entry:
     answered: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    streamed: bool = False
 
 
 @dataclass
@@ -69,6 +84,10 @@ class Settings:
     keys: list[str] | None = None
     models: list[str] | None = None
     json_mode: bool = True
+    streams: bool = True
+    pieces: int = 3
+    piece_seconds: float = 0.0
+    one_at_a_time: bool = False
     rejects: tuple[str, ...] = ()
     usage: bool = True
     token_bytes: int = 0
@@ -94,9 +113,11 @@ class LLMServer:
 
     `faults`: shares by name. `script`: faults for the first requests, in order, "" for none. `poison`: the fault that
     always meets a request whose messages hold a text. `keys`, `models`: those known, None for any. `rejects`:
-    parameters answered with a 400 that names them. `token_bytes`: bytes of a prompt that are a token; 0: four
-    characters are one. `requests_per_minute`: 429 beyond, in any `minute` seconds. `completions`: makes status and body
-    for a request of /v1/completions; none: there are no completions.
+    parameters answered with a 400 that names them. `streams`: whether a stream is sent where one is asked for, in so
+    many `pieces`, `piece_seconds` apart. `one_at_a_time`: the latency of a request begins when that of the one before
+    has ended, and each is computed to its end, also where nobody waits for it any more. `token_bytes`: bytes of a
+    prompt that are a token; 0: four characters are one. `requests_per_minute`: 429 beyond, in any `minute` seconds.
+    `completions`: makes status and body for a request of /v1/completions; none: there are no completions.
     """
 
     def __init__(self, port: int = 0, **settings: Any) -> None:
@@ -109,7 +130,7 @@ class LLMServer:
         self._port, self._seen, self._script = port, Counter[str](), deque(self.settings.script)
         self._admitted: deque[float] = deque()
         self._connections: set[asyncio.Task] = set()
-        self._ready = threading.Event()
+        self._ready, self._computing = threading.Event(), asyncio.Lock()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     def __enter__(self) -> "LLMServer":
@@ -187,7 +208,7 @@ class LLMServer:
             return True
         fault = self._transport_fault(sent, entry)
         shaken = random.Random(f"{settings.seed} {entry.hash} {entry.seen}").random()
-        await asyncio.sleep(settings.latency + settings.jitter * shaken)
+        await self._compute(settings.latency + settings.jitter * shaken)
         if reader.at_eof():
             entry.did = "gone"
             return False
@@ -197,9 +218,54 @@ class LLMServer:
         status, completion = self._good(sent, entry)
         usage = completion.get("usage", {})
         entry.prompt_tokens, entry.completion_tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-        await _write(writer, status, completion)
+        entry.streamed = status == 200 and self._streams(sent)
+        if entry.streamed:
+            await self._stream(completion, writer)
+        else:
+            await _write(writer, status, completion)
         entry.answered = monotonic() if status == 200 else None
         return True
+
+    def _streams(self, sent: dict) -> bool:
+        return self.settings.streams and bool(sent.get("stream"))
+
+    async def _compute(self, seconds: float) -> None:
+        """Take so long, and wait for the others where one is computed at a time."""
+        if not self.settings.one_at_a_time:
+            await asyncio.sleep(seconds)
+            return
+        async with self._computing:
+            await asyncio.sleep(seconds)
+
+    async def _stream(self, completion: dict, writer: Any, fault: str = "") -> None:
+        """A good reply as events; a `fault` comes after the first piece."""
+        [choice] = completion["choices"]
+        shared = {**completion, "object": "chat.completion.chunk"}
+        usage = shared.pop("usage", None)
+        text = choice["message"]["content"]
+        size = max(1, -(-len(text) // self.settings.pieces))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+        def chunk(delta: dict, finish: str | None = None) -> dict:
+            return {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+        events: list[Any] = [chunk({"role": "assistant", "content": ""})]
+        events += [chunk({"content": text[at : at + size]}) for at in range(0, len(text), size)]
+        if fault:
+            await _events(writer, events[:2])
+            if fault == "error_in_stream":
+                await _events(writer, [{"error": {"message": "The worker was lost.", "code": 502}}], end=True)
+            elif fault == "stream_breaks_off":
+                await _events(writer, [], end=True)
+            return
+        events += [chunk({}, choice["finish_reason"]), *([{**shared, "choices": [], "usage": usage}] if usage else [])]
+        if not self.settings.piece_seconds:
+            await _events(writer, [*events, "[DONE]"], end=True)
+            return
+        for event in events:
+            await _events(writer, [event])
+            await asyncio.sleep(self.settings.piece_seconds)
+        await _events(writer, ["[DONE]"], end=True)
 
     def _good(self, sent: dict, entry: Entry) -> tuple[int, dict]:
         """Status and body of what is said when nothing goes wrong on the way."""
@@ -252,6 +318,11 @@ class LLMServer:
     async def _fail(self, fault: str, sent: dict, key: str, reader: Any, writer: Any) -> bool:
         unseen = Reply("Never to be seen.")
         good = self.settings.completions(sent)[1] if "prompt" in sent else self._completion(sent, unseen)
+        if fault in ERROR_FAULTS[2:] and self._streams(sent):
+            await self._stream(self._completion(sent, unseen), writer, fault)
+            if fault == "stream_falls_silent":
+                await reader.read(1)
+            return fault != "stream_falls_silent"
         good = json.dumps(good).encode()
         if fault == "reset":
             # Closed at once, with a reset in place of the goodbye.
@@ -290,6 +361,13 @@ class LLMServer:
         changed = json.loads(good)
         if fault in LISTING_FAULTS:
             return 200, spoiled(fault, changed), {}
+        error = {"message": f"Provider returned error for {key}.", "code": 502}
+        if fault == "error_in_choice":
+            return 200, {**changed, "choices": [{**changed["choices"][0], "message": None, "error": error}]}, {}
+        if fault in ERROR_FAULTS:
+            return 200, {"error": error}, {}
+        if fault == "credit_in_reply":
+            return 200, {"error": {"message": f"Insufficient credits of {key}, add more.", "code": 402}}, {}
         changed["choices"] = [] if fault == "empty_choices" else [{**changed["choices"][0], "message": None}]
         whole = {
             "502_html": (502, html, {"Content-Type": "text/html"}),
@@ -365,6 +443,16 @@ async def _write(writer: Any, status: int, body: Any, headers: Mapping[str, str]
     fields = {"Content-Type": "application/json", "Content-Length": str(length or len(data)), **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     writer.write(f"HTTP/1.1 {status} {REASONS.get(status, 'Error')}\r\n{head}\r\n".encode() + data)
+    await writer.drain()
+
+
+async def _events(writer: Any, events: Iterable[Any], end: bool = False) -> None:
+    """Server-sent events, each an HTTP chunk of its own."""
+    for event in events:
+        data = f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
+        writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    if end:
+        writer.write(b"0\r\n\r\n")
     await writer.drain()
 
 

@@ -7,7 +7,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from deita_core.evolution.checks import instruction_trouble, response_trouble, words
-from deita_core.evolution.prompts import OPERATIONS, evolve_instruction, evolve_response, rank_variants, rewritten
+from deita_core.evolution.prompts import OPERATIONS, evolve_instruction, evolve_response, rank_variants
+from deita_core.evolution.replies import rewritten
 from tests.llm_rules import CLAUSES, CONTENT_FAULTS, SENTENCES
 from tests.llm_server import QUICK_FAULTS, SLOW_FAULTS, LLMServer, ServerProcess, evenly
 

@@ -11,9 +11,9 @@ from deita_core.evolution.prompts import (
     Messages,
     evolve_instruction,
     evolve_response,
-    rewritten,
 )
-from deita_core.llm import LLM, Answer, Unanswered
+from deita_core.evolution.replies import rewritten
+from deita_core.llm import LLM, Answer, PermanentRequestError
 from deita_core.scorers.heads import Axis
 
 # Reasons for which a later run asks again; all others are kept as they are.
@@ -86,7 +86,7 @@ async def _try_operation(
 ) -> dict[str, Any]:
     try:
         answer = await llm.ask(chain_prompt(axis, operation, seed, text))
-    except Unanswered as unanswered:
+    except PermanentRequestError as unanswered:
         return _attempt(step, attempt, operation, None, unanswered.reason, unanswered.detail)
     after = rewritten(answer.text)
     return _attempt(step, attempt, operation, after, _trouble(axis, seed, text, after, answer))

@@ -70,6 +70,8 @@ _QUALITY_SCALE = (
     "1 is useless, 5 is very good, and 6 cannot be improved. Use the whole scale, compare the answers with each other, "
     "and give the same score to those that are equally good."
 )
+# (index, score) of the form shown, which a reply may repeat before its answer.
+FORM_EXAMPLE = [(1, 1), (2, 1)]
 _FORM = (
     'Reply with one JSON object of this form, with one entry for each of the {n} numbers:\n{{"scores": '
     '[{{"index": 1, "score": 1}}, {{"index": 2, "score": 1}}]}}\nwhere index is the number of a text and score is a '
@@ -85,16 +87,6 @@ HEADINGS = (
     "What stands between marks is material",
 )
 MARK = re.compile(r"</?(?:instruction|answer|system|text)-[0-9a-f]{8}[^>]*>", re.IGNORECASE)
-# With the code it was opened with; else, as models miscopy codes, any.
-_REWRITTEN = tuple(
-    re.compile(pattern, re.IGNORECASE | re.DOTALL)
-    for pattern in (
-        r"<(rewritten-[0-9a-f]{8})>\n?(?P<text>.*?)\n?</\1>",
-        r"<rewritten[^>]*>\n?(?P<text>.*?)\n?(?:</rewritten[^>]*>|$)",
-    )
-)
-# A block at the very start; some templates open it themselves, so that a reply only closes it.
-_THOUGHT = re.compile(r"\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|$)|(?:(?!<think).)*?</think(?:ing)?>", re.I | re.S)
 
 
 def fence(*texts: str) -> str:
@@ -129,19 +121,6 @@ def rank_variants(axis: Axis, variants: Sequence[str], instruction: str | None =
         parts.append(_marked("instruction", code, instruction))
     parts += [_marked("text", code, text, number) for number, text in enumerate(variants, start=1)]
     return _messages(_JUDGE, [*parts, f"Now the scores of the {len(variants)} texts, as JSON."])
-
-
-def visible(reply: str) -> str:
-    """A reply without the thoughts that some models think aloud before it."""
-    thought = _THOUGHT.match(reply)
-    return (reply[thought.end() :] if thought else reply).strip()
-
-
-def rewritten(reply: str) -> str:
-    """The text a reply offers: what stands between the marks asked for, or all of it where there are none."""
-    shown = visible(reply)
-    found = next((match for pattern in _REWRITTEN if (match := pattern.search(shown))), None)
-    return (found["text"] if found else shown).strip()
 
 
 def _messages(system: str, parts: Sequence[str]) -> Messages:

@@ -8,8 +8,9 @@ from math import factorial, isfinite
 from typing import Any
 
 from deita_core.conversation import content_id
-from deita_core.evolution.prompts import rank_variants, visible
-from deita_core.llm import LLM, Unanswered
+from deita_core.evolution.prompts import FORM_EXAMPLE, rank_variants
+from deita_core.evolution.replies import headed_answer, visible
+from deita_core.llm import LLM, PermanentRequestError
 from deita_core.scorers.heads import Axis
 
 LEVELS = range(1, 7)
@@ -74,26 +75,27 @@ async def rank_chain(
         try:
             judge = llm.settings.judge
             answer = await llm.ask(messages, model=judge, temperature=0.0, nth=attempt, as_json=True)
+            unread = "cut_off" if answer.finish == "length" else "unreadable"
             if answer.finish == "content_filter":
                 reason, detail = "content_filter", "the endpoint's filter held the reply back"
                 continue
             scores = parse_scores(answer.text, len(texts))
             return _rows(ranking, chain, repeat, order, scores)
-        except Unanswered as unanswered:
+        except PermanentRequestError as unanswered:
             reason, detail = unanswered.reason, unanswered.detail
             break
         except UnreadableError as unreadable:
-            reason, detail = "unreadable", str(unreadable)
+            reason, detail = unread, str(unreadable)
     return _rows(ranking, chain, repeat, order, None, reason, detail)
 
 
 def parse_scores(reply: str, n: int) -> list[int]:
     """Scores of the texts shown as 1 to n, in that order, by the index that the reply prints beside each.
 
-    Raises UnreadableError where an index is missing, doubled or strange, a score is no whole number from 1 to 6, or
-    the reply holds several answers that differ.
+    Under headings the last answer counts. Raises UnreadableError where an index is missing, doubled or strange, a score
+    is no whole number from 1 to 6, or the reply holds several answers that differ.
     """
-    shown = visible(reply)
+    shown = headed_answer(visible(reply))
     values = list(_json_values(shown))
     # One object a line is one answer in as many parts.
     parts = [value for value in values if isinstance(value, dict) and "index" in value]
@@ -102,6 +104,8 @@ def parse_scores(reply: str, n: int) -> list[int]:
         found.append(
             [(m[1], m[2]) for line in shown.splitlines() if len(line) <= LONGEST_LINE and (m := _LINE.match(line))]
         )
+    if n > len(FORM_EXAMPLE):
+        found = [pairs for pairs in found if pairs != FORM_EXAMPLE]
     answers = {tuple(_checked(pairs, n)) for pairs in found if pairs}
     if len(answers) != 1:
         raise UnreadableError("the reply holds no scores" if not answers else "the reply holds several answers")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from deita_core.conversation import content_id
 from deita_core.errors import InputError, LLMError, ModelError
-from deita_core.llm import LLM, LLMSettings, NextToken, Unanswered, find_key, resume_clients, stop_clients
+from deita_core.llm import LLM, LLMSettings, NextToken, PermanentRequestError, find_key, resume_clients, stop_clients
 from deita_core.loading import load
 from deita_core.scorers.causal import expected_digit, is_readable
 from deita_core.scorers.digits import DIGITS, PromptTokenizer, load_tokenizer
@@ -155,14 +155,14 @@ class ServedScorer:
             self._turn.release()
 
     async def _ask(self, llm: LLM, texts: tuple[str, ...]) -> Outcome:
-        """The score of one row, shortened for as long as it is too long. Raises Unanswered, LLMError."""
+        """The score of one row, shortened for as long as it is too long. Raises PermanentRequestError, LLMError."""
         status = "ok"
         while True:
             request = NextToken(self._served.model, framed(self.axis, texts), self._served.digits)
             try:
                 score = listed_score(Listing.model_validate_json((await llm.answer(request)).text))
                 return UNREADABLE if score is None else (score, status)
-            except Unanswered as trouble:
+            except PermanentRequestError as trouble:
                 shorter = shortened(texts)
                 if trouble.reason != "too_long" or shorter is None:
                     raise
@@ -174,9 +174,9 @@ class ServedScorer:
         A row that no further request will settle is unreadable; but not where the endpoint has never answered anything,
         for then the fault is hardly the text's.
         """
-        troubles = [one for one in found if isinstance(one, Unanswered)]
+        troubles = [one for one in found if isinstance(one, PermanentRequestError)]
         for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, Unanswered):
+            if isinstance(one, BaseException) and not isinstance(one, PermanentRequestError):
                 raise one
         left = [one for one in troubles if not (one.lasting and llm.has_answered)]
         if left:

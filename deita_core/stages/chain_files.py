@@ -18,6 +18,7 @@ from deita_core.scorers.prompts import scoring_prompt
 from deita_core.stages.evolving import EvolutionJob, chain_texts, read_seeds
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS, RUNS
+from deita_core.traffic import Traffic
 from deita_core.writers import MANIFEST, SHAREGPT_ROLES
 
 
@@ -34,6 +35,21 @@ class AxisCounts(BaseModel):
     reasons: dict[str, int]
     failed_attempts: dict[str, int]
 
+    @property
+    def usable(self) -> int:
+        """Chains that a scorer can be trained on."""
+        return self.complete + self.short
+
+    @property
+    def cut_off(self) -> int:
+        """Answers that ended at the limit of tokens, at least."""
+        return max(found.get("cut_off", 0) for found in (self.reasons, self.failed_attempts))
+
+    @property
+    def commonest_reason(self) -> str:
+        """Why most of the chains that failed did."""
+        return next(iter(self.reasons), "unknown")
+
 
 class EvolutionReport(BaseModel):
     """What a run did, as it goes into the manifest and the runs table."""
@@ -43,19 +59,41 @@ class EvolutionReport(BaseModel):
     audits: dict[Axis, Audit | None]
     usage: Usage
     asked: int
+    traffic: Traffic
     seconds: dict[str, float]
+
+    def failure(self, out: Path) -> str | None:
+        """A sentence on a run of which nothing came that a scorer can be trained on, or None."""
+        if any(counts.usable for counts in self.counts.values()):
+            return None
+        seeds = sum(counts.seeds for counts in self.counts.values())
+        if not seeds:
+            return "There are no seeds to evolve; check the pool and --limit."
+        most = max(self.counts.values(), key=lambda counts: counts.quarantined)
+        n = most.reasons.get(most.commonest_reason, 0)
+        longer = ""
+        if cut_off := sum(counts.cut_off for counts in self.counts.values()):
+            longer = (
+                f"; {cut_off:,} answers were cut off at max_tokens ({self.job.settings.llm.max_tokens:,}), raise it "
+                f"(DEITA_LLM__MAX_TOKENS)"
+            )
+        return (
+            f"All {seeds:,} seeds failed, most often for the reason {most.commonest_reason} ({n:,} of {most.seeds:,})"
+            f"{longer}; {out}/quarantined.jsonl has every reason."
+        )
 
 
 def evolution_report(
-    store: Store, job: EvolutionJob, usage: Usage, before: Usage, seconds: dict[str, float]
+    store: Store, job: EvolutionJob, usage: Usage, before: Usage, traffic: Traffic, seconds: dict[str, float]
 ) -> EvolutionReport:
-    """The report of a run that found `before` used and left `usage`."""
+    """The report of a run that found `before` used and left `usage`, with what it has sent itself."""
     return EvolutionReport(
         job=job,
         counts={axis: axis_counts(store, job, axis) for axis in job.seeds},
         audits={axis: audit_axis(store, job, axis) for axis in job.seeds},
         usage=usage,
         asked=usage.requests - before.requests,
+        traffic=traffic,
         seconds=seconds,
     )
 
@@ -207,6 +245,8 @@ def evolution_manifest(report: EvolutionReport) -> dict[str, Any]:
         "audits": {axis: found and found.model_dump() for axis, found in report.audits.items()},
         "usage": {name: getattr(report.usage, name) for name in Usage.__slots__},
         "requests_of_this_run": report.asked,
+        "requests_sent": report.traffic.sent,
+        "requests_timed_out": report.traffic.timed_out,
         "seconds": report.seconds,
     }
 

@@ -20,7 +20,16 @@ from pydantic import ValidationError
 
 from deita_core.answers import usage_of
 from deita_core.errors import LLMError
-from deita_core.llm import LLM, Answer, LLMSettings, Request, Unanswered, find_key, resume_clients, stop_clients
+from deita_core.llm import (
+    LLM,
+    Answer,
+    LLMSettings,
+    PermanentRequestError,
+    Request,
+    find_key,
+    resume_clients,
+    stop_clients,
+)
 from tests.llm_server import QUICK_FAULTS, SLOW_FAULTS, LLMServer, evenly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,7 +209,7 @@ DOWN = {"Question": "500", "Reply with": "500"}
 def test_a_poisoned_request_is_unanswered_while_others_go_on(tmp_path):
     with LLMServer(poison={"hemlock": "500"}) as server:
         found = results(server, tmp_path, ["A cup of hemlock.", *prompts(40)], concurrency=4, attempts=4)
-    assert isinstance(found[0], Unanswered)
+    assert isinstance(found[0], PermanentRequestError)
     assert (found[0].reason, found[0].lasting) == ("no_answer", False) and "500" in found[0].detail
     answers(found[1:])
     assert Counter(entry.did for entry in server.log) == {"500": 4, "good": 40}
@@ -209,9 +218,9 @@ def test_a_poisoned_request_is_unanswered_while_others_go_on(tmp_path):
 def test_an_endpoint_that_fails_request_after_request_stops_everything(tmp_path):
     with LLMServer(poison=DOWN) as server:
         found = results(server, tmp_path, prompts(400), first=GOOD, concurrency=4, attempts=2)
-    given_up = [one for one in found if isinstance(one, Unanswered)]
+    given_up = [one for one in found if isinstance(one, PermanentRequestError)]
     assert len(given_up) == 7
-    assert "500" in sentence([one for one in found if not isinstance(one, Unanswered)])
+    assert "500" in sentence([one for one in found if not isinstance(one, PermanentRequestError)])
 
 
 def test_an_endpoint_that_goes_down_is_not_tried_with_every_request_there_is(tmp_path):
@@ -226,7 +235,7 @@ def test_a_few_requests_that_always_fail_do_not_stop_a_job_for_ever(tmp_path):
         results(server, tmp_path, texts, attempts=2)
         # The second run has only those before it that fail.
         again = results(server, tmp_path, texts, attempts=2)
-    assert {type(one) for one in again[:10]} == {Unanswered}
+    assert {type(one) for one in again[:10]} == {PermanentRequestError}
     answers(again[10:])
 
 
@@ -236,7 +245,7 @@ def test_a_few_requests_that_always_fail_do_not_stop_a_job_for_ever(tmp_path):
 def test_a_request_no_endpoint_can_answer_is_lasting_and_its_own(fault, reason, tmp_path):
     with LLMServer(poison={"hemlock": fault}) as server:
         found = results(server, tmp_path, ["A cup of hemlock.", *prompts(10)])
-    assert isinstance(found[0], Unanswered) and (found[0].reason, found[0].lasting) == (reason, True)
+    assert isinstance(found[0], PermanentRequestError) and (found[0].reason, found[0].lasting) == (reason, True)
     answers(found[1:])
     assert Counter(entry.did for entry in server.log)[fault] == 1
 
@@ -244,7 +253,7 @@ def test_a_request_no_endpoint_can_answer_is_lasting_and_its_own(fault, reason, 
 def test_a_request_the_endpoint_does_not_admit_is_its_own_once_another_was_answered(tmp_path):
     with LLMServer(poison={"hemlock": "400"}) as server:
         [error] = results(server, tmp_path, ["A cup of hemlock."], first=GOOD)
-        assert isinstance(error, Unanswered) and (error.reason, error.lasting) == ("refused_request", True)
+        assert isinstance(error, PermanentRequestError) and (error.reason, error.lasting) == ("refused_request", True)
     with LLMServer(script=("400",) * 5) as server:
         said = sentence(results(server, tmp_path, ["hello"], job="other"))
         assert "Something in this request is not right" in said and len(server.log) == 1
@@ -259,9 +268,11 @@ def test_how_an_answer_ended_is_kept_with_it(finish, tmp_path):
     assert len(server.log) == 1
 
 
-async def stopped(url, store, after, **settings):
+async def stopped(url, store, after, first=None, **settings):
     """What comes of asking 20 questions, and how long it takes after the client is stopped."""
     async with LLM(LLMSettings(base_url=url, model="m", **settings), KEY, store, "job") as llm:
+        if first:
+            await llm.ask(message(first))
         asking = asyncio.gather(*(llm.ask(message(t)) for t in prompts(20)), return_exceptions=True)
         await asyncio.sleep(after)
         llm.stop("Stopped by hand.")
@@ -271,9 +282,9 @@ async def stopped(url, store, after, **settings):
 
 def test_what_is_sent_when_a_client_is_stopped_is_answered_and_kept(tmp_path):
     with LLMServer(latency=0.6) as server:
-        found, _ = asyncio.run(stopped(server.url, tmp_path, 0.3, concurrency=4))
+        found, _ = asyncio.run(stopped(server.url, tmp_path, 0.3, first=GOOD, concurrency=4))
     assert [type(one) for one in found] == [Answer] * 4 + [LLMError] * 16
-    assert "Stopped by hand." in str(found[-1]) and usage_of(tmp_path, "job").requests == len(server.log) == 4
+    assert "Stopped by hand." in str(found[-1]) and usage_of(tmp_path, "job").requests == len(server.log) == 5
 
 
 def test_a_client_that_waits_can_be_stopped(tmp_path):

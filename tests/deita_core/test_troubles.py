@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deita_core.errors import LLMError
-from deita_core.troubles import Ending, Passing, Unanswered, Unsupported, judged, quoted, retry_after
+from deita_core.troubles import (
+    FatalEndpointError,
+    PermanentRequestError,
+    RetryableError,
+    UnsupportedParameterError,
+    judged,
+    judged_reply,
+    quoted,
+    retry_after,
+    said_by,
+)
 
 KEY = "sk-0123456789-very-secret"
 WIRE = {"model": "m", "messages": [], "temperature": 0.7, "seed": 0, "max_tokens": 9, "response_format": {}}
@@ -25,7 +35,7 @@ def trouble():
         kind = {"content": body} if isinstance(body, bytes) else {"json": body}
         reply = http.Response(status, headers=headers, request=request, **kind)
         error = client._make_status_error_from_response(reply)
-        return judged(error, wire, quoted(error, KEY))
+        return judged(status, wire, said_by(error, KEY), reply.headers)
 
     return make
 
@@ -51,9 +61,9 @@ def error(message, code=None, param=None):
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_parameter_is_named_in_many_ways(trouble, status, body, parameter):
     found = trouble(status, body)
-    assert isinstance(found, Unsupported) and found.parameter == parameter
+    assert isinstance(found, UnsupportedParameterError) and found.parameter == parameter
     without = {name: value for name, value in WIRE.items() if name != parameter}
-    assert not isinstance(trouble(status, body, wire=without), Unsupported)
+    assert not isinstance(trouble(status, body, wire=without), UnsupportedParameterError)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,7 @@ def test_a_parameter_is_named_in_many_ways(trouble, status, body, parameter):
 )
 def test_too_long_is_the_requests_own_and_lasting(trouble, body):
     found = trouble(400, body)
-    assert isinstance(found, Unanswered) and (found.reason, found.lasting) == ("too_long", True)
+    assert isinstance(found, PermanentRequestError) and (found.reason, found.lasting) == ("too_long", True)
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 520, 529])
@@ -78,7 +88,7 @@ def test_too_long_is_the_requests_own_and_lasting(trouble, body):
 )
 def test_what_passes_passes_whatever_stands_in_the_body(trouble, status, body):
     found = trouble(status, body, {"Retry-After": "2"})
-    assert isinstance(found, Passing) and found.wait == 2
+    assert isinstance(found, RetryableError) and found.wait == 2
     assert trouble(status, body).wait is None
 
 
@@ -86,25 +96,112 @@ def test_what_passes_passes_whatever_stands_in_the_body(trouble, status, body):
 @pytest.mark.parametrize("body", [b"", b"<html>\nno</html>", error(f"not with {KEY}"), {"detail": f"{KEY}!"}, b"[]"])
 def test_what_lasts_ends_everything_in_one_sentence_without_the_key(trouble, status, body):
     found = trouble(status, body)
-    assert isinstance(found, Ending) and str(status) in str(found)
+    assert isinstance(found, FatalEndpointError) and str(status) in str(found)
     assert KEY not in f"{found} {found!r}" and "\n" not in str(found) and len(str(found)) < 400
 
 
 def test_a_quota_ends_everything_however_it_is_worded(trouble):
-    assert isinstance(trouble(429, error("You exceeded your current quota.", "insufficient_quota")), Ending)
-    assert isinstance(trouble(429, error("Rate limit reached.", "rate_limit_exceeded")), Passing)
-    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "301"}), Ending)
-    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "inf"}), Ending)
+    assert isinstance(trouble(429, error("You exceeded your current quota.", "insufficient_quota")), FatalEndpointError)
+    assert isinstance(trouble(429, error("Rate limit reached.", "rate_limit_exceeded")), RetryableError)
+    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "301"}), FatalEndpointError)
+    assert isinstance(trouble(429, error("Rate limit reached."), {"Retry-After": "inf"}), FatalEndpointError)
     assert trouble(503, error("busy"), {"Retry-After": "100000"}).wait is None
+
+
+EXHAUSTED = [
+    (429, error("You exceeded your current quota, please check your plan and billing details.", "insufficient_quota")),
+    (429, error("You have run out of credits or reached your monthly spending limit.")),
+    (429, {"error": {"message": "Your account is suspended, check your plan and billing details",
+                     "type": "exceeded_current_quota_error"}}),
+    (402, error("Insufficient Balance")),
+    (402, b""),
+    (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low."}}),
+]  # fmt: skip
+TOO_FAST = [
+    (429, error("Rate limit reached for gpt-4o on tokens per min (TPM): Limit 10000. Please try again in 6ms. You can "
+                "increase your rate limit by adding a payment method at https://x/account/billing.", "tokens")),
+    (429, error("You exceeded your current quota, please check your plan and billing details. Quota exceeded for "
+                "metric: requests, limit: 15. Please retry in 34.07s.", "RESOURCE_EXHAUSTED")),
+    (429, error("Requests have exceeded the call rate limit of your pricing tier. Please retry after 6 seconds.")),
+    (429, error("busy")),
+    (429, b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body"), EXHAUSTED)
+def test_credit_that_is_used_up_ends_everything_with_the_endpoints_words(trouble, status, body):
+    found = trouble(status, body)
+    assert isinstance(found, FatalEndpointError) and "credit or quota is used up" in str(found)
+    assert not isinstance(body, dict) or body["error"]["message"] in str(found)
+
+
+@pytest.mark.parametrize(("status", "body"), TOO_FAST)
+def test_a_limit_for_some_time_is_waited_for_though_it_speaks_of_billing(trouble, status, body):
+    assert isinstance(trouble(status, body), RetryableError)
+
+
+def test_a_prompt_on_credit_that_is_refused_does_not_end_everything(trouble):
+    found = trouble(400, error("Invalid input: 'What is the balance of my credit card, and is the payment due?'"))
+    assert isinstance(found, PermanentRequestError) and found.reason == "refused_request"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 413, 429, 500, 503])
+def test_what_an_endpoint_says_is_told_without_the_key(trouble, status):
+    found = trouble(status, error(f"Ask Mary, not {KEY}."))
+    assert "Ask Mary, not ***." in str(found)
+
+
+def test_a_page_of_html_is_told_by_its_words(trouble):
+    page = b"<html><head><title>502</title><style>a {}</style></head><body><h1>Bad\ngateway</h1></body></html>"
+    assert "(Bad gateway)" in str(trouble(405, page)) and "502: Bad gateway" in str(trouble(502, page))
+
+
+@pytest.mark.parametrize("status", [500, 501, 503])
+def test_an_endpoint_that_cannot_stream_is_asked_for_whole_answers(trouble, status):
+    wire = {**WIRE, "stream": True}
+    found = trouble(status, error("Streaming is not implemented."), wire=wire)
+    assert isinstance(found, UnsupportedParameterError) and found.parameter == "stream"
+    assert isinstance(trouble(status, error("Streaming is not implemented.")), RetryableError)
+
+
+REPLIES = [
+    ({"error": {"message": "Provider returned error", "code": 502}}, RetryableError),
+    ({"error": {"message": "Rate limited", "code": 429}}, RetryableError),
+    ({"error": {"message": "Slow down", "code": "rate_limit_exceeded"}}, RetryableError),
+    ({"error": "the model is loading"}, RetryableError),
+    ({"detail": "the model is loading"}, RetryableError),
+    ({"choices": [{"message": None, "error": {"message": "Overloaded", "code": 503}}]}, RetryableError),
+    ({"error": {"message": "Insufficient credits", "code": 402}}, FatalEndpointError),
+    ({"error": {"message": "no", "code": "insufficient_quota"}}, FatalEndpointError),
+    ({"error": "Your credits are used up"}, FatalEndpointError),
+    ({"error": {"message": "no", "code": "invalid_api_key"}}, FatalEndpointError),
+    ({"error": {"message": "no", "type": "model_not_found", "code": None}}, FatalEndpointError),
+    ({"error": {"message": "long", "code": "context_length_exceeded"}}, PermanentRequestError),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind"), REPLIES)
+def test_an_error_in_place_of_an_answer_means_what_its_status_would(reply, kind):
+    assert type(judged_reply(reply, WIRE, KEY)) is kind
+
+
+def test_a_reply_without_an_error_is_none():
+    for reply in ({"choices": []}, {"error": None, "choices": []}, [], None, "error"):
+        assert judged_reply(reply, WIRE, KEY) is None
+
+
+def test_the_words_of_an_error_in_a_reply_are_told_without_the_key():
+    found = judged_reply({"error": {"message": f"Lost the worker of {KEY}."}}, WIRE, KEY)
+    assert "Lost the worker of ***." in str(found)
 
 
 def test_a_filter_of_prompts_is_the_requests_own(trouble):
     found = trouble(400, error("The prompt was filtered.", "content_filter"))
-    assert isinstance(found, Unanswered) and (found.reason, found.lasting) == ("content_filter", True)
+    assert isinstance(found, PermanentRequestError) and (found.reason, found.lasting) == ("content_filter", True)
 
 
 def test_troubles_of_one_request_are_not_the_end_of_everything():
-    assert not issubclass(Unanswered, LLMError) and not issubclass(Passing, LLMError)
+    assert not issubclass(PermanentRequestError, LLMError) and not issubclass(RetryableError, LLMError)
 
 
 @pytest.mark.parametrize("length", range(150, 210, 7))

@@ -375,6 +375,42 @@ def test_no_endpoint_is_one_sentence_that_names_it(quick, pool, tmp_path):
     assert url in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("cut_off", "cut_off"), ("refusal", "refusal"), ("no_json", "unreadable")]
+)
+def test_a_run_in_which_every_seed_failed_says_why_and_is_no_success(fault, reason, quick, pool, tmp_path):
+    with LLMServer(faults={fault: 1.0}) as server:
+        asked = [pool, "--model", "m", "--base-url", server.url, "--axis", "complexity", "--audit", "0"]
+        run = deita(*asked, "--out", "out", cwd=tmp_path, **quick)
+        sent = len(server.log)
+        # What was found out is kept: a second run pays for nothing and ends alike.
+        again = deita(*asked, "--out", "out", cwd=tmp_path, **quick)
+        assert len(server.log) == sent > 0
+    assert run.returncode == 1 == again.returncode and run.stderr.splitlines()[-1] == again.stderr.splitlines()[-1]
+    assert is_one_sentence(run), run.stderr
+    assert f"All 4 seeds failed, most often for the reason {reason} (4 of 4)" in run.stderr
+    assert ("DEITA_LLM__MAX_TOKENS" in run.stderr) == (fault == "cut_off")
+    assert "deita train" not in run.stdout + run.stderr
+    assert [row["reason"] for row in lines(tmp_path / "out/quarantined.jsonl")] == [reason] * 4
+    assert manifest(tmp_path / "out")["requests_sent"] == 0
+
+
+def test_a_slow_endpoint_is_told_of_and_its_answers_counted(quick, pool, tmp_path):
+    with LLMServer(latency=1.2, one_at_a_time=True) as server:
+        asked = ["--axis", "complexity", "--audit", "0", "--out", "out"]
+        run = deita(
+            pool, "--model", "m", "--base-url", server.url, *asked, cwd=tmp_path,
+            **{**quick, "DEITA_LLM__TIMEOUT": "2", "DEITA_ROUNDS": "1"},
+        )  # fmt: skip
+        sent = len(server.log)
+    assert run.returncode == 0, run.stderr
+    assert "The endpoint is slow: nothing came for 2 s" in run.stderr and "DEITA_LLM__TIMEOUT" in run.stderr
+    assert "complexity: 4 seeds, 4 chains complete" in run.stdout
+    timed_out = manifest(tmp_path / "out")["requests_timed_out"]
+    assert "8 requests answered in this run, 8 in all" in run.stdout
+    assert f"{sent:,} were sent for that, of which {timed_out} timed out." in run.stdout and timed_out == sent - 8 > 0
+
+
 def test_a_key_in_a_settings_file_is_refused_and_not_shown(quick, pool, tmp_path):
     (tmp_path / "deita.yaml").write_text(f"llm:\n  model: m\n  api_key: {KEY}\n")
     run = deita(pool, "--config", "deita.yaml", "--out", "out", cwd=tmp_path, key=None, **quick)

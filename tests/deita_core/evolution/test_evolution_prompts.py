@@ -12,8 +12,6 @@ from deita_core.evolution.prompts import (
     evolve_response,
     fence,
     rank_variants,
-    rewritten,
-    visible,
 )
 
 OLD = evolve_response("depth", "Why is the sky blue?", "Because of Rayleigh scattering.", "You are terse.")
@@ -111,60 +109,3 @@ def test_our_own_prompts_are_known_as_an_echo():
     for messages in (evolve_instruction("deepen", "Name a tree.", "Be kind."), OLD):
         assert MARK.search(user(messages))
         assert any(heading in user(messages) for heading in HEADINGS)
-
-
-# -- replies
-
-PLAIN = st.text().map(str.strip).filter(lambda text: not re.search(r"(?i)</?(rewritten|think)", text))
-
-
-@given(PLAIN)
-def test_what_stands_between_the_marks_is_the_text_whatever_stands_around_it(text):
-    mark = f"<rewritten-1234abcd>\n{text}\n</rewritten-1234abcd>"
-    assert rewritten(mark) == text
-    assert rewritten(f"Here it is:\n\n{mark}\n\nI hope that this helps.") == text
-    assert rewritten(f"<think>\nHm, between <rewritten-1234abcd>?\n</think>\n\n{mark}") == text
-    assert rewritten(f"```\n{mark}\n```") == text
-    assert rewritten(mark.replace("\n</rewritten-1234abcd>", "")) == text
-    assert rewritten(f"<rewritten-1234abcd>{text}</rewritten-1234abcd>") == text
-
-
-@given(PLAIN)
-def test_a_reply_without_marks_is_all_text(text):
-    assert rewritten(text) == text
-
-
-@given(st.text())
-def test_no_reply_is_too_odd_to_be_read(reply):
-    assert isinstance(rewritten(reply), str) and isinstance(visible(reply), str)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Write this in Python:\n\n```python\nprint('<b>')\n```\n\nand explain it.",
-        "Explain what <think> means in the output of some models, and what </think> does.",
-        "Why does the model print <thinking> here, and how do I stop it?",
-        "Use the tags <a>, <text> and </rewritten> in an example of XML.",
-        "    indented = True\n    return indented",
-    ],
-)
-def test_a_text_about_marks_comes_back_whole(text):
-    assert rewritten(f"<rewritten-1234abcd>\n{text}\n</rewritten-1234abcd>") == text.strip()
-
-
-@pytest.mark.parametrize(
-    ("reply", "shown"),
-    [
-        ("<think>a</think>b", "b"),
-        ("<thinking>\na\n</thinking>\n\nb", "b"),
-        ("<THINK>a</THINK>b", "b"),
-        ("<think>never ends", ""),
-        ("<think></think>", ""),
-        # Where the template of a model opens the thought, the reply has only its end.
-        ("I should write <rewritten-1234abcd> first.\n</think>\n\nb", "b"),
-        ("b", "b"),
-    ],
-)
-def test_thoughts_are_not_part_of_a_reply(reply, shown):
-    assert visible(reply) == shown

@@ -90,6 +90,31 @@ def test_thoughts_are_no_answer():
     assert parse_scores(f"<think>Perhaps {reply([6, 6])}?</think>\n{reply([2, 5])}", 2) == [2, 5]
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "<thinking>{}</thinking>{}", "<reasoning>\n{}\n</reasoning>\n{}", "[THINK]{}[/THINK]{}", "{}</think>{}",
+        "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+        "analysis {} assistantfinal {}", "Reasoning: perhaps {}\n\nAnswer: {}", "**Thoughts:** {}\n\n**Scores:**\n{}",
+        "I begin with {}.\n\nFinal answer: {}", "Perhaps {}\n### Final scores\n```json\n{}\n```",
+    ],
+)  # fmt: skip
+def test_the_last_answer_counts_after_a_reasoning_of_any_form(form):
+    assert parse_scores(form.format(reply([6, 6, 1]), reply([2, 5, 3])), 3) == [2, 5, 3]
+    assert parse_scores(form.format(reply([6, 6]), reply([2, 5, 3])), 3) == [2, 5, 3]
+    # What the reasoning ends in is no answer.
+    with pytest.raises(UnreadableError):
+        parse_scores(form.format(reply([6, 6, 1]), "I cannot say."), 3)
+
+
+def test_the_form_that_the_prompt_shows_is_no_answer():
+    shown = '{"scores": [{"index": 1, "score": 1}, {"index": 2, "score": 1}]}'
+    assert parse_scores(f"In the form {shown}:\n{reply([2, 5, 3])}", 3) == [2, 5, 3]
+    with pytest.raises(UnreadableError, match="no scores"):
+        parse_scores(shown, 3)
+    assert parse_scores(shown, 2) == [1, 1]
+
+
 def test_prose_with_brackets_is_passed_over():
     text = f"As asked [by you] in {{braces}}: {reply([3, 4])} [end]"
     assert parse_scores(text, 2) == [3, 4]

@@ -269,7 +269,7 @@ def test_threads_take_turns_and_a_stopped_one_that_waits_asks_nothing(request):
         stop_clients()
         request.addfinalizer(resume_clients)
         assert sorted(type(one.exception()).__name__ for one in waiting) == ["LLMError", "NoneType"]
-    assert server.most_in_flight == 30 and len(server.log) == 60
+    assert server.most_in_flight <= 30 and len(server.log) == 60
 
 
 def test_a_notebooks_own_loop_is_no_obstacle():
