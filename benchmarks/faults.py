@@ -26,14 +26,14 @@ import orjson
 import polars as pl
 
 from benchmarks.tiny import make_head, make_tiny_model
-from deita_core.answers import Answers
-from deita_core.settings import EvolutionSettings, RemovalSettings, SelectionSettings, TrainingSettings
-from deita_core.stages.editions import read_edition
+from deita_core.config.settings import EvolutionSettings, RemovalSettings, SelectionSettings, TrainingSettings
+from deita_core.llm.cache import Answers
 from deita_core.stages.exporting import export_selection
+from deita_core.stages.snapshots import read_edition
 from deita_core.store import Store
-from tests.evolution_run import KEY, llm_settings, write_seeds
-from tests.llm_server import LLMServer
-from tests.remote_server import s3_server
+from tests.support.evolution_run import KEY, llm_settings, write_seeds
+from tests.support.llm_server import LLMServer
+from tests.support.remote_server import s3_server
 
 Point = Literal["start", "half-way", "end"]
 POINTS: tuple[Point, ...] = ("start", "half-way", "end")
@@ -225,7 +225,7 @@ class Place:
 
     def score(self) -> Any:
         """The pool's scores."""
-        from flows.measure import score
+        from flows.score import score
 
         return score([str(self.pool)], str(self.out / "scores.parquet"), self.settings())
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deita_core.llm import LLM, LLMSettings
-from tests.llm_server import Entry, ServerProcess
+from deita_core.llm.client import LLM, LLMSettings
+from tests.support.llm_server import Entry, ServerProcess
 
 LATENCY = 0.5
 IN_FLIGHT = 64

@@ -17,13 +17,14 @@ from time import perf_counter, sleep
 
 import psutil
 
-from flows.cli import prepare_environment
+from flows.cli.main import prepare_environment
 
 prepare_environment(verbose=False)
 
-from deita_core.encoders import SentenceEncoder, find_encoder  # noqa: E402
-from deita_core.readers import read_pool  # noqa: E402
-from deita_core.settings import SelectionSettings  # noqa: E402
+from deita_core.config.settings import SelectionSettings  # noqa: E402
+from deita_core.models.encoder_spec import find_encoder  # noqa: E402
+from deita_core.models.sentence_encoder import SentenceEncoder  # noqa: E402
+from deita_core.reading.pool import read_pool  # noqa: E402
 from flows.selection import select  # noqa: E402
 
 PLAIN_TEXTS = 600

@@ -24,13 +24,14 @@ import torch
 from torch.nn.modules import module as torch_module
 
 from deita_core.conversation import Conversation, Message
-from deita_core.encoders import Precision, best_precision
-from deita_core.readers import read_pool
+from deita_core.literals import Axis, Precision
+from deita_core.models.causal_lm import load_tokenizer
+from deita_core.models.encoder_spec import best_precision
+from deita_core.reading.pool import read_pool
 from deita_core.scorers import digit_reader
 from deita_core.scorers.causal import CausalScorer
 from deita_core.scorers.digit_reader import DigitReader
-from deita_core.scorers.digits import PromptTokenizer, load_tokenizer
-from deita_core.scorers.heads import Axis
+from deita_core.scorers.digits import PromptTokenizer
 from deita_core.scorers.prompts import scoring_prompt, texts_of
 
 VOCABULARY = 32_000

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deita_core.encoders import find_encoder
+from deita_core.literals import Axis
+from deita_core.models.encoder_spec import find_encoder
 from deita_core.scorers.features import complexity_features, quality_features
-from deita_core.scorers.heads import Axis, Head, HeadScorer, save_head
+from deita_core.scorers.heads import Head, HeadScorer, save_head
 
 SHIPPED = Path(__file__).resolve().parents[1] / "deita_core" / "scorers" / "weights"
 WORDS = "the a of bread salt fox 面 包 hello world ##s ##ing bake cat dog runs . , ? ! 1 2 3".split()  # noqa: SIM905

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
-from typing import Literal, get_args
 
 import orjson
 
-Role = Literal["system", "user", "assistant", "tool"]
-ROLES: tuple[Role, ...] = get_args(Role)
+from deita_core.literals import Role
+
 JOINT = "\n\n"
 
 

@@ -7,10 +7,11 @@ from os import cpu_count
 
 from pydantic import BaseModel
 
-from deita_core.encoders import LAPTOP_ENCODER, find_encoder
+from deita_core.config.settings import PRESETS, why_not
 from deita_core.errors import DeitaError
+from deita_core.literals import PresetName
+from deita_core.models.encoder_spec import LAPTOP_ENCODER, find_encoder
 from deita_core.scorers import find_scorer
-from deita_core.settings import PRESETS, PresetName, why_not
 
 PACKAGES = (
     "deita-flows", "prefect", "torch", "transformers", "sentence-transformers", "polars", "lancedb", "pandera",

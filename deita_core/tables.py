@@ -7,7 +7,7 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-Status = Literal["ok", "truncated", "unreadable"]
+from deita_core.literals import Status
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 # A message without its text: what the stages need when they follow ids.

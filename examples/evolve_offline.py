@@ -18,15 +18,15 @@ SEEDS = 60
 def main(folder: Path) -> None:
     """Evolve, rank and train into a folder."""
     sys.path.insert(0, str(ROOT))
-    from flows.cli import prepare_environment
+    from flows.cli.main import prepare_environment
 
     prepare_environment(verbose=False)
-    from deita_core.llm import LLMSettings
-    from deita_core.settings import EvolutionSettings, TrainingSettings
+    from deita_core.config.settings import EvolutionSettings, TrainingSettings
+    from deita_core.llm.client import LLMSettings
+    from flows.cli.summary import print_evolution, print_trained
     from flows.evolve import evolve
-    from flows.summary import print_evolution, print_trained
     from flows.train import train
-    from tests.llm_server import LLMServer
+    from tests.support.llm_server import LLMServer
 
     os.environ.setdefault("DEITA_LLM__API_KEY", "any")
     store, evolved = str(folder / "store"), folder / "evolved"

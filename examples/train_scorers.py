@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import deita_core.scorers
-from deita_core.encoders import SentenceEncoder, find_encoder
-from deita_core.scorers.examples import read_chains, with_defects
-from deita_core.scorers.figures import figures_table
-from deita_core.scorers.heads import Axis, save_head
-from deita_core.scorers.training import model_card, train_head
+from deita_core.literals import Axis
+from deita_core.models.encoder_spec import find_encoder
+from deita_core.models.sentence_encoder import SentenceEncoder
+from deita_core.scorers.heads import save_head
+from deita_core.scorers.training.examples import read_chains, with_defects
+from deita_core.scorers.training.head import model_card, train_head
+from deita_core.scorers.training.metrics import figures_table
 
 CHAINS = Path(__file__).parent / "evolution"
 SHIPPED = Path(deita_core.scorers.__file__).parent / "weights"

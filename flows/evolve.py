@@ -7,20 +7,20 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from deita_core.answers import usage_of
+from deita_core.config.settings import EvolutionSettings
 from deita_core.errors import LLMError
-from deita_core.placing import check_folder
-from deita_core.scorers.heads import Axis
-from deita_core.settings import EvolutionSettings
-from deita_core.stages.chain_files import EvolutionReport
+from deita_core.export.placing import check_folder
+from deita_core.literals import Axis
+from deita_core.llm.cache import usage_of
+from deita_core.llm.traffic import TRAFFIC
+from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.store import Store
-from deita_core.traffic import TRAFFIC
-from flows.asking import ask_shards
-from flows.progress import Progress
 from flows.steps import holding
+from tasks.artifacts import publish_evolution
 from tasks.evolve import api_key, draw, evolve_chains, plan_chains, plan_rankings, rank_chains, summarise, write_chains
 from tasks.ingest import find_files, read_files
-from tasks.report import publish_evolution
+from tasks.runtime.asking import ask_shards
+from tasks.runtime.progress import Progress
 
 
 # One shard at a time: the endpoint's limits hold for all of them together.

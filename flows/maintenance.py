@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from deita_core.settings import RemovalSettings
+from deita_core.config.settings import RemovalSettings
 from deita_core.stages.removal import Removed, counted, matching
 from flows.steps import holding
 from tasks.maintenance import remove_samples

@@ -7,12 +7,15 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from deita_core.encoders import EncoderFiles
-from deita_core.placing import check_folder
+from deita_core.config.settings import SelectionSettings, fitting
+from deita_core.export.files import SELECTION_FILES
+from deita_core.export.placing import check_folder
+from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
-from deita_core.settings import SelectionSettings, fitting
-from deita_core.stages.choosing import Job
-from deita_core.stages.editions import (
+from deita_core.stages.ingest import Ingested
+from deita_core.stages.report import Report
+from deita_core.stages.selecting import Job
+from deita_core.stages.snapshots import (
     Edition,
     check_goes_on,
     edition_of,
@@ -22,15 +25,12 @@ from deita_core.stages.editions import (
     place_of,
     settings_after,
 )
-from deita_core.stages.ingest import Ingested
-from deita_core.stages.report import Report
 from deita_core.store import Store
-from deita_core.writers import SELECTION_FILES
-from flows.progress import Progress
-from flows.runners import check_runner, open_runner
 from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
+from tasks.artifacts import publish
 from tasks.export import close_run, place_files, prepare_files, tidy_store
-from tasks.report import publish
+from tasks.runtime.progress import Progress
+from tasks.runtime.runners import check_runner, open_runner
 from tasks.selection import select_samples
 
 

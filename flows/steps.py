@@ -6,17 +6,17 @@ from functools import partial
 
 from prefect.runtime import flow_run
 
-from deita_core.encoders import EncoderFiles, find_encoder
+from deita_core.config.settings import SelectionSettings
+from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.scorers import ScorerFiles, find_scorer
-from deita_core.settings import SelectionSettings
-from deita_core.stages.editions import Edition, editions
 from deita_core.stages.ingest import Ingested, PoolFile, as_before, only_stored, still_stored, surviving
 from deita_core.stages.mending import mend, take_back
+from deita_core.stages.snapshots import Edition, editions
 from deita_core.store import Store
-from flows.progress import Progress
-from flows.runners import Given, Submit
 from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
+from tasks.runtime.progress import Progress
+from tasks.runtime.runners import Given, Submit
 from tasks.score import plan_turns, score_turns
 
 

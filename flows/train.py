@@ -6,12 +6,12 @@ from pathlib import Path
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from deita_core.encoders import find_encoder
-from deita_core.placing import check_folder
-from deita_core.settings import TrainingSettings
+from deita_core.config.settings import TrainingSettings
+from deita_core.export.placing import check_folder
+from deita_core.models.encoder_spec import find_encoder
 from deita_core.stages.training import Trained
-from flows.progress import Progress
 from flows.steps import holding
+from tasks.runtime.progress import Progress
 from tasks.train import encode_chain_texts, plan_chain_texts, train_scorer
 
 

@@ -6,14 +6,15 @@ from threading import Lock
 
 from prefect import task
 
-from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
 from deita_core.errors import InputError, ModelError
+from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.stages.encoding import Encoder, encode_shard, load_encoder, plan_encoding
-from deita_core.stages.plans import Shard
+from deita_core.stages.shards import Shard
 from deita_core.store import Store
-from tasks.policy import RETRIES
-from tasks.report import naming_rows
-from tasks.stopping import stoppable
+from tasks.artifacts import naming_rows
+from tasks.runtime.interrupt import stoppable
+from tasks.runtime.policy import RETRIES
 
 _loading = Lock()
 

@@ -6,17 +6,24 @@ from typing import Any
 from prefect import task
 from prefect.blocks.system import Secret
 
-from deita_core.answers import Usage
+from deita_core.config.settings import EvolutionSettings
 from deita_core.errors import LLMError
-from deita_core.llm import LLMSettings, find_key
-from deita_core.scorers.heads import Axis
-from deita_core.settings import EvolutionSettings
-from deita_core.stages.chain_files import EvolutionReport, evolution_report, export_chains, record_evolution
-from deita_core.stages.evolving import EvolutionJob, draw_seeds, evolve_shard, plan_evolution, plan_ranking, rank_shard
-from deita_core.stages.plans import Shard
+from deita_core.literals import Axis
+from deita_core.llm.cache import Usage
+from deita_core.llm.client import LLMSettings, find_key
+from deita_core.llm.traffic import Traffic
+from deita_core.stages.evolution.export import EvolutionReport, evolution_report, export_chains, record_evolution
+from deita_core.stages.evolution.run import (
+    EvolutionJob,
+    draw_seeds,
+    evolve_shard,
+    plan_evolution,
+    plan_ranking,
+    rank_shard,
+)
+from deita_core.stages.shards import Shard
 from deita_core.store import Store
-from deita_core.traffic import Traffic
-from tasks.policy import RETRIES
+from tasks.runtime.policy import RETRIES
 
 
 def api_key(settings: LLMSettings) -> str:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from prefect import task
 
-from deita_core.stages.editions import keep_last, record_edition
+from deita_core.export.files import place_selection
 from deita_core.stages.exporting import prepare_export, record_run
 from deita_core.stages.report import Report
+from deita_core.stages.snapshots import keep_last, record_edition
 from deita_core.store import Store
-from deita_core.writers import place_selection
-from tasks.policy import RETRIES
+from tasks.runtime.policy import RETRIES
 
 
 @task(task_run_name="prepare {folder}", **RETRIES)

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from prefect import task
 
-from deita_core.settings import LayoutName
+from deita_core.literals import Layout
 from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, pool_files, recount
 from deita_core.store import Store
-from tasks.policy import RETRIES, file_key, results_folder
+from tasks.runtime.policy import RETRIES, file_key, results_folder
 
 
 @task(task_run_name="find files", **RETRIES)
-def find_files(pool: Sequence[str], layout: LayoutName | None, leave_out: Sequence[str]) -> list[PoolFile]:
+def find_files(pool: Sequence[str], layout: Layout | None, leave_out: Sequence[str]) -> list[PoolFile]:
     """The files of the pool, each with the id of its content; not those in the folders to leave out."""
     return [describe_file(file, layout) for file in pool_files(pool, leave_out)]
 

@@ -6,7 +6,7 @@ from prefect import task
 
 from deita_core.stages.removal import remove
 from deita_core.store import Store
-from tasks.policy import RETRIES
+from tasks.runtime.policy import RETRIES
 
 
 @task(task_run_name="remove conversations", **RETRIES)

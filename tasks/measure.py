@@ -6,12 +6,12 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from deita_core.encoders import EncoderFiles
+from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibration_text
 from deita_core.stages.measuring import calibrate_pool, export_scores
 from deita_core.store import Store
-from tasks.policy import RETRIES
+from tasks.runtime.policy import RETRIES
 
 
 @task(task_run_name="write {out}", **RETRIES)

@@ -7,15 +7,15 @@ from threading import Lock
 
 from prefect import task
 
-from deita_core.encoders import EncoderFiles
+from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import Scorer, ScorerFiles, load_found
-from deita_core.stages.plans import Shard
 from deita_core.stages.scoring import plan_scoring, score_shard
+from deita_core.stages.shards import Shard
 from deita_core.store import Store
+from tasks.artifacts import naming_rows
 from tasks.embed import found_here
-from tasks.policy import RETRIES
-from tasks.report import naming_rows
-from tasks.stopping import stoppable
+from tasks.runtime.interrupt import stoppable
+from tasks.runtime.policy import RETRIES
 
 _loading = Lock()
 

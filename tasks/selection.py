@@ -2,9 +2,9 @@
 
 from prefect import task
 
-from deita_core.stages.choosing import Chosen, Job, choose
+from deita_core.stages.selecting import Chosen, Job, choose
 from deita_core.store import Store
-from tasks.policy import RETRIES
+from tasks.runtime.policy import RETRIES
 
 
 @task(task_run_name="select", **RETRIES)

@@ -9,11 +9,11 @@ from uuid import UUID
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
-from deita_core.encoders import EncoderFiles
-from deita_core.scorers.figures import figures_table
-from deita_core.scorers.tuning_records import TuningProgress
-from deita_core.settings import TrainingSettings
-from deita_core.stages.plans import Shard
+from deita_core.config.settings import TrainingSettings
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.scorers.training.metrics import figures_table
+from deita_core.scorers.training.records import TuningProgress
+from deita_core.stages.shards import Shard
 from deita_core.stages.training import (
     Trained,
     encode_vectors,
@@ -25,7 +25,7 @@ from deita_core.stages.training import (
 )
 from deita_core.store import Store
 from tasks.embed import loaded_encoder
-from tasks.policy import RETRIES, recipe_key, results_folder
+from tasks.runtime.policy import RETRIES, recipe_key, results_folder
 
 Watch = Callable[[float, str], None]
 

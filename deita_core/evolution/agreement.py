@@ -3,7 +3,7 @@
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from deita_core.scorers.figures import rounded
+from deita_core.scorers.training.metrics import rounded
 
 # Below this a judge puts the variants of a chain in much the same order only by luck.
 NOISY = 0.6

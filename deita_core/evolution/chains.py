@@ -13,8 +13,8 @@ from deita_core.evolution.prompts import (
     evolve_response,
 )
 from deita_core.evolution.replies import rewritten
-from deita_core.llm import LLM, Answer, PermanentRequestError
-from deita_core.scorers.heads import Axis
+from deita_core.literals import Axis
+from deita_core.llm.client import LLM, Answer, PermanentRequestError
 
 # Reasons for which a later run asks again; all others are kept as they are.
 PASSING_REASONS = ("no_answer",)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from deita_core.conversation import content_id
-from deita_core.scorers.heads import Axis
+from deita_core.literals import Axis
 
 # Raised whenever a prompt changes: part of every chain's id.
 EVOLVE_VERSION = 1

@@ -10,8 +10,8 @@ from typing import Any
 from deita_core.conversation import content_id
 from deita_core.evolution.prompts import FORM_EXAMPLE, rank_variants
 from deita_core.evolution.replies import headed_answer, visible
-from deita_core.llm import LLM, PermanentRequestError
-from deita_core.scorers.heads import Axis
+from deita_core.literals import Axis
+from deita_core.llm.client import LLM, PermanentRequestError
 
 LEVELS = range(1, 7)
 TRIES = 3

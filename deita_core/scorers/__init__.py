@@ -9,9 +9,10 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.conversation import content_id
-from deita_core.encoders import EncoderFiles, Precision, best_precision
 from deita_core.errors import ModelError, cause
-from deita_core.scorers.heads import Axis, HeadScorer
+from deita_core.literals import Axis, Precision
+from deita_core.models.encoder_spec import EncoderFiles, best_precision
+from deita_core.scorers.heads import HeadScorer
 from deita_core.scorers.served import ServedScorer, find_served, is_served
 
 __all__ = ["Axis", "HeadScorer", "Scorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
@@ -94,7 +95,7 @@ def find_scorer(
         # Scores follow from the vectors: other vectors, other scores.
         fingerprint = content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
         return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint)
-    from deita_core.scorers.causal import causal_fingerprint
+    from deita_core.models.causal_lm import causal_fingerprint
 
     precision = precision or best_precision()
     fingerprint = causal_fingerprint(folder, precision, _read_tokens(folder, name_or_path, axis), "middle")
@@ -126,7 +127,7 @@ def _read_tokens(folder: Path, name: str, axis: Axis) -> int:
 
     One trained here says so, and what it scores; raises ModelError where that is the other axis.
     """
-    from deita_core.scorers.tuning_records import read_card
+    from deita_core.scorers.training.records import read_card
 
     card = read_card(folder)
     if card and card.axis != axis:

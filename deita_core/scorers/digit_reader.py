@@ -3,13 +3,14 @@
 What the prompts of an axis begin with is computed once and gone on from, in the batches in which that pays.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from deita_core.errors import ModelError
+from deita_core.models.causal_lm import right_padded
 
 if TYPE_CHECKING:
     import torch
@@ -204,19 +205,6 @@ def common_length(rows: list[list[int]]) -> int:
     least, most = min(rows), max(rows)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False)))
     return min(alike, min(map(len, rows)) - 1)
-
-
-def right_padded(rows: Sequence[Sequence[int]]) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Ids (n, width) padded after their end, and the mask (n, width) that is 1 on the ids.
-
-    What a causal model makes of a token does not depend on those after it, so that any id may pad.
-    """
-    import torch
-
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask
 
 
 def last_logits(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", last: "torch.Tensor") -> "torch.Tensor":

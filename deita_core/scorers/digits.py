@@ -1,14 +1,12 @@
 """From texts to the token ids of their scoring prompt, shortened where too long, and the ids of the digits after it."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from deita_core.errors import ModelError, cause
-from deita_core.scorers.heads import Axis
+from deita_core.errors import ModelError
+from deita_core.literals import Axis, Cut
 from deita_core.scorers.prompts import framed, scoring_prompt, text_start
 
-Cut = Literal["middle", "end"]
 DIGITS = "123456"
 # Of an answer to a question that is itself too long, this share of the room is kept: an answer unseen is not scored.
 KEPT_OF_RESPONSE = 4
@@ -19,19 +17,6 @@ class PromptIds(NamedTuple):
 
     ids: list[int]
     truncated: bool
-
-
-def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model, by folder or hub name. Raises ModelError where there is none that gives offsets."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"The tokenizer of {name} cannot be loaded ({cause(error)}); check the model.") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"The tokenizer of {name} has no tokenizer.json; convert it to a fast one.")
-    return tokenizer
 
 
 class PromptTokenizer:

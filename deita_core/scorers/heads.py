@@ -17,13 +17,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from deita_core.conversation import content_id
-from deita_core.encoders import EncoderFiles, SentenceEncoder, find_encoder
 from deita_core.errors import InputError, ModelError
-from deita_core.placing import Write, place_files, prepare_files
+from deita_core.export.placing import Write, place_files, prepare_files
+from deita_core.literals import Axis
+from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
-from deita_core.scorers.figures import Figures
+from deita_core.scorers.training.metrics import Figures
 
-Axis = Literal["complexity", "quality"]
 LEVELS = np.arange(1, 7, dtype=np.float64)
 SCORE_SCHEMA = {"score": pl.Float64, "status": pl.String}
 

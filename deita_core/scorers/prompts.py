@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deita_core.errors import InputError
-from deita_core.scorers.heads import Axis
+from deita_core.literals import Axis
 
 # What stands before, between and after the texts; two spaces end the query, one follows each last colon.
 FRAMES: dict[Axis, tuple[str, ...]] = {

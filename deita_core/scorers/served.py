@@ -18,15 +18,25 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, Field
 
+from deita_core.config.loader import load
 from deita_core.conversation import content_id
 from deita_core.errors import InputError, LLMError, ModelError
-from deita_core.llm import LLM, LLMSettings, NextToken, PermanentRequestError, find_key, resume_clients, stop_clients
-from deita_core.loading import load
+from deita_core.literals import Axis
+from deita_core.llm.client import (
+    LLM,
+    LLMSettings,
+    NextToken,
+    PermanentRequestError,
+    find_key,
+    resume_clients,
+    stop_clients,
+)
+from deita_core.llm.requests import MOST_LISTED, Listing
+from deita_core.models.causal_lm import load_tokenizer
 from deita_core.scorers.causal import expected_digit, is_readable
-from deita_core.scorers.digits import DIGITS, PromptTokenizer, load_tokenizer
-from deita_core.scorers.heads import SCORE_SCHEMA, Axis
+from deita_core.scorers.digits import DIGITS, PromptTokenizer
+from deita_core.scorers.heads import SCORE_SCHEMA
 from deita_core.scorers.prompts import framed, texts_of
-from deita_core.wire import MOST_LISTED, Listing
 
 # Raised whenever the same listing would give another score: part of every fingerprint.
 SERVED_VERSION = 1

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from deita_core.settings import Turns
+from deita_core.literals import Turns
 
 
 def evol_scores(turns: pl.DataFrame, how: Turns, training_tokens: int) -> pl.DataFrame:

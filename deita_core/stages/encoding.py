@@ -6,11 +6,12 @@ import numpy as np
 import polars as pl
 
 from deita_core.conversation import Conversation, conversation
-from deita_core.encoders import EncoderFiles, SentenceEncoder
-from deita_core.lm_encoder import LanguageModelEncoder, render
-from deita_core.scorers.digits import load_tokenizer
+from deita_core.models.causal_lm import load_tokenizer
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.models.lm_encoder import LanguageModelEncoder, render
+from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.stages.ingest import pool_ids
-from deita_core.stages.plans import Shard, plan_shards, read_shard
+from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, Table, vectors_table
 

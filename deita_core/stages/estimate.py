@@ -8,12 +8,12 @@ from typing import NamedTuple
 import polars as pl
 from pydantic import BaseModel
 
+from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, text_id
-from deita_core.encoders import EncoderFiles, find_encoder
-from deita_core.lm_encoder import LanguageModelEncoder, render
-from deita_core.readers import Reject, stream_file
+from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.models.lm_encoder import LanguageModelEncoder, render
+from deita_core.reading.pool import Reject, stream_file
 from deita_core.scorers import find_scorer
-from deita_core.settings import SelectionSettings
 from deita_core.stages.encoding import chars_read, encoder_table, load_encoder
 from deita_core.stages.ingest import pool_files
 from deita_core.store import Store

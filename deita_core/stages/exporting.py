@@ -7,16 +7,23 @@ from typing import Any
 import orjson
 import polars as pl
 
-from deita_core.card import dataset_card
 from deita_core.errors import StoreError
-from deita_core.placing import drop_prepared, partial_path
-from deita_core.stages.changes import changes_text, compare
-from deita_core.stages.choosing import Job, fates
-from deita_core.stages.editions import editions, read_edition
+from deita_core.export.card import dataset_card
+from deita_core.export.files import (
+    MANIFEST,
+    SELECTED_SCHEMA,
+    SELECTION_FILES,
+    Changed,
+    place_selection,
+    prepare_selection,
+)
+from deita_core.export.placing import drop_prepared, partial_path
+from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.report import Report
+from deita_core.stages.selecting import Job, fates
+from deita_core.stages.snapshots import editions, read_edition
 from deita_core.store import Store
 from deita_core.tables import REJECTS, REMOVALS, RUNS, SAMPLES, SELECTIONS, SOURCES
-from deita_core.writers import MANIFEST, SELECTED_SCHEMA, SELECTION_FILES, Changed, place_selection, prepare_selection
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 from deita_core.conversation import content_id
 from deita_core.errors import InputError, StoreError
-from deita_core.readers import Batch, batches, content_hash, expand, samples_frames, stream_file
-from deita_core.settings import LayoutName
+from deita_core.literals import Layout
+from deita_core.reading.pool import Batch, batches, content_hash, expand, samples_frames, stream_file
 from deita_core.store import Store
 from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 
@@ -22,7 +22,7 @@ class PoolFile(BaseModel):
 
     file: str
     content: str
-    layout: LayoutName | None = None
+    layout: Layout | None = None
     limit: int | None = None
 
     def at(self, file: str) -> "PoolFile":
@@ -44,7 +44,7 @@ class Ingested(BaseModel):
     rows: int
     samples: int
     rejects: int
-    layout: LayoutName | None = None
+    layout: Layout | None = None
 
 
 def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
@@ -66,7 +66,7 @@ def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
     return files
 
 
-def describe_file(file: str, layout: LayoutName | None = None, limit: int | None = None) -> PoolFile:
+def describe_file(file: str, layout: Layout | None = None, limit: int | None = None) -> PoolFile:
     """Look at a file's content, without reading its rows."""
     return PoolFile(file=file, content=content_hash(file), layout=layout, limit=limit)
 

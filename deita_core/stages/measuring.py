@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 
 from deita_core.conversation import content_id
-from deita_core.encoders import EncoderFiles
 from deita_core.errors import InputError
-from deita_core.placing import check_folder, place_file
+from deita_core.export.placing import check_folder, place_file
+from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibrate
-from deita_core.stages.choosing import candidate_vectors
 from deita_core.stages.ingest import pool_ids
+from deita_core.stages.selecting import candidate_vectors
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, SOURCES, scores_table
 

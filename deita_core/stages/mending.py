@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from deita_core.placing import drop_prepared
-from deita_core.stages.editions import forget_unfinished
+from deita_core.export.files import SELECTION_FILES
+from deita_core.export.placing import drop_prepared
 from deita_core.stages.removal import finish_removals, forget_unplaced
+from deita_core.stages.snapshots import forget_unfinished
 from deita_core.store import Store
-from deita_core.writers import SELECTION_FILES
 
 
 def mend(store: Store) -> None:

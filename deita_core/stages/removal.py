@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import polars as pl
 from pydantic import BaseModel
 
+from deita_core.config.settings import RemovalSettings
 from deita_core.conversation import text_id
 from deita_core.errors import InputError
-from deita_core.settings import RemovalSettings
-from deita_core.stages.editions import editions, read_edition
 from deita_core.stages.ingest import removed_rows
+from deita_core.stages.snapshots import editions, read_edition
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
 

@@ -10,10 +10,10 @@ import polars as pl
 from pydantic import BaseModel
 
 from deita_core import tables
-from deita_core.damage import DamagedTableError
 from deita_core.errors import StoreError
 from deita_core.store import Store
-from deita_core.store_files import ASIDE, at_hand, list_files, move_files
+from deita_core.store.damage import DamagedTableError
+from deita_core.store.files import ASIDE, at_hand, list_files, move_files
 from deita_core.tables import EDITIONS, SELECTIONS, InvalidTableError, Table, scores_table, vectors_table
 
 FIXED = {table.name: table for table in vars(tables).values() if isinstance(table, Table)}

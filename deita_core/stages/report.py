@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel
 
-from deita_core.settings import SelectionSettings
-from deita_core.stages.choosing import Chosen, Job
+from deita_core.config.settings import SelectionSettings
 from deita_core.stages.ingest import Ingested
+from deita_core.stages.selecting import Chosen, Job
 
 
 class Counts(BaseModel):

@@ -6,12 +6,12 @@ from typing import Any
 import polars as pl
 
 from deita_core.conversation import Turn, conversation
-from deita_core.encoders import EncoderFiles
-from deita_core.pooling import weighted_means
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.models.pooling import weighted_means
 from deita_core.scorers import HeadScorer, Scorer, ScorerFiles
 from deita_core.stages.encoding import encoder_table
 from deita_core.stages.ingest import pool_ids
-from deita_core.stages.plans import Shard, plan_shards, read_shard
+from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
 

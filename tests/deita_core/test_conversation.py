@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deita_core.conversation import JOINT, ROLES, conversation, text_id
+from deita_core.conversation import JOINT, conversation, text_id
+from deita_core.literals import ROLES
 
 TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["", " ", "\n\t", "\x00", "\x7f", '"\\/', "é", "\u2028", "😀"]))
 MESSAGES = st.lists(st.tuples(st.sampled_from(ROLES), TEXTS), max_size=12)

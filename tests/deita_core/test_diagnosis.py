@@ -2,9 +2,9 @@ from importlib.metadata import version
 
 import pytest
 
+from deita_core.config.settings import PRESETS
 from deita_core.diagnosis import diagnose
-from deita_core.encoders import LAPTOP_ENCODER
-from deita_core.settings import PRESETS
+from deita_core.models.encoder_spec import LAPTOP_ENCODER
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from deita_core.encoders import find_encoder
+from deita_core.models.encoder_spec import find_encoder
 from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
 
@@ -72,7 +72,7 @@ def test_help_imports_nothing_heavy(arguments, tmp_path):
     program = (
         "import sys, flows.cli\n"
         f"sys.argv = ['deita', *{arguments!r}]\n"
-        "try:\n    flows.cli.main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "try:\n    flows.cli.main.main()\nexcept SystemExit as end:\n    assert not end.code\n"
         f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )
     run = subprocess.run(
@@ -306,7 +306,7 @@ def varied_rows(n):
 
 
 def test_a_killed_run_is_resumed_where_it_broke_off_and_ends_as_if_undisturbed(server, tmp_path, monkeypatch):
-    from deita_core.settings import SelectionSettings
+    from deita_core.config.settings import SelectionSettings
     from deita_core.stages import encoding
     from flows.selection import select
 

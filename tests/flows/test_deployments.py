@@ -13,7 +13,7 @@ import yaml
 from installation import ENDED, ROOT, Installation, make_heads, write_rows
 
 from deita_core.store import Store
-from flows.installation import VARIABLES
+from flows.ops.deploy_steps import VARIABLES
 
 NAMES = {"update/nightly", "train/weekly", "select/on-demand", "evolve/on-demand", "train/on-demand"}
 # So many words make a row that fifty of them are a shard.
@@ -156,7 +156,7 @@ def test_deployments_at_work_in_another_folder_are_not_taken_over(place, worker,
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deita_core.errors import InputError
-    from flows.control_plane import Place, check_alone
+    from flows.ops.server import Place, check_alone
 
     with temporary_settings({PREFECT_API_URL: place.api}), get_client(sync_client=True) as client:
         place.until(lambda: any(one.status == "ONLINE" for one in client.read_workers_for_work_pool("laptop")), 180)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from deita_core.config.settings import EvolutionSettings
 from deita_core.errors import InputError, LLMError, StoreError
-from deita_core.scorers.examples import read_chains
-from deita_core.settings import EvolutionSettings
-from deita_core.stages.evolution_estimate import estimate_evolution
+from deita_core.scorers.training.examples import read_chains
+from deita_core.stages.evolution.estimate import estimate_evolution
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS, RUNS
-from tests import llm_server
-from tests.evolution_run import KEY, holders, lines, llm_settings, seed_row, write_seeds
-from tests.llm_rules import Reply
-from tests.llm_server import LLMServer, evenly
+from tests.support import llm_server
+from tests.support.evolution_run import KEY, holders, lines, llm_settings, seed_row, write_seeds
+from tests.support.llm_rules import Reply
+from tests.support.llm_server import LLMServer, evenly
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 12
@@ -190,7 +190,7 @@ def test_an_audit_says_how_far_the_judge_agrees_with_itself(first):
 
 
 def test_a_judge_who_goes_by_the_place_is_told_to_be_noisy(run_flow, tmp_path, monkeypatch, capsys):
-    from flows.summary import print_evolution
+    from flows.cli.summary import print_evolution
 
     evolved = llm_server.reply
 
@@ -214,7 +214,7 @@ def test_a_judge_who_goes_by_the_place_is_told_to_be_noisy(run_flow, tmp_path, m
 
 
 def test_a_judge_who_wavers_a_little_is_not(run_flow, tmp_path, capsys):
-    from flows.summary import print_evolution
+    from flows.cli.summary import print_evolution
 
     pool = write_seeds(tmp_path / "seeds.jsonl", 10)
     with LLMServer(noise=0.3) as server:

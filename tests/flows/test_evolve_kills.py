@@ -14,11 +14,11 @@ from time import monotonic, sleep
 import polars as pl
 import pytest
 
-from deita_core.answers import FILE
+from deita_core.llm.cache import FILE
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS
-from tests.evolution_run import write_seeds
-from tests.llm_server import CONTENT_FAULTS, QUICK_FAULTS, SLOW_FAULTS, ServerProcess, evenly
+from tests.support.evolution_run import write_seeds
+from tests.support.llm_server import CONTENT_FAULTS, QUICK_FAULTS, SLOW_FAULTS, ServerProcess, evenly
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS, ROUNDS, CONCURRENCY, AUDIT = 200, 5, 32, 20

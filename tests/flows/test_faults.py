@@ -8,9 +8,9 @@ from benchmarks.faults import BUCKET, FLOWS, POINTS, Fault, Place, hurried, proj
 from deita_core.errors import StoreError
 from deita_core.store import Store
 from deita_core.tables import SELECTIONS
-from tests.evolution_run import KEY
-from tests.llm_server import LLMServer
-from tests.remote_server import s3_server
+from tests.support.evolution_run import KEY
+from tests.support.llm_server import LLMServer
+from tests.support.remote_server import s3_server
 
 RETRIED = [flow for flow in FLOWS if flow != "export"]
 

@@ -14,16 +14,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import conversation
-from deita_core.encoders import find_encoder
-from deita_core.lm_encoder import LanguageModelEncoder, render
+from deita_core.models.encoder_spec import find_encoder
+from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.scorers import load_scorer
 from deita_core.selection import select_diverse
-from deita_core.settings import SelectionSettings
 from deita_core.stages import encoding
 from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
-from tests.deita_core.scorers.tiny_llama import make_tiny_llama
+from tests.support.tiny_llama import make_tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["river", "lamp", "garden", "engine", "letter", "clock", "market", "bridge", "violin", "7", "面包", "salt"]

@@ -25,7 +25,7 @@ def put_back(place, copy):
 
 
 def doctor(place, *options):
-    from flows.cli import app
+    from flows.cli.main import app
 
     return CliRunner().invoke(app, ["doctor", "--store", str(place.store), *options])
 
@@ -95,13 +95,13 @@ COMMANDS = {
 
 
 def score(place, settings):
-    from flows.measure import score
+    from flows.score import score
 
     score([str(place.pool)], str(place.folder / "scores.csv"), settings)
 
 
 def calibrate(place, settings):
-    from flows.measure import calibrate
+    from flows.score import calibrate
 
     calibrate([str(place.pool)], settings)
 
@@ -118,7 +118,7 @@ def damaged(place, copy):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_that_opens_a_damaged_store_says_so_in_one_sentence(undisturbed, tmp_path, command):
-    from flows.cli import app
+    from flows.cli.main import app
 
     place, copy, _, _ = undisturbed
     damaged(place, copy)
@@ -142,9 +142,9 @@ def test_what_is_damaged_while_a_run_goes_on_is_not_tried_again_and_what_may_pas
     from prefect.states import exception_to_failed_state
     from prefect.utilities.asyncutils import run_coro_as_sync
 
-    from deita_core.damage import damaged as damage_error
     from deita_core.errors import StoreUnavailableError
-    from tasks.policy import worth_retrying
+    from deita_core.store.damage import damaged as damage_error
+    from tasks.runtime.policy import worth_retrying
 
     def judged(error):
         return run_coro_as_sync(worth_retrying(None, None, run_coro_as_sync(exception_to_failed_state(error))))

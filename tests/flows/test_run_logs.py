@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from deita_core.stages.ingest import describe_file, ingest_file
-from deita_core.stages.plans import plan_shards
+from deita_core.stages.shards import plan_shards
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, SOURCES, scores_table
 
@@ -27,7 +27,7 @@ class Lines(logging.Handler):
 def test_a_shard_that_fails_names_the_lines_its_rows_are_from(prefect_server, tmp_path):
     from prefect import flow, task
 
-    from tasks.report import naming_rows
+    from tasks.artifacts import naming_rows
 
     pool = tmp_path / "pool.jsonl"
     pool.write_text('{"instruction": "Name a fox.", "output": "Reynard"}\n{"instruction": "And?", "output": "Todd"}\n')
@@ -60,15 +60,15 @@ def test_a_shard_that_fails_names_the_lines_its_rows_are_from(prefect_server, tm
 
 
 def test_outside_a_run_the_error_is_the_one_that_was_raised(tmp_path):
-    from deita_core.stages.plans import Shard
-    from tasks.report import naming_rows
+    from deita_core.stages.shards import Shard
+    from tasks.artifacts import naming_rows
 
     with pytest.raises(OSError, match="disk is full"), naming_rows(str(tmp_path), Shard(key="k", rows=1)):
         raise OSError("the disk is full")
 
 
 def test_a_server_that_cannot_be_told_of_progress_is_not_asked_for_every_shard(monkeypatch):
-    from tasks import report
+    from tasks import artifacts as report
 
     attempts = []
 

@@ -11,8 +11,8 @@ import orjson
 import polars as pl
 import pytest
 
+from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError, StoreError
-from deita_core.settings import SelectionSettings
 from deita_core.store import Store
 from deita_core.tables import RUNS, SAMPLES, SELECTIONS, SOURCES
 

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from deita_core.scorers.causal import CausalScorer
-from tests.deita_core.scorers.tiny_llama import make_tiny_llama
-from tests.llm_completions import SURE, ModelCompletions, Scripted, lean_to_digits
-from tests.llm_server import LLMServer, evenly
+from tests.support.llm_completions import SURE, ModelCompletions, Scripted, lean_to_digits
+from tests.support.llm_server import LLMServer, evenly
+from tests.support.tiny_llama import make_tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-served-0123456789-very-secret"

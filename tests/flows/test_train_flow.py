@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from deita_core.config.settings import TrainingSettings
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers import load_scorer
-from deita_core.settings import TrainingSettings
 from deita_core.store import Store
 
 CHAINS = Path(__file__).resolve().parents[2] / "examples" / "evolution" / "complexity.jsonl"
@@ -59,7 +59,7 @@ def test_the_other_axis_chains_are_refused_with_their_line(run, place):
 
 
 def test_a_language_model_is_no_encoder_for_a_head(run, tmp_path):
-    from tests.deita_core.scorers.tiny_llama import make_tiny_llama
+    from tests.support.tiny_llama import make_tiny_llama
 
     with pytest.raises(ModelError, match="sentence-transformers"):
         run(out="none", encoder=str(make_tiny_llama(tmp_path / "llama")))

@@ -12,9 +12,9 @@ import pytest
 from installation import ROOT, Installation, environment, free_port, make_heads, write_rows
 
 from deita_core.errors import InputError
-from flows.operate import _variables
-from flows.programs import descendants, running
-from flows.watching import FolderWatch
+from flows.cli.operate import _variables
+from flows.ops.folder_watch import FolderWatch
+from flows.ops.processes import descendants, running
 
 
 class Up:
@@ -146,10 +146,10 @@ def test_files_that_no_server_could_be_told_of_are_kept_and_told_of_later(tmp_pa
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.control_plane import watch
+    from flows.ops.server import watch
 
-    monkeypatch.setattr("flows.control_plane.LOOK", 0.05)
-    monkeypatch.setattr("flows.control_plane.FolderWatch", lambda folder: FolderWatch(folder, settled=0))
+    monkeypatch.setattr("flows.ops.server.LOOK", 0.05)
+    monkeypatch.setattr("flows.ops.server.FolderWatch", lambda folder: FolderWatch(folder, settled=0))
     port, told = free_port(), []
 
     class Events(BaseHTTPRequestHandler):
@@ -177,7 +177,7 @@ def test_files_that_no_server_could_be_told_of_are_kept_and_told_of_later(tmp_pa
 
 
 def test_a_server_that_is_away_ends_a_command_with_one_sentence(capsys, monkeypatch):
-    from flows import cli
+    from flows.cli import main as cli
 
     def fail():
         raise httpx.ConnectError("All connection attempts failed")
@@ -204,7 +204,7 @@ def test_programs_are_found_where_there_is_no_ps(tmp_path, monkeypatch):
 
 
 def test_a_failed_deploy_gives_the_reason_and_exit_code_2_where_a_setting_is_wrong(tmp_path):
-    from flows.control_plane import OperatingError, _refused
+    from flows.ops.server import OperatingError, _refused
 
     last = "prefect.deployments.steps.core.StepExecutionError: Encountered error while running here\n"
     setting = "    raise InputError(problem) from None\ndeita_core.errors.InputError: The budget is odd.\n\n" + last
@@ -229,7 +229,7 @@ def test_a_folder_that_is_away_for_a_while_is_watched_again(tmp_path):
 
 
 def test_a_program_that_does_not_want_to_end_is_ended_with_its_children(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.programs.PATIENCE", 1.0)
+    monkeypatch.setattr("flows.ops.processes.PATIENCE", 1.0)
     stubborn = "trap '' INT TERM; sleep 300 & echo ready; while true; do sleep 1; done"
     with running(["sh", "-c", stubborn], os.environ, tmp_path / "log", signal.SIGINT) as program:
         while "ready" not in (tmp_path / "log").read_text():

@@ -9,12 +9,12 @@ import pytest
 from test_select_flow import ALPACA, MESSAGES, TOOL_TALK, talk
 from typer.testing import CliRunner
 
+from deita_core.config.settings import RemovalSettings, SelectionSettings, removal_settings
 from deita_core.errors import InputError
-from deita_core.settings import RemovalSettings, SelectionSettings, removal_settings
-from deita_core.stages.changes import compare_editions
-from deita_core.stages.editions import editions, read_edition, settings_after
+from deita_core.stages.diff import compare_editions
 from deita_core.stages.exporting import export_selection
 from deita_core.stages.removal import matching, remove
+from deita_core.stages.snapshots import editions, read_edition, settings_after
 from deita_core.store import Store
 from deita_core.tables import REMOVALS, SAMPLES, SELECTIONS, SOURCES
 
@@ -470,7 +470,7 @@ def test_another_preset_takes_back_what_presets_set():
 
 def deita(place, *words):
     """What a command prints; its exit code must be 0."""
-    from flows.cli import app
+    from flows.cli.main import app
 
     done = CliRunner().invoke(app, [*map(str, words), "--store", str(place.store)], catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -18,8 +18,8 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from flows.prefect_settings import LOOPBACK, spare_loopback
-from flows.server import TemporaryServer, last_words
+from flows.cli.server import TemporaryServer, last_words
+from flows.ops.prefect_settings import LOOPBACK, spare_loopback
 
 ROWS = "".join(
     json.dumps({"instruction": f"the quick fox {number}", "output": f"it runs {number}"}) + "\n" for number in range(4)

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deita_core.config.settings import EvolutionSettings
 from deita_core.conversation import conversation
 from deita_core.errors import LLMError
 from deita_core.evolution.chains import PASSING_REASONS, chain_id, drawn_operations, evolve_chain, seed_of
 from deita_core.evolution.prompts import OPERATIONS
-from deita_core.settings import EvolutionSettings
-from deita_core.stages.evolving import EvolutionJob
-from tests.evolution_run import llm_settings, seed, with_llm
-from tests.llm_server import QUICK_FAULTS, LLMServer, evenly
+from deita_core.stages.evolution.run import EvolutionJob
+from tests.support.evolution_run import llm_settings, seed, with_llm
+from tests.support.llm_server import QUICK_FAULTS, LLMServer, evenly
 
 AXES = ["complexity", "quality"]
 

@@ -11,8 +11,8 @@ from deita_core.errors import LLMError
 from deita_core.evolution.prompts import HEADINGS, fence, rank_variants
 from deita_core.evolution.ranking import TRIES, UnreadableError, parse_scores, rank_chain, ranking_id, shown_order
 from deita_core.tables import RANKINGS
-from tests.evolution_run import with_llm
-from tests.llm_server import LLMServer
+from tests.support.evolution_run import with_llm
+from tests.support.llm_server import LLMServer
 
 CHAIN, JUDGE = "c" * 32, "d" * 32
 # Each longer than the one before, so that the plain rule of the server gives 1 to 6.

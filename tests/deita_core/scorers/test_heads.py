@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
-from deita_core.encoders import find_encoder
 from deita_core.errors import InputError, ModelError
+from deita_core.models.encoder_spec import find_encoder
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
-from deita_core.scorers.figures import held_out_figures
 from deita_core.scorers.heads import Head, HeadCard, HeadScorer, save_head
+from deita_core.scorers.training.metrics import held_out_figures
 
 DIM = 384
 ASKED = [

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deita_core.llm.requests import Listing
 from deita_core.scorers.served import listed_score
-from deita_core.wire import Listing
-from tests.llm_completions import SURE
+from tests.support.llm_completions import SURE
 
 
 def listing(tokens, chosen=None):

@@ -1,8 +1,8 @@
 import polars as pl
 import pytest
 
-from deita_core.encoders import find_encoder
 from deita_core.errors import InputError, ModelError
+from deita_core.models.encoder_spec import find_encoder
 from deita_core.scorers import find_scorer, load_scorer
 
 BREAD = (

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tiny_llama import make_tiny_llama
 
 from deita_core.errors import InputError, LLMError
-from deita_core.llm import resume_clients, stop_clients
+from deita_core.llm.client import resume_clients, stop_clients
 from deita_core.scorers import load_scorer
 from deita_core.scorers.causal import CausalScorer
 from deita_core.scorers.prompts import scoring_prompt
 from deita_core.scorers.served import shortened
-from tests.llm_completions import (
+from tests.support.llm_completions import (
     LISTING_FAULTS,
     SURE,
     ModelCompletions,
@@ -24,7 +24,7 @@ from tests.llm_completions import (
     lean_to_digits,
     refused,
 )
-from tests.llm_server import QUICK_FAULTS, LLMServer
+from tests.support.llm_server import QUICK_FAULTS, LLMServer
 
 AXES = ("complexity", "quality")
 KEY = "sk-served-0123456789-very-secret"

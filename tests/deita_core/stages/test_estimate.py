@@ -2,10 +2,11 @@ import json
 
 import pytest
 
-from deita_core.encoders import SentenceEncoder, find_encoder
+from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError
+from deita_core.models.encoder_spec import find_encoder
+from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.scorers import find_scorer, load_scorer
-from deita_core.settings import SelectionSettings
 from deita_core.stages.encoding import encode_shard, plan_encoding
 from deita_core.stages.estimate import estimate
 from deita_core.stages.ingest import describe_file, ingest_file

@@ -6,21 +6,22 @@ import numpy as np
 import polars as pl
 import pytest
 
+from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import content_id, conversation, text_id
-from deita_core.encoders import SentenceEncoder, find_encoder
 from deita_core.errors import InputError
-from deita_core.lm_encoder import LanguageModelEncoder, render
+from deita_core.models.causal_lm import load_tokenizer
+from deita_core.models.encoder_spec import find_encoder
+from deita_core.models.lm_encoder import LanguageModelEncoder, render
+from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.scorers import ScorerFiles
-from deita_core.scorers.digits import load_tokenizer
-from deita_core.settings import SelectionSettings
 from deita_core.stages import encoding, estimate
-from deita_core.stages.choosing import BLOCK, Job, candidate_vectors, choose, rank_pool
 from deita_core.stages.encoding import encode_shard, encoder_table, load_encoder, plan_encoding
 from deita_core.stages.ingest import describe_file, ingest_file
-from deita_core.stages.plans import read_shard
+from deita_core.stages.selecting import BLOCK, Job, candidate_vectors, choose, rank_pool
+from deita_core.stages.shards import read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
-from tests.deita_core.scorers.tiny_llama import make_tiny_llama
+from tests.support.tiny_llama import make_tiny_llama
 
 COMPLEXITY = ScorerFiles(name="c", axis="complexity", path=".", fingerprint="1" * 32)
 QUALITY = ScorerFiles(name="q", axis="quality", path=".", fingerprint="2" * 32)
@@ -151,7 +152,7 @@ def test_what_is_cut_away_counts_for_no_size(encoder, tmp_path):
 
 
 def test_candidates_vectors_come_in_their_order(pool, encoder, monkeypatch):
-    monkeypatch.setattr("deita_core.stages.choosing.BLOCK", 2)
+    monkeypatch.setattr("deita_core.stages.selecting.BLOCK", 2)
     pool.encode(encoder)
     outlines = pool.store.read(SAMPLES, ["id", "outline"]).sort("id", descending=True)
     blocks = list(candidate_vectors(pool.store, encoder, outlines))

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from remote_server import s3_server
 
-from deita_core.damage import DamagedTableError, is_of_libraries, surroundings
 from deita_core.errors import StoreError, StoreUnavailableError
-from deita_core.remote import open_objects
 from deita_core.stages.repair import FOREIGN, check, examine, repair
 from deita_core.store import Store
+from deita_core.store.damage import DamagedTableError, is_of_libraries, surroundings
+from deita_core.store.remote import open_objects
 from deita_core.tables import InvalidTableError, scores_table, vectors_table
 
 SCORES = scores_table("quality-1")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from test_choosing import DIM, QUALITY, VECTORS, Pool, job
 
 from deita_core.scorers import ScorerFiles
-from deita_core.stages.choosing import choose
 from deita_core.stages.mending import mend
 from deita_core.stages.removal import remove
+from deita_core.stages.selecting import choose
 from deita_core.store import Store
 from deita_core.tables import PLANS, SAMPLES, SELECTIONS, SOURCES, scores_table
 

@@ -1,0 +1,197 @@
+"""Settings and presets: a preset's values, then a YAML file, then DEITA_* variables, then what the caller gives."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from deita_core.config.loader import load
+from deita_core.errors import InputError
+from deita_core.literals import Axis, Format, Layout, Pooling, PresetName, Storage, Turns
+from deita_core.llm.client import LLMSettings
+from deita_core.models.encoder_spec import LAPTOP_ENCODER
+from deita_core.scorers.training.records import TuningSettings
+
+RUNNER = re.compile(r"threads|processes|(dask|ray)://([^\s/]+:\d{1,5})?")
+
+
+def _known_runner(name: str) -> str:
+    if not RUNNER.fullmatch(name):
+        raise PydanticCustomError("runner", "input should be threads, processes, dask://HOST:PORT or ray://HOST:PORT")
+    return name
+
+
+class SelectionSettings(BaseModel):
+    """How a pool is scored and selected from; the defaults are the laptop preset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        """A preset's values wherever nothing else is given, and no truth value where a number is meant."""
+        if not isinstance(given, dict):
+            return given
+        preset = given.get("preset", "laptop")
+        if isinstance(preset, str) and preset in PRESETS:
+            given = {**PRESETS[preset], **given}
+        for name in ("budget", "threshold", "limit", "training_tokens"):
+            if isinstance(given.get(name), bool):
+                raise ValueError(f"{name} is {given[name]}, and not a number")
+        return given
+
+    preset: PresetName = Field("laptop", description="The set of defaults these settings started from.")
+    store: str = Field(
+        ".deita", min_length=1, description="Where vectors, scores and runs are kept: a folder, or s3://BUCKET/NAME."
+    )
+    budget: Annotated[int, Field(ge=1)] | None = Field(None, description="How many samples to select; none: no limit.")
+    threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = Field(
+        0.9, description="Largest cosine similarity to a kept sample; auto: the smallest that still fills the budget."
+    )
+    turns: Turns = Field(
+        "mean", description="How the scores of turns make a sample's; fit: the sum of those within training_tokens."
+    )
+    training_tokens: Annotated[int, Field(ge=1)] = Field(2_048, description="Where training will cut a conversation.")
+    encoder: str = Field(
+        LAPTOP_ENCODER, description="A sentence-transformers model or a causal language model: a hub name or a folder."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the encoder computes in.")
+    encoder_pooling: Pooling = Field(
+        "last", description="Of a language model's states: the last token's, their mean, or weighted by position."
+    )
+    encoder_storage: Storage = Field(
+        "float32", description="What a language model's vectors are stored in; float16 takes half the room."
+    )
+    complexity_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
+    quality_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
+    layout: Layout | None = Field(None, description="The layout of the pool's files; none: detected for each.")
+    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
+    format: Format = Field("same", description="The layout of selected.jsonl.")
+    keep_editions: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="How many of the folder's last editions to keep; none: all."
+    )
+    runner: Annotated[str, AfterValidator(_known_runner)] = Field(
+        "threads",
+        description="What computes the shards: threads, processes, dask://HOST:PORT or ray://HOST:PORT; a cluster of "
+        "its own on this machine without HOST:PORT.",
+    )
+
+
+class RemovalSettings(BaseModel):
+    """Which conversations are taken down."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: list[str] = Field([], description="Ids of samples, as in decisions.parquet.")
+    where: Annotated[str, Field(pattern=r"\S")] | None = Field(
+        None, description="An SQL condition on file, line, layout, fields (the row as JSON) or sample_id."
+    )
+    old_versions: bool = Field(False, description="Whether it is on rows that files had in the past as well.")
+    reason: str = Field("", max_length=300, description="Why, for the record; no text of the conversation.")
+
+
+def removal_settings(ids: list[str], where: str | None, reason: str, old_versions: bool) -> RemovalSettings:
+    """What to take down; no file and no environment has a say in that. Raises InputError naming the setting."""
+    try:
+        return RemovalSettings(ids=ids, where=where, reason=reason, old_versions=old_versions)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(f"The setting {problem['loc'][0]} cannot be so: {problem['msg'].lower()}.") from None
+
+
+# The laptop's threshold: among examples/pool every rewording planted there is at 0.95 or more, and no other pair is
+# above 0.8. Its mean over turns: a sum over many short turns of small talk outweighs any single good answer.
+# The paper's settings: sections 2.3 and 2.4, and the released checkpoints.
+PRESETS: dict[PresetName, dict[str, Any]] = {
+    "laptop": {},
+    "paper": {
+        "turns": "sum",
+        "threshold": 0.9,
+        "encoder": "mistralai/Mistral-7B-v0.1",
+        "encoder_pooling": "last",
+        "complexity_scorer": "hkust-nlp/deita-complexity-scorer",
+        "quality_scorer": "hkust-nlp/deita-quality-scorer",
+    },
+}
+
+
+def why_not(preset: PresetName) -> str | None:
+    """Why a preset cannot run here without the hub, or None; nothing is fetched to find out."""
+    if preset != "paper":
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    names = [PRESETS[preset][part] for part in ("encoder", "complexity_scorer", "quality_scorer")]
+    absent = [name for name in names if not isinstance(try_to_load_from_cache(name, "config.json"), str)]
+    if not absent:
+        return None
+    return (
+        f"the causal language models {', '.join(absent)} are not on this machine; the first run fetches them from the "
+        f"hub, and a GPU is advised"
+    )
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings:
+    """Settings of a selection: its preset, a YAML file, the environment and flags, each overriding those before it.
+
+    Flags that are None are not given. Raises InputError naming the setting and what it may be.
+    """
+    return fitting(load(SelectionSettings, config, flags))
+
+
+def fitting(settings: SelectionSettings) -> SelectionSettings:
+    """The settings, if they fit together; raises InputError if not."""
+    if settings.threshold == "auto" and settings.budget is None:
+        raise InputError("Threshold auto looks for what fills a budget; give a budget as well.")
+    return settings
+
+
+class EvolutionSettings(BaseModel):
+    """How chains are evolved from seeds and ranked; the defaults are the paper's (section 2.2)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    llm: LLMSettings = Field(description="The model that evolves and ranks.")
+    store: str = Field(
+        ".deita",
+        min_length=1,
+        description="Where answers, chains and rankings are kept: a folder, or s3://BUCKET/NAME.",
+    )
+    axis: Axis | Literal["both"] = Field("both", description="What to evolve: complexity, quality or both.")
+    seeds: int = Field(2_000, ge=1, description="How many samples to draw as seeds; all where there are fewer.")
+    rounds: int = Field(5, ge=1, le=10, description="Rounds of evolution, so that a chain has one variant more.")
+    tries: int = Field(3, ge=1, le=5, description="Operations tried in a round before it counts as failed.")
+    audit: int = Field(20, ge=0, description="Chains of each axis ranked twice, to see how far the judge agrees.")
+    draw: int = Field(0, ge=0, description="Seed of every random draw: seeds, operations, orders shown.")
+    layout: Layout | None = Field(None, description="The layout of the seeds' files; none: detected for each.")
+    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the files.")
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes to evolve."""
+        return ("complexity", "quality") if self.axis == "both" else (self.axis,)
+
+
+class TrainingSettings(BaseModel):
+    """How a scorer is trained on ranked chains."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    axis: Axis = Field(description="What the scorer scores: complexity or quality.")
+    kind: Literal["head", "causal"] = Field(
+        "head", description="head: on stored vectors, minutes on a CPU; causal: a language model that prints a digit."
+    )
+    store: str = Field(
+        ".deita", min_length=1, description="Where vectors and results are kept: a folder, or s3://BUCKET/NAME."
+    )
+    encoder: str = Field(LAPTOP_ENCODER, description="For a head: a sentence-transformers model.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the encoder computes in.")
+    tuning: TuningSettings | None = Field(None, description="For a causal scorer: the model to start from, and how.")
+
+    @model_validator(mode="after")
+    def _causal_has_a_model(self) -> "TrainingSettings":
+        if self.kind == "causal" and self.tuning is None:
+            raise ValueError("a causal scorer starts from a language model, so give --base-model")
+        return self

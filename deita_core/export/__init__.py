@@ -1,0 +1,1 @@
+"""A finished selection as files."""

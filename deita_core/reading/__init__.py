@@ -1,0 +1,1 @@
+"""Files of any supported layout into samples and rejects."""

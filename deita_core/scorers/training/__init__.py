@@ -1,0 +1,1 @@
+"""Training scorers on ranked chains, and their held-out figures."""

@@ -1,0 +1,299 @@
+"""Training a causal scorer: a language model taught to print the digit of a score after the scoring prompt.
+
+Paper, section 2.2 and the settings of its released scorers; LoRA by default, all weights on request.
+"""
+
+import gc
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from deita_core.conversation import content_id
+from deita_core.errors import InputError, ModelError
+from deita_core.literals import Axis, Precision
+from deita_core.models.causal_lm import causal_fingerprint, load_model, load_tokenizer, positions
+from deita_core.models.encoder_spec import best_precision
+from deita_core.scorers.causal import CausalScorer, is_readable
+from deita_core.scorers.digits import PromptTokenizer
+from deita_core.scorers.prompts import texts_of
+from deita_core.scorers.training.examples import Example
+from deita_core.scorers.training.metrics import Figures, held_out_figures, length_scores
+from deita_core.scorers.training.records import (
+    CARD,
+    CausalCard,
+    TuningProgress,
+    TuningSettings,
+    causal_model_card,
+    read_card,
+)
+
+if TYPE_CHECKING:
+    from deita_core.scorers.training.trainer import DigitTrainer, Row
+
+_INPUTS = "inputs.txt"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the steps of one training share."""
+
+    axis: Axis
+    settings: TuningSettings
+    checkpoints: Path
+    precision: Precision
+    device: str
+    report: Callable[[TuningProgress], None]
+
+
+def split_by_seed(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and those of a drawn share of the seeds; raises InputError where there is one seed only."""
+    seeds = sorted({example.group for example in examples})
+    if len(seeds) < 2:
+        raise InputError(f"The examples are of {len(seeds)} seeds; give two at least, one of them to be held out.")
+    random.Random(f"held out {seed}").shuffle(seeds)  # noqa: S311
+    kept_out = set(seeds[: min(max(1, round(share * len(seeds))), len(seeds) - 1)])
+    train = [example for example in examples if example.group not in kept_out]
+    return train, [example for example in examples if example.group in kept_out]
+
+
+def _unreported(_: TuningProgress) -> None:
+    return
+
+
+def train_causal(
+    axis: Axis,
+    examples: Sequence[Example],
+    folder: Path,
+    settings: TuningSettings,
+    device: str = "auto",
+    report: Callable[[TuningProgress], None] = _unreported,
+) -> CausalCard:
+    """Train a scorer into a folder, which CausalScorer then reads as any other; the best epoch's weights are kept.
+
+    A run that broke off goes on from its last epoch, if settings and examples are the same; one that is done is not
+    repeated. `device`: "cpu", or "auto" for the machine's accelerator. Raises InputError for too few examples or a
+    folder with other things in it, ModelError for a base model that cannot be used and for training that diverged.
+    """
+    readable = [e for e in examples if all(map(is_readable, texts_of(axis, e.instruction, e.response)))]
+    train, held_out = split_by_seed(readable, settings.held_out, settings.seed)
+    precision = best_precision()
+    inputs = _inputs(axis, examples, folder, settings, precision)
+    if card := _done(folder, inputs):
+        return card
+    run = _Run(axis, settings, folder / "checkpoints", precision, device, report)
+    best, loss = _best_checkpoint(run, train, held_out)
+    save_merged(best, folder, settings, precision)
+    card = CausalCard(
+        axis=axis,
+        base_model=settings.base_model,
+        method=settings.method,
+        max_tokens=settings.max_tokens,
+        precision=precision,
+        examples=len(train),
+        held_out=len(held_out),
+        left_out=len(examples) - len(readable),
+        held_out_loss=round(loss, 4),
+        figures=_figures(run, folder, train, held_out),
+        settings=settings,
+        inputs=inputs,
+    )
+    (folder / "README.md").write_text(causal_model_card(card), encoding="utf-8")
+    _write_card(card, folder)
+    shutil.rmtree(folder / "checkpoints")
+    return card
+
+
+def _write_card(card: CausalCard, folder: Path) -> None:
+    # In one step: a card that is there is whole, and so is the folder.
+    unfinished = folder / f"{CARD}.part"
+    unfinished.write_bytes(orjson.dumps(card.model_dump(), option=orjson.OPT_INDENT_2) + b"\n")
+    unfinished.replace(folder / CARD)
+
+
+def _inputs(axis: Axis, examples: Sequence[Example], folder: Path, settings: TuningSettings, by: Precision) -> str:
+    """A hash of all that training follows from; of its place too, as checkpoints name theirs."""
+    rows = [(e.group, e.chain, e.instruction, e.response, e.score, e.authored) for e in examples]
+    base = Path(settings.base_model)
+    weights = causal_fingerprint(base, by, settings.max_tokens, "middle") if base.is_dir() else ""
+    parts = [axis, str(folder.resolve()), settings.model_dump_json(), by, weights, repr(rows)]
+    return content_id("\n".join(parts).encode())
+
+
+def _done(folder: Path, inputs: str) -> CausalCard | None:
+    """The card of a finished run of the same inputs; else the folder made ready, checkpoints of other inputs removed.
+
+    Nothing but what an unfinished run left is ever removed.
+    """
+    checkpoints = folder / "checkpoints"
+    if card := read_card(folder):
+        if card.inputs != inputs:
+            raise InputError(f"The folder {folder} holds a scorer trained otherwise; give another folder.")
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return card
+    marker = checkpoints / _INPUTS
+    if folder.exists() and any(folder.iterdir()) and not marker.is_file():
+        raise InputError(f"The folder {folder} is not empty; give a new one for the scorer.")
+    if marker.is_file() and marker.read_text() != inputs:
+        shutil.rmtree(checkpoints)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    marker.write_text(inputs)
+    return None
+
+
+def _best_checkpoint(run: _Run, train: Sequence[Example], held_out: Sequence[Example]) -> tuple[Path, float]:
+    """Train, or go on training, and name the checkpoint of the lowest held-out loss, and that loss."""
+    from deita_core.scorers.training.trainer import held_out_losses, is_over
+
+    last = _last_whole(run.checkpoints)
+    if last is None or not is_over(held_out_losses(_state(last)["log_history"]), run.settings.patience):
+        _train(run, train, held_out, last)
+        last = _last_whole(run.checkpoints)
+    state = _state(last) if last else {}
+    if not state.get("best_global_step"):
+        raise ModelError(f"Training {run.settings.base_model} diverged: its loss is no number; lower learning_rate.")
+    return run.checkpoints / f"checkpoint-{state['best_global_step']}", float(state["best_metric"])
+
+
+def _train(run: _Run, train: Sequence[Example], held_out: Sequence[Example], last: Path | None) -> None:
+    model = _trainable(run.settings, run.precision)
+    tokenizer = load_tokenizer(run.settings.base_model)
+    prompts = PromptTokenizer(
+        tokenizer, run.axis, run.settings.max_tokens, positions(model), name=run.settings.base_model
+    )
+    rows, kept_out = training_rows(prompts, train), training_rows(prompts, held_out)
+    _trainer(run, model, prompts.digits, rows, kept_out).train(resume_from_checkpoint=str(last) if last else None)
+    # A trainer and its callbacks refer to each other; what they hold is needed for the models loaded next.
+    gc.collect()
+
+
+def training_rows(prompts: PromptTokenizer, examples: Sequence[Example]) -> list["Row"]:
+    """Prompt ids, as in scoring, and the digit's id for each example."""
+    encoded = prompts.encode([texts_of(prompts.axis, e.instruction, e.response) for e in examples])
+    return [{"prompt": p.ids, "digit": prompts.digits[e.score - 1]} for p, e in zip(encoded, examples, strict=True)]
+
+
+def _base(settings: TuningSettings, precision: Precision) -> Any:
+    from transformers import GenerationConfig
+
+    model = load_model(settings.base_model, precision)
+    # Some models come with settings for generation that cannot be saved again; a scorer generates nothing.
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    return model
+
+
+def _trainable(settings: TuningSettings, precision: Precision) -> Any:
+    """The base model with its adapter; or with all its weights, then in float32, which small updates need."""
+    from transformers import set_seed
+
+    set_seed(settings.seed)
+    model = _base(settings, "float32" if settings.method == "full" else precision)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.method == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_out: list["Row"]) -> "DigitTrainer":
+    import torch
+    from transformers import PrinterCallback, TrainingArguments
+
+    from deita_core.scorers.training.trainer import LOSS, DigitTrainer, Reporter
+
+    arguments = TrainingArguments(
+        output_dir=str(run.checkpoints),
+        num_train_epochs=run.settings.epochs,
+        per_device_train_batch_size=run.settings.micro_batch,
+        gradient_accumulation_steps=run.settings.batch // run.settings.micro_batch,
+        learning_rate=run.settings.rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=run.settings.warmup,
+        bf16=run.precision == "bfloat16",
+        # The trainer does not find out by itself that a processor may have bfloat16.
+        use_cpu=run.device == "cpu" or not torch.accelerator.is_available(),
+        seed=run.settings.seed,
+        data_seed=run.settings.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        # The last checkpoint, to go on from, and the best one, which is never removed.
+        save_total_limit=2,
+        metric_for_best_model=LOSS,
+        greater_is_better=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # One process trains on one accelerator: over several, the batch would be another than the one asked for.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    reporter = Reporter(run.report, run.settings.patience)
+    trainer = DigitTrainer(digits, held_out, model=model, args=arguments, train_dataset=rows, callbacks=[reporter])
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    # Not orjson: a diverged loss stands there as NaN.
+    return json.loads((checkpoint / "trainer_state.json").read_bytes())
+
+
+def _last_whole(checkpoints: Path) -> Path | None:
+    """The latest checkpoint whose state, which is written last, can be read."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    for checkpoint in found:
+        try:
+            _state(checkpoint)
+        except (OSError, ValueError):
+            continue
+        return checkpoint
+    return None
+
+
+def save_merged(checkpoint: Path, folder: Path, settings: TuningSettings, precision: Precision) -> None:
+    """Save a checkpoint as an ordinary language model with its tokenizer; an adapter is merged in float32."""
+    import torch
+
+    if settings.method == "full":
+        model = load_model(checkpoint, precision)
+    else:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(_base(settings, "float32"), checkpoint).merge_and_unload()
+    model.to(getattr(torch, precision)).save_pretrained(folder)
+    load_tokenizer(settings.base_model).save_pretrained(folder)
+
+
+def _figures(run: _Run, folder: Path, train: Sequence[Example], held_out: Sequence[Example]) -> Figures:
+    """Held-out figures of a saved scorer, over authored rows, beside those of length as the training rows teach it."""
+    scorer = CausalScorer(folder, run.axis, run.device, max_tokens=run.settings.max_tokens)
+    shown = [e for e in held_out if e.authored]
+    answers = None if run.axis == "complexity" else [e.text for e in shown]
+    scores = scorer.score([e.instruction for e in shown], answers)["score"]
+    if scores.null_count():
+        raise ModelError(f"The scorer trained into {folder} gives no finite scores; lower learning_rate.")
+    taught = [e for e in train if e.authored] or train
+    by_length = length_scores(_lengths(taught), np.array([e.score for e in taught]), _lengths(shown))
+    truth = np.array([e.score for e in shown], dtype=np.float64)
+    return held_out_figures([e.chain for e in shown], truth, scores.to_numpy(), by_length, _lengths(shown))
+
+
+def _lengths(examples: Sequence[Example]) -> np.ndarray:
+    return np.array([len(e.text) for e in examples], dtype=np.float64)

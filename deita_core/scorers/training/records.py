@@ -1,0 +1,109 @@
+"""What a causal scorer is trained with, how its training stands, and the card that says what came out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deita_core.errors import ModelError
+from deita_core.literals import Axis, Precision
+from deita_core.scorers.training.metrics import Figures, figures_table
+
+CARD = "deita.json"
+_LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
+
+
+class TuningSettings(BaseModel):
+    """How a scorer is trained; the defaults are the paper's, but for LoRA and its learning rate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_model: str = Field(description="Causal LM to start from: a folder, or a name on the hub.")
+    method: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter and merge it, or all weights.")
+    epochs: int = Field(6, ge=1, description="Times each training row is seen, unless training stops early.")
+    batch: int = Field(512, ge=1, description="Rows a step learns from, gathered over micro-batches.")
+    micro_batch: int = Field(4, ge=1, description="Rows in memory at once; divides the batch.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Highest learning rate; by default 2e-5 for all weights, 2e-4 for LoRA."
+    )
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    max_tokens: int = Field(2_048, ge=64, description="Tokens of a prompt and its digit; longer texts are shortened.")
+    held_out: float = Field(0.1, gt=0, lt=1, description="Share of the seeds kept out of training.")
+    patience: int = Field(2, ge=1, description="Epochs without a better held-out loss after which training stops.")
+    seed: int = Field(0, ge=0, description="Seed of the split, the order of rows and the adapter's first weights.")
+    lora_rank: int = Field(16, ge=1, description="Rank of the LoRA matrices.")
+    lora_alpha: int = Field(32, ge=1, description="LoRA updates are scaled by alpha / rank.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice: less memory, a third slower.")
+
+    @model_validator(mode="after")
+    def _batch_is_whole(self) -> "TuningSettings":
+        if self.batch % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+        return self
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate, given or by method."""
+        return self.learning_rate or _LEARNING_RATES[self.method]
+
+
+@dataclass(frozen=True)
+class TuningProgress:
+    """Where training stands: `loss` of the last step, `held_out_loss` after each epoch, seconds since its start."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None
+    held_out_loss: float | None
+    seconds: float
+
+
+class CausalCard(BaseModel):
+    """What a causal scorer was trained for and on, saved last as deita.json: its presence means the folder is whole.
+
+    `examples`, `held_out`: rows trained on and kept out; `left_out`: blank rows, in neither. `held_out_loss`: negative
+    log likelihood over the six digits while training; `figures` are of the saved model, read back, on authored rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["causal"] = "causal"
+    axis: Axis
+    base_model: str
+    method: Literal["lora", "full"]
+    max_tokens: int
+    precision: Precision
+    examples: int
+    held_out: int
+    left_out: int
+    held_out_loss: float
+    figures: Figures
+    settings: TuningSettings
+    inputs: str
+
+
+def read_card(folder: Path) -> CausalCard | None:
+    """The card of a scorer trained here, or None where the folder has none, as a released checkpoint."""
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        return CausalCard.model_validate_json((folder / CARD).read_bytes())
+    except ValidationError as error:
+        raise ModelError(f"The card {folder / CARD} cannot be read; train the scorer again.") from error
+
+
+def causal_model_card(card: CausalCard) -> str:
+    """A README.md for a scorer: what it is, what it was trained on, and its figures beside those of length."""
+    how = "all its weights" if card.method == "full" else f"a LoRA adapter of rank {card.settings.lora_rank}, merged"
+    return (
+        f"# A {card.axis} scorer from {card.base_model}\n\n"
+        f"A causal language model that scores {card.axis} from 1 to 6: the expected value over the six digits it may "
+        f"print after the scoring prompt of Deita (arXiv 2312.15685). Trained on {card.examples:,} rows ({how}); no "
+        f"seed has rows on both sides of the split.\n\n"
+        f"Held out, authored rows only:\n\n{figures_table(card.figures)}\n\n"
+        f"Texts over {card.max_tokens:,} tokens are shortened. Figures are of this folder in {card.precision}. Compare "
+        f"it with another scorer before you rely on small differences.\n"
+    )

@@ -1,0 +1,159 @@
+"""What an edition has that an earlier one had not, what it has no longer, and why."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from deita_core.config.settings import SelectionSettings
+from deita_core.errors import InputError
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.scorers import ScorerFiles
+from deita_core.stages.ingest import Ingested, pool_ids
+from deita_core.stages.report import Report
+from deita_core.stages.selecting import Job, fates
+from deita_core.stages.snapshots import Edition, read_edition
+from deita_core.store import Store
+from deita_core.tables import REMOVALS, SELECTIONS
+
+MODELS = ("encoder", "complexity", "quality")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Two editions compared.
+
+    `added`: id, rank, score, reason of what the later one alone selected, by its rank; `dropped`: the same, with rank
+    and score as they were, of what the earlier one alone selected.
+    """
+
+    before: Report
+    after: Report
+    added: pl.DataFrame
+    dropped: pl.DataFrame
+
+
+def compare(store: Store, before: Edition, after: Report, now: pl.DataFrame) -> Changes:
+    """Compare an edition with a later selection; `now`: the fates of the later one's samples."""
+    old, new = _decisions(store, before.report.job), _decisions(store, after.job)
+    kept_old, kept_new = old.filter("kept"), new.filter("kept")
+    added = kept_new.join(kept_old, on="id", how="anti", maintain_order="left")
+    dropped = kept_old.join(kept_new, on="id", how="anti", maintain_order="left")
+    why_dropped = _why_dropped(store, after, added, dropped, now)
+    columns = ["id", "rank", "score", "reason"]
+    return Changes(
+        before=before.report,
+        after=after,
+        added=added.join(_why_added(store, before, old, added), on="id", maintain_order="left").select(columns),
+        dropped=dropped.join(why_dropped, on="id", maintain_order="left").select(columns),
+    )
+
+
+def compare_editions(store: Store, before: int | None = None, after: int | None = None) -> Changes:
+    """Compare two editions by their numbers: by default the last with the one it went on from."""
+    later = read_edition(store, after)
+    earlier = later.report.previous if before is None else before
+    if earlier is None:
+        raise InputError(f"Edition {later.number} went on from none; name the two editions to compare.")
+    report = later.report
+    return compare(store, read_edition(store, earlier), report, fates(store, report.job))
+
+
+def _decisions(store: Store, job: Job) -> pl.DataFrame:
+    return store.read(
+        SELECTIONS, ["id", "rank", "score", "kept", "blocked_by"], f"run_id = '{job.run_id}'"
+    ).sort("rank")  # fmt: skip
+
+
+def _why_added(store: Store, before: Edition, old: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
+    """Why each was not selected before, and is now: id, reason."""
+    known = pool_ids(store, before.report.job.file_ids)
+    was = added.select("id").join(old.select("id", "blocked_by"), on="id", how="left")
+    blocked = pl.format("nothing selected is too like it now; before, {} was", "blocked_by")
+    reason = (
+        pl.when(~pl.col("id").is_in(known.implode()))
+        .then(pl.lit("new in the pool"))
+        .when(pl.col("blocked_by").is_not_null())
+        .then(blocked)
+        .otherwise(pl.lit("before, the budget was full before its turn, or a turn had no readable score"))
+    )
+    return was.select("id", reason=reason)
+
+
+def _why_dropped(
+    store: Store, after: Report, added: pl.DataFrame, dropped: pl.DataFrame, now: pl.DataFrame
+) -> pl.DataFrame:
+    """Why each is not selected any more: id, reason."""
+    removed = store.read(REMOVALS)
+    pool = pool_ids(store, after.job.file_ids)
+    gone = dropped.select("id").join(removed.drop("reason"), on="id", how="left")
+    gone = gone.join(now.select("id", "blocked_by", told="reason"), on="id", how="left")
+    newer = pl.col("blocked_by").is_in(added["id"].implode()).fill_null(False)
+    reason = (
+        pl.when(pl.col("removed").is_not_null())
+        .then(pl.format("taken down on {}", "removed"))
+        .when(~pl.col("id").is_in(pool.implode()))
+        .then(pl.lit("no longer in the pool"))
+        .when(newer)
+        .then(pl.col("told") + ", and was not before")
+        .otherwise("told")
+    )
+    return gone.select("id", reason=reason)
+
+
+def changed_settings(before: SelectionSettings, after: SelectionSettings) -> list[tuple[str, str, str]]:
+    """Settings that are not what they were: name, before, after."""
+    old, new = before.model_dump(exclude={"store"}), after.model_dump(exclude={"store"})
+    return [(name, str(old[name]), str(new[name])) for name in new if old[name] != new[name]]
+
+
+def changes_text(found: Changes) -> str:
+    """The comparison as Markdown."""
+    before, after = found.before, found.after
+    lines = [
+        f"# Edition {after.edition} beside edition {before.edition}",
+        "",
+        f"{after.counts.selected:,} selected, {before.counts.selected:,} before: {len(found.added):,} added, "
+        f"{len(found.dropped):,} dropped.",
+        "",
+        *_counted("Added", found.added),
+        *_counted("Dropped", found.dropped),
+    ]
+    lines += _listed("Files", _files(before, after))
+    lines += _listed("Models", _models(before, after))
+    lines += _listed("Settings", changed_settings(before.settings, after.settings))
+    return "\n".join(lines)
+
+
+def _counted(title: str, rows: pl.DataFrame) -> list[str]:
+    """How many rows have each reason; ids and numbers in a reason are left out."""
+    if rows.is_empty():
+        return []
+    kind = pl.col("reason").str.replace_all(r"[0-9a-f]{32}", "another").str.replace_all(r" \([-\d.]+\)", "")
+    counted = rows.group_by(kind).len().sort("len", "reason", descending=[True, False])
+    return [f"## {title}", "", *(f"- {n:,}: {reason}" for reason, n in counted.iter_rows()), ""]
+
+
+def _files(before: Report, after: Report) -> list[tuple[str, str, str]]:
+    """Files that came, went, or have other rows than before: name, rows before, rows now."""
+    old, new = ({file.file: file for file in report.files} for report in (before, after))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+
+    def rows(file: Ingested | None, beside: Ingested | None) -> str:
+        told = "not there" if file is None else f"{file.rows:,} rows"
+        return told + (" (others)" if file and beside and file.rows == beside.rows else "")
+
+    return [(name, rows(old.get(name), None), rows(new.get(name), old.get(name))) for name in names]
+
+
+def _models(before: Report, after: Report) -> list[tuple[str, str, str]]:
+    """Models that are not what they were, though they may be called the same."""
+    parts = [(part, getattr(before.job, part), getattr(after.job, part)) for part in MODELS]
+
+    def told(model: EncoderFiles | ScorerFiles) -> str:
+        return f"{model.name} ({model.fingerprint[:12]})"
+
+    return [(part, told(old), told(new)) for part, old, new in parts if old.fingerprint != new.fingerprint]
+
+
+def _listed(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
+    return [f"## {title}", "", *(f"- {name}: {old} -> {new}" for name, old, new in rows), ""] if rows else []

@@ -1,0 +1,1 @@
+"""The stages of an evolution: seeds to chains, chains to rankings, files."""

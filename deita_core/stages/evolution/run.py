@@ -1,0 +1,200 @@
+"""Seeds into chains and chains into rankings, over a store and a language model's endpoint: a shard at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import orjson
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from deita_core.config.settings import EvolutionSettings
+from deita_core.conversation import content_id, conversation
+from deita_core.evolution.chains import PASSING_REASONS, Seed, chain_id, evolve_chain, seed_of
+from deita_core.evolution.prompts import EVOLVE_VERSION, RANK_VERSION
+from deita_core.evolution.ranking import rank_chain, ranking_id
+from deita_core.literals import Axis
+from deita_core.llm.client import LLM
+from deita_core.stages.ingest import pool_ids
+from deita_core.stages.shards import Shard, plan_shards, read_shard
+from deita_core.store import Store
+from deita_core.tables import CHAINS, RANKINGS, SAMPLES, Table
+
+# One shard's last chains leave places in flight empty, so there are few shards, of thousands of requests each.
+CHAINS_PER_SHARD = 500
+
+
+class EvolutionJob(BaseModel):
+    """One evolution: its settings and its seeds by axis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: EvolutionSettings
+    seeds: dict[Axis, tuple[str, ...]]
+
+    @property
+    def id(self) -> str:
+        """Id under which the job's answers are kept and its spend is counted."""
+        parts = {"seeds": self.seeds, "axes": {axis: (self.evolution(axis), self.judge(axis)) for axis in self.seeds}}
+        return content_id(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
+
+    def evolution(self, axis: Axis) -> str:
+        """Id of everything but the seed that a chain depends on."""
+        chosen = self.settings.model_dump(include={"rounds", "tries", "draw"})
+        return self._id("evolve", axis, self.settings.llm.model, version=EVOLVE_VERSION, **chosen)
+
+    def judge(self, axis: Axis) -> str:
+        """Id of everything but the chain that a ranking depends on."""
+        llm = self.settings.llm
+        return self._id("rank", axis, llm.judge or llm.model, version=RANK_VERSION, draw=self.settings.draw)
+
+    def chains(self, axis: Axis) -> dict[str, str]:
+        """The axis' chains, each with its seed."""
+        evolution = self.evolution(axis)
+        return {chain_id(evolution, seed): seed for seed in self.seeds[axis]}
+
+    def _id(self, step: str, axis: Axis, model: str, **parts: Any) -> str:
+        asked = self.settings.llm.model_dump(include={"temperature", "seed", "max_tokens", "structured"})
+        return content_id(orjson.dumps([step, axis, model, asked, parts], option=orjson.OPT_SORT_KEYS))
+
+
+def draw_seeds(store: Store, file_ids: Sequence[str], settings: EvolutionSettings) -> EvolutionJob:
+    """Draw the seeds among the samples of some files; see `choose_seeds`."""
+    ids = sorted(pool_ids(store, file_ids).to_list(), key=partial(place_in_draw, settings.draw))
+    batches = (ids[start : start + settings.seeds] for start in range(0, len(ids), settings.seeds))
+    return choose_seeds((seed for batch in batches for seed in read_seeds(store, batch)), settings)
+
+
+def place_in_draw(draw: int, sample_id: str) -> str:
+    """What samples are drawn in the order of: a hash, so that a pool that grows changes few of the seeds."""
+    return content_id(f"{draw}:{sample_id}".encode())
+
+
+def choose_seeds(drawn: Iterable[Seed], settings: EvolutionSettings) -> EvolutionJob:
+    """The first samples drawn whose first turns differ, as many as are wanted, for each axis."""
+    found: dict[Axis, dict[str, str]] = {axis: {} for axis in settings.axes}
+    for seed in drawn:
+        for axis, seeds in found.items():
+            asked = seed.instruction if axis == "complexity" else f"{seed.instruction}\x00{seed.response}"
+            if len(seeds) < settings.seeds:
+                seeds.setdefault(asked, seed.id)
+        if all(len(seeds) == settings.seeds for seeds in found.values()):
+            break
+    return EvolutionJob(settings=settings, seeds={axis: tuple(seeds.values()) for axis, seeds in found.items()})
+
+
+def read_seeds(store: Store, ids: Sequence[str]) -> list[Seed]:
+    """Seeds of samples, in the order of their ids."""
+    rows = store.fetch(SAMPLES, "id", ids, ["id", "messages"]).iter_rows()
+    seeds = {id_: seed_of(conversation((m["role"], m["content"]) for m in messages)) for id_, messages in rows}
+    return [seeds[id_] for id_ in ids]
+
+
+def plan_evolution(store: Store, job: EvolutionJob, axis: Axis) -> list[Shard]:
+    """Shards of the seeds without a chain; chains that broke off for want of an answer are begun again."""
+    chains = job.chains(axis)
+    forget_unanswered(store, CHAINS, "chain", list(chains))
+    work = pl.DataFrame({"id": list(chains), "owner": list(chains.values()), "size": [1] * len(chains)})
+    return plan_shards(store, "evolve", CHAINS, work, CHAINS_PER_SHARD)
+
+
+def plan_ranking(store: Store, job: EvolutionJob, axis: Axis) -> list[Shard]:
+    """Shards of the chains without a ranking, and of those to be ranked a second time for the audit."""
+    ranked = [(chain, 0) for chain in usable_chains(store, job, axis)]
+    ranked += [(chain, 1) for chain, _ in sorted(ranked)[: job.settings.audit]]
+    judge = job.judge(axis)
+    ids = [ranking_id(judge, chain, repeat) for chain, repeat in ranked]
+    forget_unanswered(store, RANKINGS, "ranking", ids)
+    owners = [f"{chain}:{repeat}" for chain, repeat in ranked]
+    work = pl.DataFrame(
+        {"id": ids, "owner": owners, "size": [1] * len(ids)},
+        schema={"id": pl.String, "owner": pl.String, "size": pl.Int64},
+    )
+    return plan_shards(store, "rank", RANKINGS, work, CHAINS_PER_SHARD)
+
+
+def forget_unanswered(store: Store, table: Table, column: str, ids: Sequence[str]) -> None:
+    """Drop rows that stand for want of an answer, so that they are asked for again."""
+    reasons = ",".join(f"'{reason}'" for reason in PASSING_REASONS)
+    unanswered = store.read(table, [column], f"reason IN ({reasons})")[column].unique()
+    again = unanswered.filter(unanswered.is_in(list(ids)))
+    if len(again):
+        where = f"{column} IN ({','.join(repr(id_) for id_ in again)})"
+        if table is CHAINS:
+            # First, so that a kill between the two leaves a chain to be forgotten once more.
+            store.delete(RANKINGS, where)
+        store.delete(table, where)
+
+
+def usable_chains(store: Store, job: EvolutionJob, axis: Axis) -> list[str]:
+    """Chains in which at least one round worked, so that there is something to compare."""
+    rows = store.fetch(CHAINS, "chain", list(job.chains(axis)), ["chain", "step", "status"])
+    return sorted(rows.filter((pl.col("status") == "ok") & (pl.col("step") > 0))["chain"].unique())
+
+
+def evolve_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key: str) -> int:
+    """Evolve a shard's seeds and write their chains; returns how many.
+
+    Raises LLMError where the endpoint ends the work; chains that are done by then are written all the same.
+    """
+    seeds = read_seeds(store, _waiting(store, CHAINS, shard))
+    evolution, chosen = job.evolution(axis), job.settings
+
+    def evolve(llm: LLM, seed: Seed) -> Awaitable[list[dict[str, Any]]]:
+        return evolve_chain(
+            llm, axis, evolution, seed, rounds=chosen.rounds, tries=chosen.tries, draw=chosen.draw
+        )  # fmt: skip
+
+    return asyncio.run(_ask_all(store, CHAINS, job, key, evolve, seeds))
+
+
+def rank_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key: str) -> int:
+    """Rank a shard's chains and write the rankings; returns how many. Raises as `evolve_shard`."""
+    owners = [owner.split(":") for owner in _waiting(store, RANKINGS, shard)]
+    texts = chain_texts(store, [chain for chain, _ in owners])
+    seed_of_chain = job.chains(axis)
+    seeds = {seed.id: seed for seed in read_seeds(store, sorted({seed_of_chain[chain] for chain, _ in owners}))}
+
+    def rank(llm: LLM, owner: list[str]) -> Awaitable[list[dict[str, Any]]]:
+        chain, repeat = owner
+        instruction = seeds[seed_of_chain[chain]].instruction if axis == "quality" else None
+        return rank_chain(
+            llm, axis, job.judge(axis), chain, texts[chain], instruction, draw=job.settings.draw, repeat=int(repeat)
+        )
+
+    return asyncio.run(_ask_all(store, RANKINGS, job, key, rank, owners))
+
+
+def _waiting(store: Store, table: Table, shard: Shard) -> list[str]:
+    """The owners of a shard's rows that are not there: one that broke off has some, and those are not done again."""
+    work = read_shard(store, shard)
+    return work.filter(pl.col("id").is_in(store.missing(table, work["id"]).implode()))["owner"].to_list()
+
+
+def chain_texts(store: Store, chains: Sequence[str]) -> dict[str, list[str]]:
+    """The variants of chains, the seed's text first."""
+    rows = store.fetch(CHAINS, "chain", list(dict.fromkeys(chains)), ["chain", "step", "text", "status"])
+    good = (
+        rows.filter(pl.col("status") == "ok").sort("chain", "step").group_by("chain", maintain_order=True).agg("text")
+    )
+    return dict(good.iter_rows())
+
+
+async def _ask_all(
+    store: Store,
+    table: Table,
+    job: EvolutionJob,
+    key: str,
+    ask: Callable[[LLM, Any], Awaitable[list[dict[str, Any]]]],
+    items: Sequence[Any],
+) -> int:
+    """Ask about all items at once, as the client's limits allow, and write the rows of those that came through."""
+    async with LLM(job.settings.llm, key, store.side, job.id) as llm:
+        results = await asyncio.gather(*(ask(llm, item) for item in items), return_exceptions=True)
+    done = [rows for rows in results if not isinstance(rows, BaseException)]
+    store.write(table, pl.DataFrame([row for rows in done for row in rows], schema=table.empty().schema))
+    for failure in results:
+        if isinstance(failure, BaseException):
+            raise failure
+    return len(done)

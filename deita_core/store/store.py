@@ -1,0 +1,405 @@
+"""The store: one LanceDB database with everything known about a pool. The only module that imports lancedb."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from random import random
+from tempfile import TemporaryDirectory
+from threading import Lock
+from time import sleep
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from filelock import FileLock
+
+from deita_core.errors import StoreError, StoreUnavailableError, cause
+from deita_core.store.damage import damaged, is_of_libraries, reason, surroundings
+from deita_core.store.files import ASIDE, delete_folder, list_files
+from deita_core.store.locks import check_held, folder_lock, object_lock
+from deita_core.store.remote import check_reachable, checked_uri, is_remote, publish, side_folder, storage_options
+from deita_core.tables import Table
+
+# Ids in one query's IN list: long enough to be fast, short enough to be parsed at once.
+IDS_PER_QUERY = 4_096
+# From about here on reading the whole column is faster than asking for its parts.
+SCAN_ABOVE = 10 * IDS_PER_QUERY
+# Somebody may be reading the version before the last one from a notebook.
+KEEP_VERSIONS = timedelta(hours=1)
+# None at all: the shortest that LanceDB takes.
+# How often old versions are dropped before that is given up.
+DROPS = 50
+KEEP_NOTHING = timedelta(milliseconds=1)
+# Seconds at most before each further try at a commit that another writer's got ahead of; each try has some of its own.
+PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0)
+
+# How old what is read may be: not at all.
+FRESH = timedelta(0)
+# How Lance marks the columns of a key.
+PRIMARY_KEY = "lance-schema:unenforced-primary-key"
+
+Result = TypeVar("Result")
+
+
+class Store:
+    """A database of samples, vectors, scores, selections and runs: in a folder, or under s3://, gs:// or az://.
+
+    Every write is validated against its table's Pandera model before it is made, is one atomic commit, and adds only
+    the rows whose key is not there yet: rows are keyed by content and by the version of the model that made them, so a
+    row once written never changes and a repeated write changes nothing.
+
+    `side` is the folder for what is no table: the store's own, or for a remote store one in this machine's cache. What
+    lies there is not seen by other machines: the answers of language models, and the results Prefect keeps. Object
+    storage takes its credentials and its address from the environment (AWS_*, GOOGLE_*, AZURE_*).
+    """
+
+    def __init__(self, uri: str | Path = ".deita") -> None:
+        self.uri = str(uri)
+        self.is_remote = is_remote(self.uri)
+        if self.is_remote:
+            self.uri = checked_uri(self.uri)
+        self.side = side_folder(self.uri) if self.is_remote else Path(self.uri).expanduser()
+        self._lance: Any = None
+        self._open: dict[str, Any] = {}
+        self._opening = Lock()
+
+    # -- writing
+
+    @contextmanager
+    def lock(self, holder: str) -> Iterator[None]:
+        """Hold the store for one run. Raises StoreError at once, naming the run, if another holds it."""
+        self._make_folder()
+        held = object_lock(self.uri, holder) if self.is_remote else folder_lock(self.side, self.uri, holder)
+        with held:
+            yield
+
+    def write(self, table: Table, frame: pl.DataFrame) -> int:
+        """Validate rows and add those whose key the table lacks, in one commit; returns how many were added."""
+        if frame.is_empty():
+            return 0
+        checked = table.validate(frame.unique(list(table.key), keep="first", maintain_order=True))
+
+        def insert() -> int:
+            handle = self._of(table) or self._create(table, checked)
+            rows = checked.to_arrow().cast(handle.schema)
+            merge = handle.merge_insert(list(table.key)).when_not_matched_insert_all()
+            return int(merge.execute(rows).num_inserted_rows)
+
+        return self._using(table.name, lambda: self._commit(table.name, insert))
+
+    def delete(self, table: Table | str, where: str) -> None:
+        """Remove rows of a table, or of the one so named, by an SQL condition; a missing table has none."""
+        name = table if isinstance(table, str) else table.name
+
+        def remove() -> None:
+            if handle := self._handle(name):
+                handle.delete(where)
+
+        self._using(name, lambda: self._commit(name, remove))
+
+    def compact(self, purge: bool = False) -> None:
+        """Merge the small files that many writes leave behind and drop versions nothing reads any more.
+
+        With `purge` nothing of what was deleted stays in any file: tables with such rows are written anew and all
+        earlier versions dropped, tagged ones too, so that who reads one of them loses it. Only while holding the lock.
+        """
+        for name in self.tables():
+            self._using(name, partial(self._commit, name, partial(self._purge if purge else self._compact, name)))
+        if purge:
+            # What a repair has put there.
+            delete_folder(self.uri, ASIDE)
+
+    def _compact(self, name: str) -> None:
+        handle = self._handle(name)
+        if handle is not None and handle.stats()["fragment_stats"]["num_fragments"] > 1:
+            handle.optimize(cleanup_older_than=KEEP_VERSIONS)
+
+    def _purge(self, name: str) -> None:
+        handle = self._handle(name)
+        if handle is None:
+            return
+        for tag in handle.tags.list():
+            handle.tags.delete(tag)
+        _drop_versions(handle)
+        if _has_deleted_rows(handle):
+            # Compacting marks few rows of a large file as deleted, and leaves them in it.
+            rows = handle.search().select(handle.schema.names).to_batches()
+            handle = self._database().create_table(name, data=rows, schema=handle.schema, mode="overwrite")
+            self._open[name] = handle
+            _drop_versions(handle)
+
+    # -- reading
+
+    def tables(self) -> list[str]:
+        """Names of the tables there are."""
+        if not self._is_there():
+            return []
+        try:
+            return sorted(self._database().list_tables().tables)
+        except Exception as error:
+            if not is_of_libraries(error) or not (hindered := surroundings(f"The store {self.uri}", error)):
+                raise
+            raise hindered from error
+
+    def versions(self) -> dict[str, int]:
+        """The current version of every table: enough to read exactly this state again until it is compacted."""
+        handles = {name: self._using(name, partial(self._handle, name)) for name in self.tables()}
+        return {name: int(handle.version) for name, handle in handles.items() if handle is not None}
+
+    def read(self, table: Table, columns: Sequence[str] | None = None, where: str | None = None) -> pl.DataFrame:
+        """Rows by an SQL condition; a missing table has none."""
+        columns = list(columns or table.empty().columns)
+
+        def rows() -> pl.DataFrame:
+            handle = self._of(table)
+            if handle is None:
+                return table.empty().select(columns)
+            query = handle.search().select(columns)
+            if where:
+                query = query.where(where)
+            return pl.DataFrame(pl.from_arrow(query.to_arrow())).select(columns)
+
+        return self._using(table.name, rows)
+
+    def count(self, table: Table | str, where: str | None = None) -> int:
+        """Number of rows of a table, or of the one so named, by an SQL condition."""
+        name = table if isinstance(table, str) else table.name
+
+        def rows() -> int:
+            handle = self._handle(name)
+            return 0 if handle is None else int(handle.count_rows(where))
+
+        return self._using(name, rows)
+
+    def fetch(
+        self, table: Table, column: str, values: Sequence[str], columns: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """Rows whose `column` is one of `values`, in no particular order."""
+        if len(values) > SCAN_ABOVE:
+            scanned = partial(self._scan, table, column, values, list(columns or table.empty().columns))
+            return self._using(table.name, scanned)
+        values = list(dict.fromkeys(values))
+        parts = [
+            self.read(table, columns, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
+            for start in range(0, len(values), IDS_PER_QUERY)
+        ]
+        return pl.concat(parts) if parts else table.empty().select(list(columns or table.empty().columns))
+
+    def _scan(self, table: Table, column: str, values: Sequence[str], columns: list[str]) -> pl.DataFrame:
+        """As `fetch`, reading all of the column: a batch at a time, of which only the wanted rows are kept."""
+        handle = self._of(table)
+        wanted = pl.DataFrame({column: values}, schema={column: pl.String}).unique()
+        parts = [table.empty().select(columns)]
+        if handle is not None:
+            query = handle.search().select([*columns, *({column} - set(columns))])
+            for batch in query.to_batches():
+                rows = pl.DataFrame(pl.from_arrow(batch)).join(wanted, on=column, how="semi")
+                parts.append(rows.select(columns))
+        return pl.concat(parts)
+
+    def missing(self, table: Table, ids: pl.Series) -> pl.Series:
+        """Those of the ids that no row of the table has as the first column of its key, each once, in their order."""
+        present = self.read(table, [table.key[0]])[table.key[0]]
+        wanted = pl.DataFrame({"id": ids.unique(maintain_order=True)})
+        return wanted.join(pl.DataFrame({"id": present.unique()}), on="id", how="anti", maintain_order="left")["id"]
+
+    def vectors(self, table: Table, text_ids: Sequence[str]) -> np.ndarray:
+        """Vectors (n, d) float32 of texts, in the order of the ids. Raises StoreError if one is not there."""
+        wanted = pl.DataFrame({"text_id": text_ids}, schema={"text_id": pl.String})
+        found = self.fetch(table, "text_id", wanted["text_id"].unique().to_list(), ["text_id", "vector"])
+        joined = wanted.join(found, on="text_id", how="left", maintain_order="left")
+        if lacking := joined["vector"].null_count():
+            raise StoreError(f"Table {table.name} lacks {lacking} vectors; run the command again to encode them.")
+        return joined["vector"].to_numpy().astype(np.float32, copy=False)
+
+    def batches(self, name: str) -> Iterator[pl.DataFrame]:
+        """All rows and columns of the table so named, a batch at a time. Raises DamagedTableError on the way."""
+        try:
+            if (handle := self._handle(name)) is None:
+                return
+            # That every version's manifest can be read is asked for whenever the table is compacted.
+            handle.list_versions()
+            for batch in handle.search().select(handle.schema.names).to_batches():
+                yield pl.DataFrame(pl.from_arrow(batch))
+        except (Exception, pl.exceptions.PanicException) as error:
+            if not is_of_libraries(error):
+                raise
+            raise surroundings(self._called(name), error) or damaged(self.uri, name, reason(error)) from error
+
+    # -- tables
+
+    def _called(self, name: str) -> str:
+        return f"Table {name} of {self.uri}"
+
+    def _using(self, name: str, use: Callable[[], Result]) -> Result:
+        """What `use` makes of a table; StoreError if the table is damaged or cannot be reached."""
+        try:
+            return use()
+        except (Exception, pl.exceptions.PanicException) as error:
+            if not is_of_libraries(error):
+                raise
+            if hindered := surroundings(self._called(name), error):
+                raise hindered from error
+        with self._opening:
+            self._open.pop(name, None)
+        for _ in self.batches(name):
+            pass
+        # The table is whole: what was being read had just been replaced, or what is asked cannot be done at all.
+        return use()
+
+    def _is_there(self) -> bool:
+        return self.is_remote or self.side.exists()
+
+    def _make_folder(self) -> None:
+        try:
+            self.side.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"{self.side} cannot be a folder ({cause(error)})"
+            other = "set DEITA_CACHE to a folder" if self.is_remote else "give another --store"
+            raise StoreError(f"The store {self.uri} cannot be used: {why}; {other}.") from None
+
+    def _commit(self, name: str, write: Callable[[], Result]) -> Result:
+        """Write to a table: one writer of a machine at a time, and again where another machine's got ahead."""
+        self._make_folder()
+        for pause in (*PAUSES, None):
+            check_held(self.uri)
+            try:
+                with FileLock(self.side / "write.lock"):
+                    return write()
+            except RuntimeError as error:
+                if not _is_conflict(error):
+                    raise
+                if pause is None:
+                    break
+            sleep(random() * pause)  # noqa: S311
+        raise StoreError(f"Table {name} of {self.uri} is written by too many at once; run again with fewer workers.")
+
+    def _database(self) -> Any:
+        if self._lance is None:
+            os.environ.setdefault("LANCEDB_LOG", "error")
+            import lancedb
+
+            if self.is_remote:
+                self._lance = self._connect(lancedb)
+            else:
+                self._make_folder()
+                self._lance = lancedb.connect(self.side, read_consistency_interval=FRESH)
+        return self._lance
+
+    def _connect(self, lancedb: Any) -> Any:
+        check_reachable(self.uri)
+        try:
+            return lancedb.connect(self.uri, read_consistency_interval=FRESH, storage_options=storage_options())
+        except ValueError as error:
+            # It was reached before, or has just been: a trouble that may pass.
+            raise StoreUnavailableError(f"The store {self.uri} cannot be reached ({cause(error)}).") from None
+
+    def _of(self, table: Table) -> Any:
+        """The table's handle, None where there is none; StoreError if it is not one of ours."""
+        handle = self._handle(table.name)
+        if handle is not None and set(handle.schema.names) != set(table.empty().columns):
+            raise StoreError(
+                f"Table {table.name} of {self.uri} is from another program or version; give another store."
+            )
+        return handle
+
+    def _handle(self, name: str) -> Any:
+        with self._opening:
+            if name not in self._open:
+                if name not in self.tables():
+                    return None
+                try:
+                    self._open[name] = self._database().open_table(name)
+                except ValueError as error:
+                    if "was not found" not in str(error):
+                        raise
+                    # Listed, but its first version is not there yet: another process is making it, without rows.
+                    if list_files(self.uri, f"{name}.lance/data"):
+                        raise damaged(self.uri, name, "it has rows, but its list of versions is gone") from None
+                    return None
+            return self._open[name]
+
+    def _create(self, table: Table, rows: pl.DataFrame) -> Any:
+        schema = _schema(table, rows)
+        with self._opening:
+            if self.is_remote:
+                self._create_remotely(table.name, schema)
+                handle = self._database().open_table(table.name)
+            else:
+                handle = self._database().create_table(table.name, schema=schema, exist_ok=True)
+            self._open[table.name] = handle
+            return handle
+
+    def _create_remotely(self, name: str, schema: pa.Schema) -> None:
+        """Make an empty table in a folder and put its files where there are none: of several makers one makes it.
+
+        LanceDB's own way lets a second maker's table take the place of the first one's, or fails.
+        """
+        import lancedb
+
+        with TemporaryDirectory() as folder:
+            lancedb.connect(folder).create_table(name, schema=schema)
+            # The version's file last: with it the table is there.
+            publish(
+                self.uri, Path(folder) / f"{name}.lance", f"{name}.lance", ["_transactions/*", "_versions/*.manifest"]
+            )
+
+
+def _schema(table: Table, rows: pl.DataFrame) -> pa.Schema:
+    """The schema of a table of such rows.
+
+    Its key is marked as one, by which of two merges at once that bring the same new key the later one is done again.
+    """
+    fields = [_plain(field) for field in rows.head(0).to_arrow().schema]
+    return pa.schema([_key(f, table.key.index(f.name)) if f.name in table.key else f for f in fields])
+
+
+def _key(field: pa.Field, place: int) -> pa.Field:
+    marks = {PRIMARY_KEY: "true", f"{PRIMARY_KEY}:position": str(place + 1)}
+    return pa.field(field.name, field.type, nullable=False, metadata=marks)
+
+
+def _is_conflict(error: RuntimeError) -> bool:
+    text = str(error)
+    return "commit conflict" in text.lower() or "concurrent writers" in text
+
+
+def _drop_versions(handle: Any) -> None:
+    """Compact a table and drop all versions but the last, with the files that only they have."""
+    for _ in range(DROPS):
+        handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
+        if len(handle.list_versions()) == 1:
+            return
+        # A version of this very moment is not yet older than now.
+        sleep(0.1)
+    raise StoreError(f"Old versions of table {handle.name} cannot be dropped; run the command again.")
+
+
+def _has_deleted_rows(handle: Any) -> bool:
+    """True unless no file of the table holds rows that were deleted."""
+    stats = handle.stats()
+    lengths = stats["fragment_stats"]["lengths"]
+    return bool(stats["fragment_stats"]["num_fragments"] > 1 or lengths["max"] != stats["num_rows"])
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """Polars' large strings and lists as the ordinary ones."""
+    return pa.field(field.name, _plain_type(field.type))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _plain_type(f.type)) for f in kind])
+    return kind
+
+
+def _quoted(values: Sequence[str]) -> str:
+    return ",".join("'" + value.replace("'", "''") + "'" for value in values)

@@ -1,0 +1,135 @@
+"""The `deita` command. Heavy libraries are imported inside its commands, which stand in the modules beside this one."""
+
+import io
+import os
+import signal
+import sys
+import traceback
+import warnings
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from flows.cli import operate
+from flows.cli import pool as pool_commands
+from flows.cli import scorers as scorer_commands
+from flows.cli import snapshots as edition_commands
+from flows.cli.server import lost_server
+from flows.ops.prefect_settings import spare_loopback
+
+app = typer.Typer(
+    name="deita",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Pick the few thousand conversations worth fine-tuning on, and say why for each one.",
+)
+for commands in (pool_commands, edition_commands, scorer_commands, operate):
+    app.add_typer(commands.app)
+
+INTERRUPTED = 130
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log as well.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    prepare_environment(verbose)
+    if debug:
+        os.environ["DEITA_DEBUG"] = "1"
+
+
+def prepare_environment(verbose: bool) -> None:
+    """Set what Prefect reads when it is first imported: quiet, private, and no waiting for a heartbeat at exit."""
+    quiet = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if verbose else "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING" if verbose else "CRITICAL",
+        # A busy machine takes longer than the default to start the temporary server.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "LANCEDB_LOG": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    # Programs that this one starts with -m or -c find none of the working directory's files, such as a random.py.
+    safe = {"PYTHONSAFEPATH": "1"}
+    for name, value in {**quiet, **safe}.items():
+        os.environ.setdefault(name, value)
+    spare_loopback()
+    # What a library will call otherwise some day is not for the user to read.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def main() -> None:
+    """Run the command; an error the user can act on is one sentence, with its exit code."""
+    # A terminal that cannot show a letter shows a question mark.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        _end("stopped; what is done is kept, run the same command to go on.", 1)
+    except SystemExit as end:
+        # What Typer makes of ctrl-C.
+        if end.code == INTERRUPTED:
+            _end("stopped; what is done is kept, run the same command to go on.", 1)
+        raise
+    except Exception as error:
+        said = sentence(error)
+        if os.environ.get("DEITA_DEBUG"):
+            traceback.print_exc()
+        elif said is None:
+            raise
+        _end(said, getattr(error, "exit_code", 1))
+
+
+def sentence(error: Exception) -> str | None:
+    """What an error means to the user, if it is one that they can act on."""
+    from deita_core.errors import DeitaError
+
+    if isinstance(error, DeitaError):
+        return f"{error}"
+    if isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}; with --debug there is more."
+    if _is_lost_server(error):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        own = lost_server()
+        return (
+            str(own)
+            if own
+            else (f"The Prefect server went away ({reason}); what is done is kept, start it and run the same command.")
+        )
+    return None
+
+
+def _end(said: str | None, code: int) -> None:
+    """Say how it ended, and leave."""
+    # From here on ctrl-C ends the process at once, and what it has started with it.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+    if said:
+        typer.echo(f"deita: {said}", err=True)
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End a run from outside as ctrl-C does; `timeout`, for one, sends the signal twice, of which one is enough."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _is_lost_server(error: Exception) -> bool:
+    """True for what Prefect's client raises where nobody answers; its library is loaded wherever that can be."""
+    httpx = sys.modules.get("httpx")
+    lost = httpx is not None and isinstance(error, httpx.TransportError)
+    return lost or (isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API at"))
+
+
+if __name__ == "__main__":
+    main()

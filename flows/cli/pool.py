@@ -1,0 +1,158 @@
+"""Commands on a pool: select, score, calibrate."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import (
+    ConfigOption,
+    EncoderOption,
+    Files,
+    Format,
+    LayoutOption,
+    LimitOption,
+    PresetOption,
+    RunnerOption,
+    ScorerOption,
+    StoreOption,
+    Turns,
+)
+from flows.cli.server import start_server
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:  deita select pool.jsonl --budget 6000 --out out/   ·   "
+    "deita select data/ 'more/*.parquet' --threshold auto --budget 10000 --out out/"
+)
+def select(
+    pool: Files,
+    out: Annotated[Path | None, typer.Option(help="Folder for the selection's files. Needed unless --dry-run.")] = None,
+    budget: Annotated[int | None, typer.Option(help="How many conversations to select. Default: no limit.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Largest cosine similarity to a kept one, or auto. Default 0.9.")
+    ] = None,
+    store: StoreOption = None,
+    preset: PresetOption = None,
+    turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score. Default mean.")] = None,
+    training_tokens: Annotated[int | None, typer.Option(help="Where training cuts. Default 2048.")] = None,
+    encoder: EncoderOption = None,
+    complexity_scorer: ScorerOption = None,
+    quality_scorer: ScorerOption = None,
+    layout: LayoutOption = None,
+    format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
+    limit: LimitOption = None,
+    runner: RunnerOption = None,
+    config: ConfigOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
+) -> None:
+    """Select the best and most diverse conversations of a pool.
+
+    Writes selected.jsonl (your rows, with a `deita` object that says why), selected.parquet, decisions.parquet (the
+    fate of every row), README.md (a dataset card) and manifest.json. Run again, it does only what is new.
+    """
+    from deita_core.config.settings import load_settings
+
+    settings = load_settings(
+        config,
+        preset=preset,
+        budget=budget,
+        threshold=threshold,
+        store=store,
+        turns=turns,
+        layout=layout,
+        training_tokens=training_tokens,
+        encoder=encoder,
+        complexity_scorer=complexity_scorer,
+        quality_scorer=quality_scorer,
+        format=format,
+        limit=limit,
+        runner=runner,
+    )
+    if dry_run:
+        from deita_core.stages.estimate import estimate
+        from flows.cli.summary import print_estimate
+
+        print_estimate(estimate(pool, settings))
+        return
+    if out is None:
+        raise typer.BadParameter("Give a folder for the selection's files, or --dry-run.", param_hint="--out")
+    server = start_server()
+    from flows.cli.summary import print_report
+    from flows.selection import select as select_flow
+
+    import_module("lancedb")
+    server.join()
+    print_report(select_flow(pool, str(out), settings), out)
+
+
+@app.command(epilog="Example:  deita score pool.jsonl --out scores.parquet")
+def score(
+    pool: Files,
+    out: Annotated[Path, typer.Option(help="File for the scores: .parquet, .csv or .jsonl.")],
+    store: StoreOption = None,
+    preset: PresetOption = None,
+    encoder: EncoderOption = None,
+    complexity_scorer: ScorerOption = None,
+    quality_scorer: ScorerOption = None,
+    layout: LayoutOption = None,
+    limit: LimitOption = None,
+    runner: RunnerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Score every turn of a pool for complexity and quality, 1 to 6, and write the scores to a file.
+
+    They are kept in the store as well, where `deita select` finds them. A score that could not be read is empty, and
+    its status says so.
+    """
+    from deita_core.config.settings import load_settings
+
+    settings = load_settings(
+        config,
+        store=store,
+        preset=preset,
+        encoder=encoder,
+        complexity_scorer=complexity_scorer,
+        quality_scorer=quality_scorer,
+        layout=layout,
+        limit=limit,
+        runner=runner,
+    )
+    server = start_server()
+    from flows.cli.summary import print_statuses
+    from flows.score import score as score_flow
+
+    import_module("lancedb")
+    server.join()
+    print_statuses(score_flow(pool, str(out), settings), out)
+
+
+@app.command(epilog="Example:  deita calibrate pool.jsonl --keep 0.9")
+def calibrate(
+    pool: Files,
+    keep: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the pool to keep.")] = 0.9,
+    samples: Annotated[int, typer.Option(min=2, help="Samples to measure on, drawn from the pool.")] = 5_000,
+    store: StoreOption = None,
+    preset: PresetOption = None,
+    encoder: EncoderOption = None,
+    layout: LayoutOption = None,
+    limit: LimitOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say what a similarity threshold means for this encoder and this pool, and which one keeps a wanted share.
+
+    A threshold belongs to an encoder: 0.9 keeps nearly all with one and next to nothing with another.
+    """
+    from deita_core.config.settings import load_settings
+
+    settings = load_settings(config, store=store, preset=preset, encoder=encoder, layout=layout, limit=limit)
+    server = start_server()
+    from deita_core.selection.calibration import calibration_text
+    from flows.score import calibrate as calibrate_flow
+
+    import_module("lancedb")
+    server.join()
+    typer.echo(calibration_text(calibrate_flow(pool, settings, keep, samples), settings.encoder))

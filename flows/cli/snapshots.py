@@ -1,0 +1,165 @@
+"""Commands on a pool that grows: update, remove, and its editions: editions, diff, export."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import (
+    ConfigOption,
+    EncoderOption,
+    Format,
+    LayoutOption,
+    PresetOption,
+    RunnerOption,
+    ScorerOption,
+    StoreOption,
+    Turns,
+)
+from flows.cli.server import start_server
+
+app = typer.Typer()
+
+DEFAULT_STORE = ".deita"
+
+
+@app.command(
+    epilog="Examples:  deita update --out out/mine   ·   deita update new.jsonl --out out/mine   ·   "
+    "deita update --budget 8000 --out out/mine"
+)
+def update(
+    out: Annotated[Path, typer.Option(help="Folder that deita select wrote, or a new one.")],
+    pool: Annotated[
+        list[str] | None, typer.Argument(help="Further files, folders, globs. Default: only those it has.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="How many conversations to select.")] = None,
+    threshold: Annotated[str | None, typer.Option(help="Largest cosine similarity to a kept one, or auto.")] = None,
+    store: StoreOption = None,
+    preset: PresetOption = None,
+    turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score.")] = None,
+    encoder: EncoderOption = None,
+    complexity_scorer: ScorerOption = None,
+    quality_scorer: ScorerOption = None,
+    layout: LayoutOption = None,
+    format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl.")] = None,
+    runner: RunnerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Select again from a pool that has grown, doing only what is new.
+
+    Looks through the files and folders of the folder's last edition and those named here; settings not given are as in
+    that edition. The result is the one of a run from scratch. Besides the files of deita select it writes added.jsonl,
+    dropped.jsonl and CHANGES.md: what came, what went, and why.
+    """
+    from deita_core.config.loader import load
+    from deita_core.config.settings import SelectionSettings
+
+    flags = {
+        "store": store,
+        "preset": preset,
+        "budget": budget,
+        "threshold": threshold,
+        "turns": turns,
+        "encoder": encoder,
+        "complexity_scorer": complexity_scorer,
+        "quality_scorer": quality_scorer,
+        "layout": layout,
+        "format": format,
+        "runner": runner,
+    }
+    settings = load(SelectionSettings, config, flags)
+    server = start_server()
+    from flows.cli.summary import print_report
+    from flows.selection import update as update_flow
+
+    import_module("lancedb")
+    server.join()
+    print_report(update_flow(pool or [], str(out), settings), out)
+
+
+@app.command(
+    epilog="Examples:  deita remove --ids 0f3c...   ·   deita remove --where \"file = 'data/a.jsonl' AND line = 12\""
+)
+def remove(
+    ids: Annotated[list[str] | None, typer.Option(help="Id of a sample, as in decisions.parquet; repeat it.")] = None,
+    where: Annotated[str | None, typer.Option(help="SQL on file, line, layout, fields, sample_id.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    store: StoreOption = None,
+    old_versions: Annotated[
+        bool, typer.Option("--old-versions", help="Rows that files held in the past as well.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take conversations down for good: out of the pool, the vectors, the scores, and every edition from the next on.
+
+    A conversation goes wholly, wherever in the pool its text stands, and does not come back when a file is read again.
+    Files that earlier runs wrote are not touched: run deita update for the next edition of them.
+    """
+    from deita_core.config.settings import removal_settings
+    from deita_core.errors import InputError
+    from deita_core.stages.removal import counted, matching
+    from deita_core.store import Store
+
+    uri = store or DEFAULT_STORE
+    settings = removal_settings(ids=ids or [], where=where, reason=reason, old_versions=old_versions)
+    match = matching(Store(uri), settings)
+    found = counted(Store(uri), match.ids)
+    what = f"{found.samples:,} conversations, {found.rows:,} rows of the pool"
+    if match.older and not old_versions:
+        typer.echo(f"{match.older:,} more fit by what files held in the past; --old-versions removes them as well.")
+    if not match.ids:
+        raise InputError(
+            "Nothing fits, so nothing is removed; name --ids, or a condition such as \"file = 'a.jsonl'\"."
+        )
+    if dry_run:
+        typer.echo(f"Would remove {what}. Nothing was removed.")
+        return
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Remove {what} for good?", abort=True)
+    server = start_server()
+    from flows.maintenance import remove as remove_flow
+
+    server.join()
+    remove_flow(uri, settings)
+    typer.echo(f"Removed {what}. Run deita update --out DIR for an edition without them.")
+
+
+@app.command(epilog="Example:  deita editions --store .deita")
+def editions(store: StoreOption = None) -> None:
+    """List the finished selections of a store."""
+    from deita_core.store import Store
+    from flows.cli.summary import print_editions
+
+    print_editions(Store(store or DEFAULT_STORE))
+
+
+@app.command(epilog="Examples:  deita diff   ·   deita diff 3 5")
+def diff(
+    before: Annotated[int | None, typer.Argument(help="Number of an edition. Default: the one before.")] = None,
+    after: Annotated[int | None, typer.Argument(help="Number of a later one. Default: the last.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Say what an edition has that an earlier one had not, what it has no longer, and why."""
+    from deita_core.stages.diff import changes_text, compare_editions
+    from deita_core.store import Store
+
+    typer.echo(changes_text(compare_editions(Store(store or DEFAULT_STORE), before, after)))
+
+
+@app.command(epilog="Example:  deita export 3 --out out/third")
+def export(
+    number: Annotated[int, typer.Argument(help="Number of the edition, as deita editions lists it.")],
+    out: Annotated[Path, typer.Option(help="Folder for its files.")],
+    store: StoreOption = None,
+) -> None:
+    """Write the files of an edition again; conversations removed since are not in them."""
+    from deita_core.stages.exporting import export_selection
+    from deita_core.stages.snapshots import read_edition
+    from deita_core.store import Store
+
+    held = Store(store or DEFAULT_STORE)
+    export_selection(held, read_edition(held, number).report, out)
+    typer.echo(f"Wrote edition {number} to {out}.")

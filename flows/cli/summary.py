@@ -1,0 +1,210 @@
+"""What the command line says at the end."""
+
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+
+from deita_core.config.settings import EvolutionSettings
+from deita_core.diagnosis import diagnose
+from deita_core.evolution.agreement import Audit
+from deita_core.stages.estimate import Estimate
+from deita_core.stages.evolution.estimate import EvolutionEstimate
+from deita_core.stages.evolution.export import EvolutionReport
+from deita_core.stages.report import Report
+from deita_core.stages.snapshots import editions, read_edition
+from deita_core.stages.training import Trained
+from deita_core.store import Store
+from tasks.artifacts import top_rows
+
+SHOWN = 5
+_REASONS = {"rounds tried again": "failed_attempts", "why chains ended early or were set aside": "reasons"}
+_FIGURES = {
+    "rank correlation within a chain": "spearman",
+    "pairs of a chain in order": "pair_accuracy",
+    "the same, of like length": "like_accuracy",
+    "mean absolute error": "error",
+}
+
+
+def print_report(report: Report, out: Path) -> None:
+    """The counts, the best few rows, and where to look."""
+    console, counts = Console(highlight=False, soft_wrap=True), report.counts
+    console.print(
+        f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.passed_over:,} passed over "
+        f"({counts.blocked:,} too like a better one, {counts.not_reached:,} after the budget was full), "
+        f"{counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
+    )
+    console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
+    _print_changes(console, report, out)
+    _warn_of_shortfall(console, report)
+    print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
+    for row in top_rows(str(out))[:SHOWN]:
+        # What a row holds is data: no control character of it reaches the terminal.
+        begins = "".join(c for c in " ".join(str(row["begins"]).split()) if c.isprintable())
+        begins = begins[: max(20, console.width - 37)]
+        print(f"{row['rank']:>5}{row['score']:>8.2f}{row['complexity']:>12.2f}{row['quality']:>9.2f}  {begins}")
+    _show_rejects(console, out)
+    console.print(
+        f"Look at [bold]{escape(str(out))}/README.md[/] and selected.jsonl; decisions.parquet has every row's fate."
+    )
+
+
+def print_editions(store: Store) -> None:
+    """One line for each edition."""
+    made = editions(store)
+    if made.is_empty():
+        print(f"The store {store.uri} has no edition yet.")
+        return
+    print(f"{'edition':>7}  {'finished':<25}  {'selected':>9}  {'of':>9}  {'budget':>7}  {'threshold':>9}  folder")
+    for number in made["number"]:
+        report = read_edition(store, number).report
+        counts, budget = report.counts, report.settings.budget or "none"
+        print(
+            f"{number:>7}  {made.filter(pl.col('number') == number).item(0, 'finished'):<25}  {counts.selected:>9,}  "
+            f"{counts.read:>9,}  {budget:>7}  {report.chosen.threshold:>9}  {report.folder}"
+        )
+
+
+def _print_changes(console: Console, report: Report, out: Path) -> None:
+    """What an edition changed, and how much of the walk had to be done again."""
+    if report.previous is None:
+        return
+    added, dropped = ((out / name).read_bytes().count(b"\n") for name in ("added.jsonl", "dropped.jsonl"))
+    console.print(
+        f"Edition {report.edition}, after {report.previous}: {added:,} added, {dropped:,} dropped; CHANGES.md says why."
+    )
+    if report.chosen.examined is not None:
+        walked = report.counts.selected + report.counts.blocked
+        console.print(f"{report.chosen.examined:,} of {walked:,} decisions had to be made anew; the rest still stand.")
+
+
+def _warn_of_shortfall(console: Console, report: Report) -> None:
+    budget = report.settings.budget
+    if budget and report.counts.selected < budget:
+        why = "there are no more to choose from."
+        if report.counts.blocked:
+            why = f"at threshold {report.chosen.threshold} all others are too like one of these."
+            why += " A higher threshold keeps more." if report.chosen.threshold < 1 else ""
+        console.print(f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: {why}[/]")
+    elif report.settings.threshold == "auto":
+        console.print(f"auto chose the threshold {report.chosen.threshold}.")
+
+
+def _show_rejects(console: Console, out: Path) -> None:
+    rejected = pl.read_parquet(out / "decisions.parquet").filter(pl.col("fate") == "rejected")
+    for file, line, reason in rejected.select("file", "line", "reason").head(SHOWN).iter_rows():
+        console.print(f"[dim]rejected {escape(str(file))}:{line}  {escape(str(reason)[:100])}[/]")
+    if len(rejected) > SHOWN:
+        console.print(f"[dim]and {len(rejected) - SHOWN:,} more rejected, see decisions.parquet[/]")
+
+
+def print_estimate(found: Estimate) -> None:
+    """What a run would do."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"Would read {found.rows:,} rows of {found.files} files: {found.samples:,} distinct conversations, "
+        f"{found.rejects:,} rejects."
+    )
+    console.print(
+        f"Would encode {found.to_encode:,} of {found.texts:,} distinct texts, score {found.to_score:,} conversations."
+    )
+    if found.chars_per_second:
+        console.print(
+            f"About {found.seconds / 60:.1f} minutes of encoding, at {found.chars_per_second:,.0f} characters a second "
+            f"as just measured. Scoring by heads is quick, by language models it takes about as long again for each."
+        )
+    else:
+        console.print("Everything is encoded already.")
+    console.print("Nothing was written.")
+
+
+def print_evolution(report: EvolutionReport, out: Path) -> None:
+    """Where every seed went, how far the judge can be trusted, and what it took."""
+    console, usage = Console(highlight=False, soft_wrap=True), report.usage
+    for axis, counts in report.counts.items():
+        console.print(
+            f"[bold]{axis}[/]: {counts.seeds:,} seeds, {counts.complete:,} chains complete, {counts.short:,} ended "
+            f"early, {counts.quarantined:,} quarantined."
+        )
+        for what, reasons in _REASONS.items():
+            if found := getattr(counts, reasons):
+                console.print(f"  {what}: {', '.join(f'{reason} {n:,}' for reason, n in found.items())}")
+        if agreement := report.audits[axis]:
+            _print_audit(console, agreement)
+        if counts.cut_off:
+            console.print(
+                f"  [yellow]{counts.cut_off:,} answers were cut off at max_tokens "
+                f"({report.job.settings.llm.max_tokens:,}); raise it (DEITA_LLM__MAX_TOKENS).[/]"
+            )
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    spent = f", {usage.cost:.4g} spent" if report.job.settings.llm.input_price is not None else ""
+    console.print(
+        f"{report.asked:,} requests answered in this run, {usage.requests:,} in all: {tokens:,} tokens{spent}."
+    )
+    if report.traffic.sent > report.asked:
+        console.print(f"{report.traffic.sent:,} were sent for that, of which {report.traffic.timed_out:,} timed out.")
+    first = next(axis for axis, counts in report.counts.items() if counts.usable)
+    console.print(f"Next: deita train {escape(str(out))}/{first}.jsonl --axis {first} --out {escape(str(out))}/scorer")
+
+
+def _print_audit(console: Console, found: Audit) -> None:
+    console.print(
+        f"  the judge ranked {found.chains} chains twice: rank correlation {_or_none(found.spearman)}, "
+        f"{_or_none(found.pairs_alike)} of pairs alike, scores {_or_none(found.difference)} apart, "
+        f"correlation with the place shown {_or_none(found.place)}"
+    )
+    if found.is_noisy:
+        console.print("  [yellow]A noisy judge: its scores say little more than chance. Try another model.[/]")
+
+
+def _or_none(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def print_statuses(statuses: dict[str, int], out: Path) -> None:
+    """How many scores were read, and where they are."""
+    console = Console(highlight=False, soft_wrap=True)
+    counted = ", ".join(f"{n:,} {status}" for status, n in statuses.items())
+    console.print(f"{sum(statuses.values()):,} scores ({counted}) in [bold]{escape(str(out))}[/].")
+
+
+def print_trained(trained: Trained, axis: str) -> None:
+    """The held-out figures, and how to use the scorer."""
+    console, figures = Console(highlight=False, soft_wrap=True), trained.figures
+    print(f"{'held out':<34}{'this scorer':>12}{'length alone':>14}")
+    for name, field in _FIGURES.items():
+        ours, length = getattr(figures.scorer, field), getattr(figures.length, field)
+        print(f"{name:<34}{_or_none(ours):>12}{_or_none(length):>14}")
+    print(f"{figures.rows:,} rows of {figures.chains:,} chains, {figures.pairs:,} pairs of unlike score")
+    for level in figures.calibration:
+        print(f"{'given ' + str(level.score):<34}{level.mean:>12.2f}{level.rows:>14,} rows")
+    console.print(f"Use it: deita select POOL --{axis}-scorer {escape(trained.folder)} --out DIR")
+
+
+def print_evolution_estimate(found: EvolutionEstimate, settings: EvolutionSettings) -> None:
+    """What a run would ask."""
+    console = Console(highlight=False, soft_wrap=True)
+    for axis, seeds in found.seeds.items():
+        console.print(f"{axis}: {seeds:,} seeds, of which {found.known[axis]:,} have their chains already.")
+    price = "give --input-price and --output-price for the cost"
+    cost = price if found.cost is None else f"about {found.cost:.4g} at the prices given"
+    console.print(
+        f"Would send about {found.requests:,} requests to {escape(settings.llm.model)}: {found.prompt_tokens:,} prompt "
+        f"tokens and {found.completion_tokens:,} answer tokens; {cost}."
+    )
+    console.print(
+        "That is if every round works at once; tokens are guessed from characters. Nothing was sent or written."
+    )
+
+
+def print_doctor() -> None:
+    """Versions, the machine, and the presets."""
+    console, found = Console(highlight=False, soft_wrap=True), diagnose()
+    for name, installed in found.versions.items():
+        console.print(f"{name:<24}{installed or 'not installed'}")
+    for name, fact in found.machine.items():
+        console.print(f"{name:<24}{escape(fact)}")
+    for preset, reason in found.presets.items():
+        console.print(f"preset {preset:<17}{'can run' if reason is None else 'cannot run yet: ' + escape(reason)}")

@@ -1,0 +1,1 @@
+"""What `deita up` runs."""

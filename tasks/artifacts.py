@@ -1,0 +1,160 @@
+"""What an operator sees of a run: progress, where every row went, the best of what was selected, what failed."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import httpx
+import polars as pl
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from deita_core.evolution.agreement import Audit
+from deita_core.stages.evolution.export import EvolutionReport
+from deita_core.stages.report import Report
+from deita_core.stages.shards import Shard, read_shard
+from deita_core.store import Store
+from deita_core.tables import SOURCES
+
+TOP = 50
+REJECTS = 100
+# Rows that a log line names.
+NAMED = 5
+# Seconds between reports of progress to the server.
+OFTEN = 2.0
+# Seconds for which a server that could not be told of progress is left alone.
+SILENCE = 300.0
+_silent_until = 0.0
+
+
+class StageProgress:
+    """A progress artifact of a stage of a run, which moves with its shards."""
+
+    def __init__(self, name: str, total: int) -> None:
+        # Typed for callers with and without a loop; this one has none.
+        made: Any = create_progress_artifact(0.0, key=re.sub("[^a-z0-9]+", "-", name.lower()), description=name)
+        self._id, self._name, self._total, self._done, self._told = UUID(str(made)), name, total, 0, monotonic()
+
+    def advance(self, rows: int) -> None:
+        """So many rows more are done."""
+        self._done += rows
+        whole = self._done >= self._total
+        if whole or monotonic() - self._told > OFTEN:
+            self._told = monotonic()
+            percent = 100.0 if whole else 100 * self._done / self._total
+            show_progress(self._id, percent, f"{self._name}: {self._done:,} of {self._total:,}")
+
+
+def show_progress(artifact: UUID, percent: float, description: str | None = None) -> None:
+    """Update a progress artifact, if the server can be told: work goes on without it.
+
+    Once it could not be told it is left alone for minutes: each attempt takes a minute or more of the client's own.
+    """
+    global _silent_until
+    if monotonic() < _silent_until:
+        return
+    try:
+        update_progress_artifact(artifact, percent, description=description)
+    except httpx.HTTPError:
+        _silent_until = monotonic() + SILENCE
+
+
+@contextmanager
+def naming_rows(store: str, shard: Shard) -> Iterator[None]:
+    """Around a shard's work: the run's log says of which rows a shard was that failed."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            log = get_run_logger()
+        except MissingContextError:
+            raise error from None
+        places = ", ".join(_places(store, shard)) or "unknown"
+        log.error("Shard %s of %s rows failed; the first are from %s", shard.key, f"{shard.rows:,}", places)
+        raise
+
+
+def _places(store: str, shard: Shard) -> list[str]:
+    """Where the first rows of a shard stand, as file:line; none where the store cannot say."""
+    try:
+        rows = read_shard(Store(store), shard).head(NAMED)
+        samples = rows.select(sample_id=pl.when(pl.col("owner") == "").then("id").otherwise("owner"))
+        found = Store(store).fetch(SOURCES, "sample_id", samples["sample_id"].to_list(), ["sample_id", "file", "line"])
+        placed = samples.join(found, on="sample_id", maintain_order="left").unique(maintain_order=True).head(NAMED)
+        return [f"{file}:{line}" for file, line in placed.select("file", "line").iter_rows()]
+    except Exception:
+        # What made the shard fail may have made the store unreadable, and is what must be told.
+        return []
+
+
+def publish(report: Report, folder: str) -> None:
+    """Publish the counts, the rejects, the top samples and the folder; texts are cut, the files have them whole."""
+    counts = {**report.counts.model_dump(), "passed over": report.counts.passed_over}
+    lines = "\n".join(f"| {name.replace('_', ' ')} | {value:,} |" for name, value in counts.items())
+    create_markdown_artifact(
+        key="selection-counts",
+        markdown=f"| rows | |\n|---|---|\n{lines}\n\nThreshold {report.chosen.threshold}. Files: `{folder}`",
+        description="Where every row of the pool went",
+    )
+    create_table_artifact(key="selection-top", table=top_rows(folder), description=f"The {TOP} best selected samples")
+    rejects = rejected_rows(folder)
+    of = f"{min(len(rejects), REJECTS)} of {report.counts.rejected:,}"
+    create_table_artifact(
+        key="selection-rejects", table=rejects, description=f"Rows that were set aside: {of}; decisions.parquet has all"
+    )
+    link = folder if "://" in folder else (Path(folder).resolve() / "README.md").as_uri()
+    create_link_artifact(link=link, link_text=folder, key="selection-folder", description="The selection's files")
+
+
+def publish_evolution(report: EvolutionReport, folder: str) -> None:
+    """Publish where every seed went and how far the judge agrees with itself."""
+    rows = [
+        {
+            "axis": axis,
+            **counts.model_dump(include={"seeds", "complete", "short", "quarantined"}),
+            "reasons": _listed(counts.reasons),
+            "tried again": _listed(counts.failed_attempts),
+            "judge agrees": _shown(report.audits[axis]),
+        }
+        for axis, counts in report.counts.items()
+    ]
+    create_table_artifact(key="evolution-chains", table=rows, description=f"Where every seed went. Files: `{folder}`")
+
+
+def _listed(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason}: {n}" for reason, n in reasons.items()) or "none"
+
+
+def _shown(found: Audit | None) -> str:
+    return "not audited" if found is None else f"rank correlation {found.spearman} over {found.chains} chains"
+
+
+def top_rows(folder: str) -> list[dict[str, str | int | float]]:
+    """The best selected samples as a small table: no more than the beginning of each text."""
+    rows = pl.read_parquet(Path(folder) / "selected.parquet", n_rows=TOP)
+    first = pl.col("messages").list.eval(pl.element().filter(pl.element().struct.field("role") == "user")).list.first()
+    return rows.select(
+        "rank",
+        pl.col("score", "complexity", "quality").round(3),
+        begins=first.struct.field("content").str.slice(0, 120),
+        place=pl.format("{}:{}", "file", "line"),
+        id="id",
+    ).to_dicts()
+
+
+def rejected_rows(folder: str) -> list[dict[str, str | int]]:
+    """The first rejected rows as a small table: where each stands, and why."""
+    decisions = pl.scan_parquet(Path(folder) / "decisions.parquet").filter(pl.col("fate") == "rejected")
+    rows = decisions.select(place=pl.format("{}:{}", "file", "line"), reason=pl.col("reason").str.slice(0, 200))
+    return rows.head(REJECTS).collect().to_dicts()

@@ -1,0 +1,114 @@
+"""Stages that ask a language model: how the answers come in, what they use and what they cost."""
+
+import re
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact
+from prefect.futures import PrefectFuture, wait
+
+from deita_core.llm.cache import Usage
+from deita_core.llm.traffic import TRAFFIC, Traffic
+from deita_core.stages.shards import Shard
+from tasks.artifacts import show_progress
+from tasks.runtime.progress import REPORT, Progress, interruptible
+
+# Seconds between looks at the answers.
+LOOK = 0.5
+
+
+class Meter:
+    """What a stage of `total` requests has used since it began, and how fast."""
+
+    def __init__(self, begun: Usage, total: int) -> None:
+        self._begun, self._total = begun, total
+        self._started = self._reported = monotonic()
+        self.done = 0
+
+    def read(self, usage: Usage) -> int:
+        """Take note of the usage so far; returns the requests answered since the last look."""
+        gained = usage.requests - self._begun.requests - self.done
+        self.done += gained
+        self._usage = usage
+        return gained
+
+    @property
+    def percent(self) -> float:
+        """How much of the stage is done."""
+        return min(100.0, 100 * self.done / self._total) if self._total else 100.0
+
+    @property
+    def rate(self) -> float:
+        """Requests answered in a second."""
+        return self.done / max(monotonic() - self._started, 1e-9)
+
+    def note(self) -> str:
+        """Rate, tokens and spend."""
+        used, begun = self._usage, self._begun
+        tokens = used.prompt_tokens + used.completion_tokens - begun.prompt_tokens - begun.completion_tokens
+        rate = f"{self.rate:.1f}/s" if self.rate >= 0.1 or not self.done else f"{1 / self.rate:.0f} s each"
+        return f"{rate}, {tokens:,} tokens" + (f", {used.cost:.4g} spent in all" if used.cost else "")
+
+    def line(self, name: str) -> str:
+        """All of it, once it is done."""
+        return f"{name}: {self.done:,} of {self._total:,} requests, {self.note()}"
+
+    def is_due(self) -> bool:
+        """True about every 15 seconds."""
+        due = monotonic() - self._reported >= REPORT
+        self._reported = monotonic() if due else self._reported
+        return due
+
+
+def slowness(traffic: Traffic, timeout: float) -> str:
+    """What to say of the first requests that were given up: how long answers take, and what can be changed."""
+    taken = "none has been answered yet"
+    if traffic.answered:
+        taken = f"answers take {traffic.seconds / traffic.answered:,.0f} s on average"
+    return (
+        f"The endpoint is slow: nothing came for {timeout:g} s ({traffic.timed_out:,} of {traffic.sent:,} requests, "
+        f"which are sent again, with fewer in flight), and {taken}. If it needs longer, raise timeout (under llm: in "
+        f"--config, or DEITA_LLM__TIMEOUT), or ask for shorter answers (max_tokens, DEITA_LLM__MAX_TOKENS)."
+    )
+
+
+def ask_shards(
+    progress: Progress,
+    name: str,
+    shards: Sequence[Shard],
+    each: int,
+    submit: Callable[[Shard], PrefectFuture[int]],
+    usage: Callable[[], Usage],
+    timeout: float,
+) -> int:
+    """Submit a stage's shards, in which a row stands for `each` requests; returns the sum of their results.
+
+    The first requests that are given up after a silence of `timeout` seconds are told of.
+
+    The first failure is raised once every shard has ended, so that what could be answered is kept.
+    """
+    total = each * sum(shard.rows for shard in shards)
+    with progress.step(name, max(total, 1)) as advance, interruptible():
+        futures = [submit(shard) for shard in shards]
+        artifact = _artifact(name) if futures else None
+        meter, traffic, told = Meter(usage(), total), TRAFFIC.copy(), False
+        while futures and wait(futures, timeout=LOOK).not_done:
+            advance(meter.read(usage()), meter.note())
+            asked = TRAFFIC.since(traffic)
+            if asked.timed_out and not told:
+                told = True
+                progress.warn(slowness(asked, timeout))
+            if artifact and meter.is_due():
+                show_progress(artifact, meter.percent)
+        advance(meter.read(usage()), meter.note())
+        if artifact:
+            show_progress(artifact, meter.percent, meter.line(name))
+        return sum(future.result() for future in futures)
+
+
+def _artifact(name: str) -> UUID:
+    # Typed for callers with and without a loop; this one has none.
+    made: Any = create_progress_artifact(0.0, key=re.sub("[^a-z0-9]+", "-", name.lower()), description=name)
+    return UUID(str(made))

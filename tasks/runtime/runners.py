@@ -1,0 +1,277 @@
+"""Where a run's shards are computed: in threads or processes of this machine, or on a Dask or Ray cluster."""
+
+import logging
+import os
+import signal
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import active_children, parent_process
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Thread, Timer
+from typing import Any
+
+from prefect import Task
+from prefect.client.orchestration import get_client
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from deita_core.errors import DeitaError, InputError, cause
+from deita_core.models.devices import count_gpus
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.scorers import ScorerFiles
+from deita_core.stages.shards import Shard
+from tasks.runtime.interrupt import resume_shards, stop_shards
+from tasks.runtime.progress import INTERRUPTIONS
+
+# Two shards at a time: one is read or written while the other is computed.
+THREADS = 2
+# Seconds within which a cluster has to answer.
+REACH = 10
+# Seconds that a worker process has to end its shard, once the run is interrupted.
+GRACE = 10.0
+
+Given = Mapping[str, str | EncoderFiles | ScorerFiles]
+Submit = Callable[[Task[..., int], Given, Shard], PrefectFuture[int]]
+Runner = TaskRunner[Any]
+
+
+@contextmanager
+def open_runner(name: str) -> Iterator[Submit]:
+    """Start what computes shards: threads, processes, dask://HOST:PORT or ray://HOST:PORT, local ones without a host.
+
+    Yields `submit(task, given, shard)`, for use within the flow run: the task's parameters are `given` and the shard.
+    When the run is interrupted, shards that wait do not start any more, and those in flight end within seconds; on a
+    cluster that was there before they are left to end by themselves. Raises InputError as `check_runner`, DeitaError
+    where a worker is lost for good.
+    """
+    check_runner(name)
+    resume_shards()
+    kind, _, address = name.partition("://")
+    with _started(kind, address) as runner:
+        try:
+            yield partial(_submit, runner, _on_ray_gpu if kind == "ray" else nullcontext)
+        except INTERRUPTIONS:
+            stop_shards()
+            raise
+
+
+def _started(kind: str, address: str) -> AbstractContextManager[Runner]:
+    if kind == "threads":
+        return ThreadPoolTaskRunner(max_workers=THREADS)
+    if kind == "processes":
+        return _processes()
+    return _dask(address) if kind == "dask" else _ray(address)
+
+
+def _submit(
+    runner: Runner, on_gpu: Callable[[], AbstractContextManager[Any]], task: Task[..., int], given: Given, shard: Shard
+) -> PrefectFuture[int]:
+    parameters = {**{name: _anywhere(value) for name, value in given.items()}, "shard": shard}
+    place = on_gpu() if _computes(given) else nullcontext()
+    # Workers report to the server of this run, also where it is a temporary one that no setting names; without this
+    # each of them would start another.
+    with place, temporary_settings({PREFECT_API_URL: str(get_client(sync_client=True).api_url)}), _deaf_to_ctrl_c():
+        return runner.submit(task, parameters)
+
+
+def _computes(given: Given) -> bool:
+    """Whether a shard that is given this computes a model of many weights: heads read vectors, and a server answers."""
+    scorer = given.get("scorer")
+    return scorer.kind == "causal" if isinstance(scorer, ScorerFiles) else "encoder" in given
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start threads and processes that ctrl-C, which a terminal sends to all, does not reach: the run ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _anywhere(value: str | EncoderFiles | ScorerFiles) -> str | EncoderFiles | ScorerFiles:
+    """A parameter as a process with another working directory understands it: the store and the models' folders."""
+    if isinstance(value, str):
+        return value if "://" in value else _absolute(value)
+    name = _absolute(value.name) if Path(value.name).expanduser().is_dir() else value.name
+    return value.model_copy(update={"name": name, "path": value.path and value.path.absolute()})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+# -- processes of this machine
+
+
+def shares() -> tuple[int, int]:
+    """How many worker processes to start on this machine, and how many threads of arithmetic each may have.
+
+    Together they are as many as there are processors: torch takes all of them in every process otherwise, and threads
+    that wait for each other's turn make a run slower than one process alone. A process more costs a model more; on a
+    machine with GPUs there is one for each.
+    """
+    processors = os.cpu_count() or 1
+    asked = get_current_settings().tasks.runner.process_pool_max_workers
+    workers = asked or count_gpus() or min(processors, max(2, processors // 4))
+    return workers, max(1, processors // workers)
+
+
+@contextmanager
+def _processes() -> Iterator[Runner]:
+    workers, threads = shares()
+    others = active_children()
+    runner = ProcessPoolTaskRunner(max_workers=workers, initializer=prepare_worker, initargs=(threads,))
+    with runner:
+        try:
+            yield runner
+        except BrokenProcessPool:
+            raise DeitaError(
+                "A worker process of the run died, as when memory runs out; what is done is kept, run the same command "
+                "to go on, with fewer of them (PREFECT_TASKS_RUNNER_PROCESS_POOL_MAX_WORKERS) or --runner threads."
+            ) from None
+        except INTERRUPTIONS:
+            _end([child for child in active_children() if child not in others])
+            raise
+
+
+def _end(workers: list[BaseProcess]) -> None:
+    """Have worker processes end their shards; those that are still there after some seconds are killed."""
+    for worker in workers:
+        worker.terminate()
+    timer = Timer(GRACE, _kill, [workers])
+    timer.daemon = True
+    timer.start()
+
+
+def _kill(workers: list[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+
+
+def prepare_worker(threads: int) -> None:
+    """Set up a worker process: its share of the processors, and when it ends."""
+    # Read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    signal.signal(signal.SIGTERM, lambda *_: stop_shards())
+    Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End with the run's process, however that ended; a worker would wait for the next shard for ever."""
+    if parent := parent_process():
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+# -- clusters
+
+
+def check_runner(name: str) -> None:
+    """Raise InputError where a runner's package is missing, or nothing answers at its address."""
+    kind, _, address = name.partition("://")
+    package = {"dask": "prefect_dask", "ray": "prefect_ray"}.get(kind)
+    if package and find_spec(package) is None:
+        raise InputError(f"The runner {kind}:// needs a package more: pip install 'deita-flows[{kind}]'.")
+    if not address:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        # Ray's own client would try for half a minute.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
+    except OSError as error:
+        raise InputError(
+            f"No {kind.title()} cluster answers at {name} ({cause(error)}); check the address, or use another --runner."
+        ) from None
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Runner]:
+    import distributed
+    from prefect_dask import DaskTaskRunner
+
+    where: dict[str, Any] = {"address": f"tcp://{address}"} if address else {"cluster_kwargs": _local_dask()}
+    with DaskTaskRunner(**where, client_kwargs={"timeout": REACH}) as runner:
+        try:
+            # Made when it is first asked for; now, so that what is wrong with it is known before the work is planned.
+            assert runner.client
+            yield runner
+        except (distributed.KilledWorker, distributed.client.FutureCancelledError) as error:
+            raise _lost("Dask", error) from None
+
+
+def _local_dask() -> dict[str, Any]:
+    workers, threads = shares()
+    # No dashboard: its port may be taken, and Prefect has a page on the run.
+    return {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "env": {"OMP_NUM_THREADS": str(threads)},
+        "dashboard_address": None,
+        "silence_logs": logging.CRITICAL,
+    }
+
+
+@contextmanager
+def _ray(address: str) -> Iterator[Runner]:
+    import ray
+    from prefect_ray import RayTaskRunner
+
+    # Ray tells its makers about every cluster that it starts, unless told otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    starting = RayTaskRunner(address=f"ray://{address}") if address else RayTaskRunner(init_kwargs=_local_ray())
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            # lancedb warns of forks; what Ray forks runs another program at once.
+            warnings.filterwarnings("ignore", "lancedb fork")
+            try:
+                runner = stack.enter_context(starting)
+            except (ConnectionError, RuntimeError) as error:
+                raise InputError(
+                    f"The Ray cluster at ray://{address} does not let the run in ({cause(error)}); check that it has "
+                    f"this version of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token."
+                ) from None
+        try:
+            yield runner
+        except ray.exceptions.RayError as error:
+            raise _lost("Ray", error) from None
+
+
+def _on_ray_gpu() -> AbstractContextManager[Any]:
+    """Let a shard wait for a GPU of its own, on a cluster that has any.
+
+    Its worker stays for the next shard, as it has the model, and on the GPU that it had first, whatever Ray says.
+    """
+    import ray
+    from prefect_ray.context import remote_options
+
+    return remote_options(num_gpus=1, max_calls=0) if ray.cluster_resources().get("GPU") else nullcontext()
+
+
+def _local_ray() -> dict[str, Any]:
+    workers, threads = shares()
+    # Logs are sent to the server in batches; the last must be away before the cluster is taken down.
+    variables = {"OMP_NUM_THREADS": str(threads), "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.1"}
+    return {
+        "num_cpus": workers,
+        "runtime_env": {"env_vars": variables},
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+
+
+def _lost(cluster: str, error: Exception) -> DeitaError:
+    return DeitaError(
+        f"The {cluster} cluster lost a shard for good ({cause(error)}); what is done is kept, see the workers' logs "
+        f"and run the same command to go on."
+    )

@@ -1,0 +1,223 @@
+import pytest
+
+from deita_core.config.settings import PRESETS, SelectionSettings, load_settings, why_not
+from deita_core.errors import InputError
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a settings file and returns its path."""
+
+    def write(text):
+        path = tmp_path / "settings.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refused(config=None, **flags):
+    """The sentence with which settings are refused."""
+    with pytest.raises(InputError) as error:
+        load_settings(config, **flags)
+    assert error.value.exit_code == 2
+    sentence = str(error.value)
+    assert "\n" not in sentence and len(sentence) < 400
+    return sentence
+
+
+# -- what overrides what
+
+
+def test_without_anything_given_the_laptop_preset_holds():
+    settings = load_settings()
+    assert settings == SelectionSettings()
+    assert (settings.preset, settings.budget, settings.limit, settings.format) == ("laptop", None, None, "same")
+
+
+def test_a_file_overrides_the_preset(config):
+    settings = load_settings(config("threshold: 0.8\nturns: max\n"))
+    assert (settings.threshold, settings.turns, settings.format) == (0.8, "max", "same")
+
+
+def test_the_environment_overrides_the_file(config, monkeypatch):
+    monkeypatch.setenv("DEITA_THRESHOLD", "0.7")
+    settings = load_settings(config("threshold: 0.8\nbudget: 10\n"))
+    assert (settings.threshold, settings.budget) == (0.7, 10)
+
+
+def test_flags_override_everything(config, monkeypatch):
+    monkeypatch.setenv("DEITA_THRESHOLD", "0.7")
+    monkeypatch.setenv("DEITA_BUDGET", "500")
+    settings = load_settings(config("threshold: 0.8\nbudget: 10\nlimit: 7\n"), threshold="0.6")
+    assert (settings.threshold, settings.budget, settings.limit) == (0.6, 500, 7)
+
+
+def test_a_flag_that_is_none_is_not_given(config):
+    assert load_settings(config("budget: 10\n"), budget=None).budget == 10
+
+
+def test_every_setting_can_come_from_the_environment(monkeypatch):
+    wanted = {
+        "preset": "laptop",
+        "store": "elsewhere",
+        "budget": 12,
+        "threshold": 0.5,
+        "turns": "max",
+        "training_tokens": 512,
+        "encoder": "some/encoder",
+        "precision": "float32",
+        "encoder_pooling": "weighted",
+        "encoder_storage": "float16",
+        "complexity_scorer": "one",
+        "quality_scorer": "other",
+        "layout": "sharegpt",
+        "limit": 3,
+        "format": "alpaca",
+        "keep_editions": 30,
+        "runner": "processes",
+    }
+    assert set(wanted) == set(SelectionSettings.model_fields)
+    for name, value in wanted.items():
+        monkeypatch.setenv(f"DEITA_{name.upper()}", str(value))
+    assert load_settings().model_dump() == wanted
+
+
+def test_other_variables_of_the_program_are_no_settings(monkeypatch):
+    monkeypatch.setenv("DEITA_DEBUG", "1")
+    assert load_settings() == SelectionSettings()
+
+
+@pytest.mark.parametrize("given", ["auto", "0.85", 0.85, 1, -1])
+def test_a_threshold_is_a_cosine_or_auto(given):
+    threshold = load_settings(threshold=given, budget=5).threshold
+    assert threshold == "auto" if given == "auto" else threshold == float(given)
+
+
+def test_an_empty_file_changes_nothing(config):
+    assert load_settings(config("# nothing yet\n")) == SelectionSettings()
+
+
+# -- what is refused
+
+
+def test_an_unknown_setting_is_named_with_those_there_are(config):
+    sentence = refused(config("bugdet: 100\n"))
+    assert "'bugdet'" in sentence
+    assert all(name in sentence for name in SelectionSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("budget", "0"),
+        ("budget", "many"),
+        ("threshold", "1.5"),
+        ("threshold", "high"),
+        ("turns", "median"),
+        ("training_tokens", "-1"),
+        ("layout", "chatml"),
+        ("limit", "0"),
+        ("format", "xml"),
+        ("precision", "float16"),
+        ("encoder_pooling", "first"),
+        ("encoder_storage", "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("where", ["file", "environment", "flag"])
+def test_a_bad_value_is_refused_with_its_name_and_the_value(name, value, where, config, monkeypatch):
+    if where == "environment":
+        monkeypatch.setenv(f"DEITA_{name.upper()}", value)
+    file = config(f"{name}: {value}\n") if where == "file" else None
+    sentence = refused(file, **({name: value} if where == "flag" else {}))
+    assert name in sentence and value in sentence
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert "nowhere.yaml cannot be read" in refused(tmp_path / "nowhere.yaml")
+
+
+def test_a_folder_is_no_settings_file(tmp_path):
+    assert "cannot be read" in refused(tmp_path)
+
+
+def test_what_is_no_yaml_is_said_to_be_none(config):
+    assert "settings.yaml is not YAML" in refused(config("budget: [1, 2\n"))
+
+
+def test_bytes_that_are_no_text_are_said_to_be_none(tmp_path):
+    (tmp_path / "settings.yaml").write_bytes(b"budget: \xff\xfe\n")
+    assert "settings.yaml is not YAML" in refused(tmp_path / "settings.yaml")
+
+
+def test_a_list_holds_no_settings(config):
+    assert "holds no settings" in refused(config("- budget\n- 100\n"))
+
+
+def test_auto_without_a_budget_is_refused():
+    assert "budget" in refused(threshold="auto")
+
+
+@pytest.mark.parametrize("name", ["budget", "threshold", "limit", "training_tokens"])
+def test_a_truth_value_is_no_number(name, config):
+    assert name in refused(config(f"{name}: yes\n"))
+
+
+def test_a_preset_holds_outside_the_command_line_as_well():
+    assert SelectionSettings(preset="paper").encoder == PRESETS["paper"]["encoder"]
+
+
+def test_an_unknown_preset_is_named_with_those_there_are():
+    sentence = refused(preset="desktop")
+    assert "'desktop'" in sentence and "'laptop' or 'paper'" in sentence
+
+
+def test_a_preset_of_the_wrong_type_is_one_sentence(config):
+    assert "preset" in refused(config("preset: [laptop]\n"))
+
+
+def test_a_name_that_is_no_text_is_one_sentence(config):
+    assert "7" in refused(config("7: laptop\n"))
+
+
+@pytest.mark.parametrize("where", ["file", "environment", "flag"])
+def test_the_paper_preset_can_be_given_in_every_way_and_overridden(where, config, monkeypatch):
+    if where == "environment":
+        monkeypatch.setenv("DEITA_PRESET", "paper")
+    file = config("preset: paper\n") if where == "file" else None
+    settings = load_settings(file, encoder_storage="float16", **({"preset": "paper"} if where == "flag" else {}))
+    given = settings.model_dump()
+    assert {name: given[name] for name in PRESETS["paper"]} == PRESETS["paper"]
+    assert (settings.preset, settings.encoder_storage) == ("paper", "float16")
+
+
+def test_the_paper_preset_names_the_papers_models():
+    assert PRESETS["paper"]["complexity_scorer"] == "hkust-nlp/deita-complexity-scorer"
+    assert PRESETS["paper"]["quality_scorer"] == "hkust-nlp/deita-quality-scorer"
+    assert PRESETS["paper"]["encoder"] == "mistralai/Mistral-7B-v0.1"
+    assert (PRESETS["paper"]["turns"], PRESETS["paper"]["threshold"]) == ("sum", 0.9)
+    assert PRESETS["paper"]["encoder_pooling"] == "last"
+
+
+def test_what_a_preset_needs_is_told_without_fetching_it():
+    """The tests have no hub, so that anything fetched would be an error."""
+    assert why_not("laptop") is None
+    sentence = why_not("paper")
+    for part in ("encoder", "complexity_scorer", "quality_scorer"):
+        assert PRESETS["paper"][part] in sentence
+    assert "the first run fetches them" in sentence and "GPU" in sentence
+
+
+def test_a_preset_whose_models_are_all_here_has_nothing_against_it(tmp_path, monkeypatch):
+    """In the layout of the hub's own cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for part in ("encoder", "complexity_scorer", "quality_scorer"):
+        assert PRESETS["paper"][part] in why_not("paper")
+        repository = tmp_path / f"models--{PRESETS['paper'][part].replace('/', '--')}"
+        (repository / "snapshots/1").mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text("1")
+        (repository / "snapshots/1/config.json").write_text("{}")
+    assert why_not("paper") is None

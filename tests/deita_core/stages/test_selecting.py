@@ -1,0 +1,440 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from deita_core.conversation import conversation, text_id
+from deita_core.errors import StoreError
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.scorers import ScorerFiles
+from deita_core.selection import select_diverse
+from deita_core.stages import selecting as choosing
+from deita_core.stages.selecting import Job, choose, fates, rank_pool
+from deita_core.store import Store
+from deita_core.tables import SAMPLES, SELECTIONS, SOURCES, scores_table, vectors_table
+
+DIM = 4
+FILE = "f" * 32
+ENCODER = EncoderFiles(name="tiny", path=Path(), dim=DIM, precision="float32", weights="w", fingerprint="e" * 32)
+COMPLEXITY = ScorerFiles(name="c", axis="complexity", path=Path(), fingerprint="1" * 32)
+QUALITY = ScorerFiles(name="q", axis="quality", path=Path(), fingerprint="2" * 32)
+VECTORS = vectors_table(ENCODER.slug, DIM)
+
+
+class Pool:
+    """A store with conversations whose vectors and scores were written by hand."""
+
+    def __init__(self, folder):
+        self.name_of = {}
+        self._store = Store(folder)
+        self._waiting = {}
+        self._lines = 0
+
+    @property
+    def store(self):
+        """The store, with everything added so far in it."""
+        for table, rows in self._waiting.values():
+            self._store.write(table, pl.DataFrame(list(rows.values()), schema=table.empty().schema))
+        self._waiting = {}
+        return self._store
+
+    def add(self, name, vector, score=(2.0, 2.0), file_id=FILE):
+        """A question and an answer, both with one vector; score: complexity and quality, None where unread."""
+        return self.talk(name, [("user", f"{name}?", vector), ("assistant", f"{name}!", vector)], [score], file_id)
+
+    def talk(self, name, messages, turn_scores, file_id=FILE, n_tokens=10):
+        talk = conversation((role, content) for role, content, _ in messages)
+        self.name_of[talk.id] = name
+        outline = [
+            {"role": m.role, "text_id": text_id(m.content), "n_chars": len(m.content), "blank": m.is_blank}
+            for m in talk.messages
+        ]
+        sample = {
+            "id": talk.id,
+            "messages": [{"role": m.role, "content": m.content} for m in talk.messages],
+            "outline": outline,
+            "n_turns": len(talk.turns),
+            "n_chars": talk.n_chars,
+        }
+        self._lines += 1
+        source = {"key": f"{file_id}:{self._lines}", "file_id": file_id, "file": "pool.jsonl", "line": self._lines}
+        source |= {"sample_id": talk.id, "layout": "messages", "fields": "{}"}
+        self._write(SAMPLES, [sample])
+        self._write(SOURCES, [source])
+        texts = {text_id(content): vector for _, content, vector in messages if content.strip()}
+        units = [(np.array(v, float) / np.linalg.norm(v)).tolist() for v in texts.values()]
+        rows = [{"text_id": t, "n_tokens": n_tokens, "vector": u} for t, u in zip(texts, units, strict=True)]
+        self._write(VECTORS, rows)
+        for scorer, axis in ((COMPLEXITY, 0), (QUALITY, 1)):
+            found = [(talk.id, turn, pair[axis]) for turn, pair in enumerate(turn_scores)]
+            rows = [
+                {"id": i, "turn": t, "score": s, "status": "unreadable" if s is None else "ok"} for i, t, s in found
+            ]
+            self._write(scores_table(scorer.slug), rows)
+        return talk.id
+
+    def _write(self, table, rows):
+        _, waiting = self._waiting.setdefault(table.name, (table, {}))
+        waiting.update((tuple(row[name] for name in table.key), row) for row in rows)
+
+    def choose(self, **settings):
+        """What was chosen, and the fate of each sample by its name, in rank order."""
+        the_job = job(**settings)
+        chosen = choose(self.store, the_job)
+        rows = fates(self.store, the_job).rows(named=True)
+        names = {**self.name_of, None: None}
+        for row in rows:
+            row |= {"blocked_by": names[row["blocked_by"]], "nearest": names[row["nearest"]]}
+        return chosen, {self.name_of[row["id"]]: row for row in rows}
+
+
+def job(**settings):
+    defaults = {"turns": "sum", "training_tokens": 2_048, "budget": None, "threshold": 0.9}
+    return Job(
+        run_id="run", file_ids=(FILE,), encoder=ENCODER, complexity=COMPLEXITY, quality=QUALITY, **defaults | settings
+    )
+
+
+@pytest.fixture
+def pool(tmp_path):
+    return Pool(tmp_path / "store")
+
+
+def at(degrees):
+    """A vector in a plane; two are as similar as the cosine of the angle between them."""
+    return [math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), 0, 0]
+
+
+def fate_names(rows):
+    return {name: row["fate"] for name, row in rows.items()}
+
+
+def check_counts(chosen, rows):
+    """The counts are those of the fates, and each sample has one."""
+    found = [row["fate"] for row in rows.values()]
+    assert chosen.samples == len(found)
+    assert {
+        "selected": chosen.selected,
+        "blocked": chosen.blocked,
+        "not reached": chosen.not_reached,
+        "rejected": chosen.rejected,
+    } == {fate: found.count(fate) for fate in ("selected", "blocked", "not reached", "rejected")}
+
+
+def cancelling(pool, name, score):
+    """A conversation whose messages point in opposite directions, so that it has none."""
+    messages = [("user", f"{name}?", [1, 0, 0, 0]), ("assistant", f"{name}!", [-1, 0, 0, 0])]
+    return pool.talk(name, messages, [score])
+
+
+# -- fates
+
+
+def test_every_sample_has_one_fate_and_a_reason(pool):
+    pool.add("best", at(0), (5, 5))
+    pool.add("like the best", at(5), (5, 4))
+    cancelling(pool, "pointless", (4, 4))
+    pool.add("second", at(90), (3, 3))
+    pool.add("late", at(45), (2, 2))
+    pool.add("unread", at(60), (None, 6))
+    chosen, rows = pool.choose(budget=2)
+    assert fate_names(rows) == {
+        "best": "selected",
+        "like the best": "blocked",
+        "pointless": "rejected",
+        "second": "selected",
+        "late": "not reached",
+        "unread": "rejected",
+    }
+    check_counts(chosen, rows)
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "best": None,
+        "like the best": f"too similar (0.9962) to {rows['best']['id']}, which was kept",
+        "pointless": "its vector has no direction",
+        "second": None,
+        "late": "the budget was full before its turn",
+        "unread": "a turn has no readable score",
+    }
+
+
+def test_a_blocked_sample_names_its_blocker_and_how_like_it_it_is(pool):
+    pool.add("across", at(0), (5, 5))
+    pool.add("up", at(90), (5, 4))
+    pool.add("nearly up", at(80), (4, 4))
+    _, rows = pool.choose()
+    assert rows["nearly up"]["blocked_by"] == rows["nearly up"]["nearest"] == "up"
+    assert rows["nearly up"]["similarity"] == pytest.approx(math.cos(math.radians(10)), abs=1e-6)
+    assert rows["up"]["nearest"] == "across"
+    assert rows["up"]["blocked_by"] is None
+    assert (rows["across"]["nearest"], rows["across"]["similarity"]) == (None, None)
+
+
+def test_ranks_are_those_of_the_samples_walked(pool):
+    for name, degrees, score in (("a", 0, 6), ("b", 5, 5), ("c", 90, 4), ("d", 180, 3)):
+        pool.add(name, at(degrees), (score, 1))
+    _, rows = pool.choose(budget=2)
+    assert {name: row["rank"] for name, row in rows.items()} == {"a": 1, "b": 2, "c": 3, "d": None}
+    assert {name: row["score"] for name, row in rows.items()} == {"a": 6, "b": 5, "c": 4, "d": 3}
+
+
+def test_fates_come_in_rank_order_and_the_unscored_last(pool):
+    pool.add("unread", at(0), (2, None))
+    pool.add("low", at(0), (1, 2))
+    pool.add("high", at(90), (6, 6))
+    assert list(pool.choose()[1]) == ["high", "low", "unread"]
+
+
+def test_ties_in_score_go_to_the_smaller_id(pool):
+    ids = [pool.add(name, at(10 * i)) for i, name in enumerate("abcdefgh")]
+    _, rows = pool.choose(budget=1)
+    assert [row["id"] for row in rows.values()] == sorted(ids)
+    assert [row["fate"] for row in rows.values()] == ["selected"] + ["not reached"] * 7
+
+
+@pytest.mark.parametrize("budget", [None, 3])
+def test_a_vector_without_a_direction_is_rejected_even_as_the_last_one_walked(pool, budget):
+    pool.add("good", at(0), (5, 5))
+    pool.add("other", at(90), (4, 4))
+    cancelling(pool, "pointless", (1, 1))
+    chosen, rows = pool.choose(budget=budget)
+    assert fate_names(rows) == {"good": "selected", "other": "selected", "pointless": "rejected"}
+    check_counts(chosen, rows)
+
+
+def test_a_vector_without_a_direction_beyond_the_full_budget_is_not_reached(pool):
+    pool.add("good", at(0), (5, 5))
+    cancelling(pool, "pointless", (4, 4))
+    pool.add("late", at(90), (3, 3))
+    chosen, rows = pool.choose(budget=1)
+    assert fate_names(rows) == {"good": "selected", "pointless": "not reached", "late": "not reached"}
+    check_counts(chosen, rows)
+
+
+def test_a_pool_of_vectors_without_a_direction_is_rejected_whole(pool):
+    cancelling(pool, "one", (5, 5))
+    cancelling(pool, "two", (4, 4))
+    chosen, rows = pool.choose(budget=1)
+    assert fate_names(rows) == {"one": "rejected", "two": "rejected"}
+    check_counts(chosen, rows)
+
+
+def test_a_pool_without_readable_scores_selects_nothing(pool):
+    pool.add("one", at(0), (None, 5))
+    pool.add("two", at(90), (5, None))
+    chosen, rows = pool.choose(budget=1)
+    assert chosen.selected == 0
+    assert fate_names(rows) == {"one": "rejected", "two": "rejected"}
+    check_counts(chosen, rows)
+
+
+def test_a_sample_that_was_never_scored_is_rejected(pool):
+    pool.add("scored", at(0))
+    lost = pool.add("lost", at(90))
+    pool.store.delete(scores_table(QUALITY.slug), f"id = '{lost}'")
+    chosen, rows = pool.choose()
+    assert rows["lost"]["fate"] == "rejected"
+    assert rows["lost"]["reason"] == "a turn has no readable score"
+    check_counts(chosen, rows)
+
+
+def test_a_sample_without_vectors_is_an_error_that_says_what_to_do(pool):
+    pool.add("whole", at(0))
+    pool.add("lost", at(90))
+    pool.store.delete(VECTORS, f"text_id = '{text_id('lost!')}'")
+    with pytest.raises(StoreError, match="lacks 1 vectors; run the command again"):
+        pool.choose()
+
+
+def test_samples_of_other_files_are_no_candidates(pool):
+    pool.add("mine", at(0), (2, 2))
+    pool.add("theirs", at(0), (6, 6), file_id="0" * 32)
+    chosen, rows = pool.choose()
+    assert fate_names(rows) == {"mine": "selected"}
+    check_counts(chosen, rows)
+
+
+# -- scores and turns
+
+
+def three_turns(pool, name, *scores, system=None, n_tokens=10):
+    messages = [("system", system, [0, 0, 0, 1])] if system else []
+    for number in range(len(scores)):
+        messages += [("user", f"{name}{number}?", at(0)), ("assistant", f"{name}{number}!", at(0))]
+    return pool.talk(name, messages, scores, n_tokens=n_tokens)
+
+
+@pytest.fixture(scope="module")
+def long_talk(tmp_path_factory):
+    pool = Pool(tmp_path_factory.mktemp("talk") / "store")
+    three_turns(pool, "talk", (2, 3), (4, 5), (1, 6))
+    return pool
+
+
+@pytest.mark.parametrize(
+    ("turns", "training_tokens", "score", "n_scored"),
+    [
+        ("sum", 1, 2 * 3 + 4 * 5 + 1 * 6, 3),
+        ("mean", 1, (2 * 3 + 4 * 5 + 1 * 6) / 3, 3),
+        ("max", 1, 20, 3),
+        ("fit", 60, 2 * 3 + 4 * 5 + 1 * 6, 3),
+        ("fit", 59, 2 * 3 + 4 * 5, 2),
+        ("fit", 40, 2 * 3 + 4 * 5, 2),
+        ("fit", 39, 2 * 3, 1),
+        ("fit", 1, 2 * 3, 1),
+    ],
+)
+def test_the_turns_that_count_are_those_of_the_rule(long_talk, turns, training_tokens, score, n_scored):
+    talk = rank_pool(long_talk.store, job(turns=turns, training_tokens=training_tokens)).candidates.row(0, named=True)
+    assert talk["score"] == pytest.approx(score, rel=1e-12)
+    assert talk["n_scored"] == n_scored
+
+
+def test_the_system_message_takes_up_room_in_training(pool):
+    three_turns(pool, "talk", (2, 3), (4, 5), system="Be brief.")
+    assert pool.choose(turns="fit", training_tokens=49)[1]["talk"]["n_scored"] == 1
+    assert pool.choose(turns="fit", training_tokens=50)[1]["talk"]["n_scored"] == 2
+
+
+def test_an_unread_turn_rejects_the_sample_unless_training_never_sees_it(pool):
+    three_turns(pool, "talk", (2, 3), (None, 5))
+    for turns, fate in (("sum", "rejected"), ("mean", "rejected"), ("max", "rejected"), ("fit", "selected")):
+        assert pool.choose(turns=turns, training_tokens=30)[1]["talk"]["fate"] == fate
+
+
+def test_blank_and_unanswered_messages_leave_the_turns_where_they_are(pool):
+    messages = [
+        ("assistant", "Welcome!", at(0)),
+        ("user", " ", at(0)),
+        ("user", "one?", at(0)),
+        ("assistant", "one!", at(0)),
+        ("user", "two?", at(0)),
+        ("assistant", "two!", at(0)),
+        ("user", "three?", at(0)),
+    ]
+    pool.talk("talk", messages, [(2, 2), (3, 3)])
+    assert pool.choose(turns="fit", training_tokens=30)[1]["talk"]["score"] == 4
+    assert pool.choose(turns="fit", training_tokens=50)[1]["talk"]["score"] == 13
+
+
+def test_the_order_in_which_scores_were_written_changes_no_bit_of_a_score(tmp_path):
+    draw = np.random.default_rng(5)
+    scores = draw.uniform(1, 6, size=(30, 9, 2)).tolist()
+    found = []
+    for trial in range(2):
+        pool = Pool(tmp_path / str(trial))
+        for number, turns in enumerate(scores):
+            three_turns(pool, f"talk {number} ", *turns)
+        for scorer in (COMPLEXITY, QUALITY):
+            table = scores_table(scorer.slug)
+            rows = pool.store.read(table).sample(fraction=1, shuffle=True, seed=trial)
+            pool.store.delete(table, "turn >= 0")
+            for part in rows.iter_slices(100):
+                pool.store.write(table, part)
+        found.append(rank_pool(pool.store, job()).candidates.select("id", "score", "complexity", "quality"))
+    assert found[0].equals(found[1])
+
+
+# -- the walk
+
+
+def crowd(pool, count=60):
+    draw = np.random.default_rng(11)
+    centres = draw.normal(size=(6, DIM))
+    names = [f"{number:02d}" for number in range(count)]
+    vectors = centres[draw.integers(0, 6, count)] + 0.4 * draw.normal(size=(count, DIM))
+    scores = draw.integers(1, 7, size=(count, 2)).astype(float)
+    ids = [pool.add(name, vector, tuple(score)) for name, vector, score in zip(names, vectors, scores, strict=True)]
+    return ids, vectors, scores.prod(axis=1)
+
+
+@pytest.mark.parametrize("budget", [5, None])
+def test_a_store_is_walked_like_an_array(pool, budget):
+    ids, vectors, scores = crowd(pool)
+    expected = select_diverse(vectors.astype(np.float32), scores, budget=budget, threshold=0.8, ids=ids)
+    pool.choose(budget=budget, threshold=0.8)
+    written = pool.store.read(SELECTIONS).sort("rank")
+    columns = ["id", "rank", "kept", "blocked_by", "nearest"]
+    assert written.select(columns).equals(expected.decisions.select(columns))
+    np.testing.assert_allclose(
+        written["similarity"].fill_null(0), expected.decisions["similarity"].fill_null(0), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_the_block_size_changes_no_bit_of_a_decision(pool, monkeypatch, block):
+    crowd(pool)
+    pool.choose(budget=12, threshold=0.8)
+    whole = pool.store.read(SELECTIONS).sort("rank")
+    monkeypatch.setattr(choosing, "BLOCK", block)
+    pool.choose(budget=12, threshold=0.8)
+    assert pool.store.read(SELECTIONS).sort("rank").equals(whole)
+
+
+def test_choosing_again_replaces_the_decisions_of_the_same_run(pool):
+    for number in range(6):
+        pool.add(str(number), at(60 * number), (number + 1, 1))
+    pool.choose(budget=5)
+    chosen, rows = pool.choose(budget=2)
+    assert pool.store.count(SELECTIONS) == 2
+    check_counts(chosen, rows)
+
+
+def test_another_runs_decisions_are_left_alone(pool):
+    pool.add("a", at(0))
+    choose(pool.store, job().model_copy(update={"run_id": "earlier"}))
+    pool.choose()
+    assert sorted(pool.store.read(SELECTIONS)["run_id"]) == ["earlier", "run"]
+
+
+def test_vectors_beyond_the_full_budget_need_not_exist(pool, monkeypatch):
+    monkeypatch.setattr(choosing, "BLOCK", 2)
+    for number in range(6):
+        pool.add(str(number), at(60 * number), (6 - number, 1))
+    pool.store.delete(VECTORS, f"text_id = '{text_id('5!')}'")
+    chosen, rows = pool.choose(budget=2)
+    assert chosen.selected == 2
+    assert rows["5"]["fate"] == "not reached"
+
+
+# -- the threshold
+
+
+@pytest.mark.parametrize("budget", [10, 40])
+def test_auto_finds_the_threshold_that_just_fills_the_budget(pool, budget):
+    crowd(pool)
+    chosen, rows = pool.choose(budget=budget, threshold="auto")
+    check_counts(chosen, rows)
+    assert chosen.selected == budget
+    assert 0 < chosen.threshold < 1
+    assert pool.choose(budget=budget, threshold=chosen.threshold)[0] == chosen
+    assert pool.choose(budget=budget, threshold=round(chosen.threshold - 0.001, 3))[0].selected < budget
+
+
+def test_auto_takes_all_there_is_where_the_pool_is_smaller_than_the_budget(pool):
+    ids, _, _ = crowd(pool, 20)
+    chosen, rows = pool.choose(budget=50, threshold="auto")
+    assert chosen.threshold == 1
+    assert chosen.selected == len(ids)
+    check_counts(chosen, rows)
+
+
+def test_auto_without_a_budget_takes_all_there_is(pool):
+    ids, _, _ = crowd(pool, 20)
+    assert pool.choose(threshold="auto")[0].selected == len(ids)
+
+
+def test_auto_fills_a_budget_from_samples_all_alike(pool):
+    for number in range(8):
+        pool.add(str(number), [0.3, 0.5, 0.1, 0.7])
+    chosen, _ = pool.choose(budget=5, threshold="auto")
+    assert chosen.selected == 5
+
+
+def test_fewer_than_the_budget_is_a_result(pool):
+    pool.add("a", at(0), (5, 5))
+    pool.add("b", at(1), (4, 4))
+    chosen, rows = pool.choose(budget=2)
+    assert (chosen.selected, chosen.blocked) == (1, 1)
+    check_counts(chosen, rows)
