@@ -29,7 +29,7 @@ from benchmarks.tiny import make_head, make_tiny_model
 from deita_core.config.settings import EvolutionSettings, RemovalSettings, SelectionSettings, TrainingSettings
 from deita_core.llm.cache import Answers
 from deita_core.stages.exporting import export_selection
-from deita_core.stages.snapshots import read_edition
+from deita_core.stages.snapshots import read_snapshot
 from deita_core.store import Store
 from tests.support.evolution_run import KEY, llm_settings, write_seeds
 from tests.support.llm_server import LLMServer
@@ -47,7 +47,7 @@ EFFECTS = (
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "evolution"
 BUCKET = "faults"
 # Tables of which a failed run may leave nothing.
-VISIBLE = ("selections", "editions")
+VISIBLE = ("decisions", "snapshots")
 
 
 # `deita export` runs no flow; its one step stands among the tasks, and nobody retries it.
@@ -247,7 +247,7 @@ class Place:
     def export(self) -> Any:
         """The first selection's files, over those of the second."""
         store = Store(self.store)
-        return EXPORT.fn(store, read_edition(store, 1).report, self.out)
+        return EXPORT.fn(store, read_snapshot(store, 1).report, self.out)
 
     def lay(self, flow: str) -> None:
         """Make what the flow goes on from, and note it."""
@@ -291,7 +291,7 @@ def write_seeds_of_pool(pool: Path, name: str, first: int, count: int) -> None:
 
 
 def _lasting(manifest: dict[str, Any]) -> bytes:
-    told = {name: manifest.get(name) for name in ("edition", "counts", "threshold", "files", "settings", "audits")}
+    told = {name: manifest.get(name) for name in ("snapshot", "counts", "threshold", "files", "settings", "audits")}
     return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
 
 

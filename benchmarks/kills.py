@@ -33,13 +33,13 @@ import orjson
 from benchmarks.tiny import DIM, WORDS, make_tiny_model
 from deita_core.store import Store
 from deita_core.tables import (
-    EDITIONS,
+    DECISIONS,
     PLANS,
     REJECTS,
     REMOVALS,
     RUNS,
     SAMPLES,
-    SELECTIONS,
+    SNAPSHOTS,
     SOURCES,
     Table,
     scores_table,
@@ -47,11 +47,11 @@ from deita_core.tables import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selecting", "writing", "handing over")
+STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selecting", "writing", "publishing")
 # Stages whose work a later run need not do again.
 KEPT = {"reading", "encoding", "scoring complexity", "scoring quality"}
 FILES = ("selected.jsonl", "decisions.parquet")
-FIXED = {table.name: table for table in (SAMPLES, SOURCES, REJECTS, PLANS, SELECTIONS, RUNS, EDITIONS, REMOVALS)}
+FIXED = {table.name: table for table in (SAMPLES, SOURCES, REJECTS, PLANS, DECISIONS, RUNS, SNAPSHOTS, REMOVALS)}
 DONE = re.compile(r"^(.+): (?:[\d,]+ )?done in ([\d.]+) s")
 TOLD = re.compile(r"([\d,]+) texts encoded, ([\d,]+) turns scored")
 

@@ -117,7 +117,7 @@ def run_pipeline(pool: Path, out: Path, settings: SelectionSettings) -> None:
         f"{(wall - spent - scoring) / spent:.1%}, with scoring {(wall - spent) / spent:.1%}"
     )
     print(f"peak memory {memory.peak / 2**30:.2f} GiB over all processes; {counts.model_dump()}")
-    assert counts.read == counts.selected + counts.passed_over + counts.rejected + counts.merged
+    assert counts.read == counts.selected + counts.skipped + counts.rejected + counts.merged
 
 
 class PeakMemory:

@@ -66,7 +66,7 @@ def compare(case: Case, seconds: float, rounds: int) -> None:
     vectors = around_centres(case)
     ids = [f"{i:07d}" for i in range(case.rows)]
     decisions = walk(ids, vectors, case.budget)
-    kept = decisions["kept"].to_numpy()
+    kept = decisions["selected"].to_numpy()
     ids, vectors = ids[: len(kept)], vectors[: len(kept)]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     one, ones = timed(partial(one_by_one, unit, case.budget, seconds))

@@ -86,7 +86,7 @@ def compare(name: str, change: str, pools: tuple[Pool, pl.DataFrame, pl.DataFram
     """Print one line: from scratch and update in turns, the same decisions asserted."""
     pool, before, after = pools
     old, _ = from_scratch(pool, before, budget, dim)
-    old = old.select("id", "kept", "nearest", "similarity")
+    old = old.select("id", "selected", "nearest", "similarity")
     pairs = [
         (timed(partial(from_scratch, pool, after, budget, dim)), timed(partial(update, pool, old, after, budget, dim)))
         for _ in range(ROUNDS)
@@ -114,7 +114,7 @@ def from_scratch(pool: Pool, scored: pl.DataFrame, budget: int, dim: int) -> tup
         if selector.full:
             break
     decisions = pl.concat(frames)
-    return decisions, int((decisions["kept"].cum_sum() - decisions["kept"].cast(pl.Int64)).sum())
+    return decisions, int((decisions["selected"].cum_sum() - decisions["selected"].cast(pl.Int64)).sum())
 
 
 def update(pool: Pool, old: pl.DataFrame, scored: pl.DataFrame, budget: int, dim: int) -> Replayed:

@@ -79,13 +79,13 @@ def conversation(pairs: Iterable[tuple[Role, str]]) -> Conversation:
     return Conversation(tuple(Message(role, content) for role, content in pairs))
 
 
-def pair_turns(outline: Iterable[tuple[str, bool]]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def pair_turns(message_index: Iterable[tuple[str, bool]]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Positions of (user, assistant) messages of each turn, from (role, is blank) of each message.
 
     System and tool messages shift nothing, consecutive messages of one role are joined, blank messages count as
     absent; an opening assistant message and a trailing user message belong to no turn.
     """
-    spoken = [(role, i) for i, (role, blank) in enumerate(outline) if role in ("user", "assistant") and not blank]
+    spoken = [(role, i) for i, (role, blank) in enumerate(message_index) if role in ("user", "assistant") and not blank]
     asked: tuple[int, ...] = ()
     for role, run in groupby(spoken, key=lambda pair: pair[0]):
         positions = tuple(i for _, i in run)

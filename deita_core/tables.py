@@ -11,7 +11,7 @@ from deita_core.literals import Status
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 # A message without its text: what the stages need when they follow ids.
-OUTLINE = pl.Struct({"role": pl.String, "text_id": pl.String, "n_chars": pl.Int32, "blank": pl.Boolean})
+MESSAGE_INDEX_TYPE = pl.Struct({"role": pl.String, "text_id": pl.String, "n_chars": pl.Int32, "blank": pl.Boolean})
 ID = r"^[0-9a-f]{32}$"
 KEY = r"^[0-9a-f]{32}:\d+$"
 
@@ -31,7 +31,7 @@ class Samples(TableModel):
 
     id: str = pa.Field(str_matches=ID, unique=True)
     messages: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE})
-    outline: pl.List = pa.Field(dtype_kwargs={"inner": OUTLINE})
+    message_index: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE_INDEX_TYPE})
     n_turns: pl.Int32 = pa.Field(ge=1)
     n_chars: pl.Int64 = pa.Field(ge=1)
 
@@ -153,15 +153,15 @@ class Decisions(TableModel):
     id: str = pa.Field(str_matches=ID)
     score: pl.Float64
     kept: bool
-    blocked_by: str = pa.Field(str_matches=ID, nullable=True)
+    duplicate_of: str = pa.Field(str_matches=ID, nullable=True)
     nearest: str = pa.Field(str_matches=ID, nullable=True)
     similarity: pl.Float64 = pa.Field(ge=-1.000001, le=1.000001, nullable=True)
 
     @pa.dataframe_check
     @classmethod
     def passed_over_names_its_blocker(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Kept rows have no blocker, passed over rows have one."""
-        return data.lazyframe.select(pl.col("kept") == pl.col("blocked_by").is_null())
+        """Kept rows have no blocker, skipped rows have one."""
+        return data.lazyframe.select(pl.col("selected") == pl.col("duplicate_of").is_null())
 
 
 class Runs(TableModel):
@@ -176,7 +176,7 @@ class Runs(TableModel):
     versions: str = pa.Field(str_startswith="{")
 
 
-class Editions(TableModel):
+class Snapshots(TableModel):
     """One row per finished selection, written last of all: only what has one is visible."""
 
     number: pl.Int32 = pa.Field(ge=1, unique=True)
@@ -228,9 +228,9 @@ SAMPLES = Table("samples", ("id",), Samples)
 SOURCES = Table("sources", ("key",), Sources)
 REJECTS = Table("rejects", ("key",), Rejects)
 PLANS = Table("plans", ("key",), Plans)
-SELECTIONS = Table("selections", ("key",), Decisions)
+DECISIONS = Table("decisions", ("key",), Decisions)
 RUNS = Table("runs", ("run_id",), Runs)
-EDITIONS = Table("editions", ("number",), Editions)
+SNAPSHOTS = Table("snapshots", ("number",), Snapshots)
 REMOVALS = Table("removals", ("id",), Removals)
 CHAINS = Table("chains", ("chain", "step", "attempt"), Chains)
 RANKINGS = Table("rankings", ("ranking", "step"), Rankings)

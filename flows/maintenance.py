@@ -12,7 +12,7 @@ from tasks.maintenance import remove_samples
 def remove(store: str, settings: RemovalSettings) -> Removed:
     """Remove conversations from a store for good: those named, and those a row of which fits an SQL condition.
 
-    The next edition is without them, and says so; a file that holds their text may be read again without bringing them
+    The next snapshot is without them, and says so; a file that holds their text may be read again without bringing them
     back.
     """
     with holding(store) as held:

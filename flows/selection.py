@@ -16,14 +16,14 @@ from deita_core.stages.ingest import Ingested
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import Job
 from deita_core.stages.snapshots import (
-    Edition,
+    Snapshot,
     check_goes_on,
-    edition_of,
-    edition_of_run,
-    edition_to_follow,
     next_number,
     place_of,
     settings_after,
+    snapshot_of,
+    snapshot_of_run,
+    snapshot_to_follow,
 )
 from deita_core.store import Store
 from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
@@ -47,33 +47,33 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
     settings = fitting(settings or SelectionSettings())
     check_folder(Path(out), SELECTION_FILES)
     with holding(settings.store, out) as store, Progress() as progress:
-        if finished := edition_of_run(store, str(flow_run.id)):
-            return _hand_over(finished.report, out, prepare_files(finished.report, out))
-        previous = edition_to_follow(store, Path(out))
+        if finished := snapshot_of_run(store, str(flow_run.id)):
+            return _publish_files(finished.report, out, prepare_files(finished.report, out))
+        previous = snapshot_to_follow(store, Path(out))
         check_runner(settings.runner)
         models = find_models(settings)
         files = read_pool(progress, pool, settings, leave_out=[out])
-        return _make_edition(progress, pool, files, models, out, settings, previous)
+        return _make_snapshot(progress, pool, files, models, out, settings, previous)
 
 
 @flow(name="update", flow_run_name="update {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def update(pool: list[str], out: str, settings: SelectionSettings | None = None) -> Report:
-    """Select again for the folder `out` from all that its last edition had and what is new.
+    """Select again for the folder `out` from all that its last snapshot had and what is new.
 
-    Where there is no edition yet, the first is made.
+    Where there is no snapshot yet, the first is made.
 
     Args:
-        pool: Further files, folders, globs or hf://datasets/... names; those of the last edition are looked through
+        pool: Further files, folders, globs or hf://datasets/... names; those of the last snapshot are looked through
             again without being named.
-        out: The folder of the last edition and of the next.
-        settings: Only what is to be other than in the last edition, and the store.
+        out: The folder of the last snapshot and of the next.
+        settings: Only what is to be other than in the last snapshot, and the store.
     """
     settings = settings or SelectionSettings()
     check_folder(Path(out), SELECTION_FILES)
     with holding(settings.store, out) as store, Progress() as progress:
-        if finished := edition_of_run(store, str(flow_run.id)):
-            return _hand_over(finished.report, out, prepare_files(finished.report, out))
-        previous = edition_of(store, Path(out))
+        if finished := snapshot_of_run(store, str(flow_run.id)):
+            return _publish_files(finished.report, out, prepare_files(finished.report, out))
+        previous = snapshot_of(store, Path(out))
         check_goes_on(store, Path(out), previous, pool)
         if previous is not None:
             settings = settings_after(previous.report.settings, settings)
@@ -82,19 +82,19 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
         models = find_models(settings)
         files = read_grown_pool(progress, pool, previous, settings, leave_out=[out])
         known = previous.report.pool if previous else []
-        return _make_edition(progress, list(dict.fromkeys([*known, *pool])), files, models, out, settings, previous)
+        return _make_snapshot(progress, list(dict.fromkeys([*known, *pool])), files, models, out, settings, previous)
 
 
-def _make_edition(
+def _make_snapshot(
     progress: Progress,
     pool: Sequence[str],
     files: Sequence[Ingested],
     models: tuple[EncoderFiles, list[ScorerFiles]],
     out: str,
     settings: SelectionSettings,
-    previous: Edition | None,
+    previous: Snapshot | None,
 ) -> Report:
-    """Encode and score what is new, select, and write the edition; nothing of it is visible before all of it is."""
+    """Encode and score what is new, select, and write the snapshot; nothing of it is visible before all of it is."""
     store = settings.store
     encoder, scorers = models
     file_ids = tuple(file.file_id for file in files)
@@ -117,7 +117,7 @@ def _make_edition(
     report = Report(
         job=job,
         settings=settings,
-        edition=next_number(Store(store)),
+        snapshot=next_number(Store(store)),
         previous=previous.number if previous else None,
         pool=list(pool),
         cwd=str(Path.cwd()),
@@ -131,12 +131,12 @@ def _make_edition(
     with progress.step("writing"):
         names = prepare_files(report, out)
         close_run(report)
-    with progress.step("handing over"):
-        return _hand_over(report, out, names)
+    with progress.step("publishing"):
+        return _publish_files(report, out, names)
 
 
-def _hand_over(report: Report, out: str, names: Sequence[str]) -> Report:
-    """Put a finished edition's files in their places, and show them: where a run that broke off here is retried to."""
+def _publish_files(report: Report, out: str, names: Sequence[str]) -> Report:
+    """Put a finished snapshot's files in their places, and show them: where a run that broke off here is retried to."""
     place_files(out, names)
     publish(report, out)
     tidy_store(report)

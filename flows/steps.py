@@ -11,7 +11,7 @@ from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.stages.ingest import Ingested, PoolFile, as_before, only_stored, still_stored, surviving
 from deita_core.stages.mending import mend, take_back
-from deita_core.stages.snapshots import Edition, editions
+from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.store import Store
 from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
@@ -60,8 +60,8 @@ def read_pool(
 
 
 def _found(pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]) -> list[PoolFile]:
-    """The pool's files; what the store's editions were written to is no data either."""
-    written = editions(Store(settings.store))["folder"].unique().to_list()
+    """The pool's files; what the store's snapshots were written to is no data either."""
+    written = snapshots(Store(settings.store))["folder"].unique().to_list()
     return find_files(pool, settings.layout, [settings.store, *leave_out, *written])
 
 
@@ -72,11 +72,11 @@ def _read(progress: Progress, settings: SelectionSettings, found: Sequence[PoolF
 def read_grown_pool(
     progress: Progress,
     named: Sequence[str],
-    previous: Edition | None,
+    previous: Snapshot | None,
     settings: SelectionSettings,
     leave_out: Sequence[str],
 ) -> list[Ingested]:
-    """Read what is named and an earlier edition's pool; files of that which are gone stay as the store has them."""
+    """Read what is named and an earlier snapshot's pool; files of that which are gone stay as the store has them."""
     if previous is None:
         return read_pool(progress, named, settings, leave_out)
     there, before = surviving(previous.report.pool), previous.report.files

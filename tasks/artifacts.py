@@ -100,7 +100,7 @@ def _places(store: str, shard: Shard) -> list[str]:
 
 def publish(report: Report, folder: str) -> None:
     """Publish the counts, the rejects, the top samples and the folder; texts are cut, the files have them whole."""
-    counts = {**report.counts.model_dump(), "passed over": report.counts.passed_over}
+    counts = {**report.counts.model_dump(), "skipped": report.counts.skipped}
     lines = "\n".join(f"| {name.replace('_', ' ')} | {value:,} |" for name, value in counts.items())
     create_markdown_artifact(
         key="selection-counts",

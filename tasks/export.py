@@ -8,23 +8,23 @@ from prefect import task
 from deita_core.export.files import place_selection
 from deita_core.stages.exporting import prepare_export, record_run
 from deita_core.stages.report import Report
-from deita_core.stages.snapshots import keep_last, record_edition
+from deita_core.stages.snapshots import keep_last, record_snapshot
 from deita_core.store import Store
 from tasks.runtime.policy import RETRIES
 
 
 @task(task_run_name="prepare {folder}", **RETRIES)
 def prepare_files(report: Report, folder: str) -> list[str]:
-    """Write the selected rows, the decisions, the card and the manifest beside those of the edition before."""
+    """Write the selected rows, the decisions, the card and the manifest beside those of the snapshot before."""
     return prepare_export(Store(report.settings.store), report, Path(folder))
 
 
 @task(task_run_name="record run", **RETRIES)
 def close_run(report: Report) -> None:
-    """Record the run and, with that, make its edition the current one."""
+    """Record the run and, with that, make its snapshot the current one."""
     store = Store(report.settings.store)
     record_run(store, report)
-    record_edition(store, report)
+    record_snapshot(store, report)
 
 
 @task(task_run_name="export to {folder}", **RETRIES)
@@ -35,8 +35,8 @@ def place_files(folder: str, names: Sequence[str]) -> None:
 
 @task(task_run_name="tidy store", **RETRIES)
 def tidy_store(report: Report) -> None:
-    """Forget old editions, if that is wanted, and compact the store."""
+    """Forget old snapshots, if that is wanted, and compact the store."""
     store = Store(report.settings.store)
-    if report.settings.keep_editions:
-        keep_last(store, report.folder, report.settings.keep_editions)
+    if report.settings.keep_snapshots:
+        keep_last(store, report.folder, report.settings.keep_snapshots)
     store.compact()

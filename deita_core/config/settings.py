@@ -69,8 +69,8 @@ class SelectionSettings(BaseModel):
     layout: Layout | None = Field(None, description="The layout of the pool's files; none: detected for each.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
     format: Format = Field("same", description="The layout of selected.jsonl.")
-    keep_editions: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="How many of the folder's last editions to keep; none: all."
+    keep_snapshots: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="How many of the folder's last snapshots to keep; none: all."
     )
     runner: Annotated[str, AfterValidator(_known_runner)] = Field(
         "threads",

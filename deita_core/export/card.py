@@ -52,8 +52,8 @@ def _fates(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
     for name, label in (
         ("read", "read"),
         ("selected", "selected"),
-        ("blocked", "passed over: too like a better one"),
-        ("not_reached", "passed over: the budget was full"),
+        ("near_duplicate", "skipped: near-duplicates of a better one"),
+        ("over_budget", "skipped: the budget was full"),
         ("rejected", "rejected"),
         ("merged", "merged: exact duplicates of another row"),
     ):

@@ -20,14 +20,14 @@ def weighted_means(groups: Sequence[Sequence[tuple[int, float]]], vectors: np.nd
     return np.divide(means, norms, out=means, where=norms > 0).astype(np.float32)
 
 
-def conversation_vectors(outlines: pl.Series, text_ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+def conversation_vectors(indices: pl.Series, text_ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
     """One vector per conversation: the mean of its messages' vectors weighted by their characters, of length 1.
 
-    `outlines` as in the samples table; `text_ids` names the rows of `vectors`. Blank messages count for nothing.
+    `indices` as in the samples table; `text_ids` names the rows of `vectors`. Blank messages count for nothing.
     """
     row_of = {text: row for row, text in enumerate(text_ids)}
     groups = [
-        [(row_of[m["text_id"]], float(m["n_chars"])) for m in outline if not m["blank"]]
-        for outline in outlines.to_list()
+        [(row_of[m["text_id"]], float(m["n_chars"])) for m in message_index if not m["blank"]]
+        for message_index in indices.to_list()
     ]
     return weighted_means(groups, vectors)

@@ -210,11 +210,11 @@ def _sample_row(found: Conversation) -> tuple[str, list[dict], int, int]:
 
 def _outlined(found: Conversation) -> tuple:
     identity, messages, n_turns, n_chars = _sample_row(found)
-    outline = [
+    message_index = [
         {"role": m.role, "text_id": text_id(m.content), "n_chars": len(m.content), "blank": m.is_blank}
         for m in found.messages
     ]
-    return identity, messages, outline, n_turns, n_chars
+    return identity, messages, message_index, n_turns, n_chars
 
 
 def _key(file_id: str, file: str, row: Sample | Reject) -> tuple[str, str, str, int]:

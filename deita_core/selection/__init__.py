@@ -17,7 +17,7 @@ class Selection:
     """What was kept and why.
 
     `indices` (m,) int64: positions of the kept candidates, in rank order. `decisions`: one row per walked candidate in
-    rank order with id, rank, score, kept, blocked_by, nearest and similarity. `rejected`: id and reason of candidates
+    rank order with id, rank, score, kept, duplicate_of, nearest and similarity. `rejected`: id and reason of candidates
     without a finite score or a vector with a direction.
     """
 
@@ -28,7 +28,7 @@ class Selection:
     @property
     def ids(self) -> list[str]:
         """Ids of the kept candidates, in rank order."""
-        return self.decisions.filter("kept")["id"].to_list()
+        return self.decisions.filter("selected")["id"].to_list()
 
 
 def select_diverse(
@@ -61,9 +61,9 @@ def select_diverse(
         frames.append(selector.offer([names[i] for i in block], vectors[block]))
     decisions = pl.concat([selector.offer([], vectors[:0]), *frames])
     decisions = decisions.join(ranked.candidates, on="id", how="left", maintain_order="left")
-    columns = ["id", "rank", "score", "kept", "blocked_by", "nearest", "similarity"]
+    columns = ["id", "rank", "score", "selected", "duplicate_of", "nearest", "similarity"]
     rejected = pl.concat([ranked.unscored, selector.rejected])
-    return Selection(decisions.filter("kept")["position"].to_numpy(), decisions.select(columns), rejected)
+    return Selection(decisions.filter("selected")["position"].to_numpy(), decisions.select(columns), rejected)
 
 
 def _check(vectors: np.ndarray, scores: np.ndarray, ids: list[str]) -> None:

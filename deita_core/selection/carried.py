@@ -34,7 +34,9 @@ def carry(ids: pl.Series, before: pl.DataFrame, changed: Collection[str] = ()) -
     """
     count = len(ids)
     before = before.select(
-        pl.col("id", "nearest").cast(pl.String), pl.col("kept").cast(pl.Boolean), pl.col("similarity").cast(pl.Float64)
+        pl.col("id", "nearest").cast(pl.String),
+        pl.col("selected").cast(pl.Boolean),
+        pl.col("similarity").cast(pl.Float64),
     )
     at = _positions(before["id"], ids, np.arange(count))
     if changed:
@@ -42,7 +44,7 @@ def carry(ids: pl.Series, before: pl.DataFrame, changed: Collection[str] = ()) -
     present = np.flatnonzero(at >= 0)
     at[present[out_of_order(at[present])]] = LOST
     stays = np.flatnonzero(at >= 0)
-    kept = before["kept"].to_numpy()
+    kept = before["selected"].to_numpy()
     keepers = np.flatnonzero(kept & (at >= 0))
     near = _positions(before["nearest"], before["id"].gather(keepers), at[keepers])
     near[before["nearest"].is_null().to_numpy()] = NOBODY

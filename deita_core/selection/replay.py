@@ -214,7 +214,7 @@ class _Walk:
         walked = pl.DataFrame(
             {
                 "id": self._ids[:end],
-                "kept": self.place[:end] != NOBODY,
+                "selected": self.place[:end] != NOBODY,
                 "nearest": self._ids.gather(self.kept_at).gather(near.set(near == NOBODY, None)),
                 "similarity": self.similarity[:end],
             }

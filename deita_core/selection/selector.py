@@ -23,8 +23,8 @@ NOBODY = -1
 DECISION_SCHEMA = {
     "id": pl.String,
     "rank": pl.Int64,
-    "kept": pl.Boolean,
-    "blocked_by": pl.String,
+    "selected": pl.Boolean,
+    "duplicate_of": pl.String,
     "nearest": pl.String,
     "similarity": pl.Float64,
 }
@@ -266,7 +266,7 @@ class DiversitySelector:
     def offer(self, ids: Sequence[str], vectors: np.ndarray) -> pl.DataFrame:
         """Decide the next candidates in order: ids (n,), vectors (n, dim) float32 or float16.
 
-        Returns one row per candidate walked: id, rank (from 1), kept, blocked_by, nearest (the nearest kept, which is
+        Returns one row per candidate walked: id, rank (from 1), kept, duplicate_of, nearest (the nearest kept, which is
         the blocker where there is one) and similarity (its cosine, null while nothing is kept). Candidates after the
         one that fills the budget get no row.
         """
@@ -318,7 +318,7 @@ class DiversitySelector:
         kept, place, similarity = (np.concatenate(parts) for parts in list(zip(*blocks, strict=True))[1:])
         near = [None if i == NOBODY else self._kept_ids[i] for i in place.tolist()]
         frame = pl.DataFrame(
-            {"id": ids, "kept": kept, "nearest": near, "similarity": similarity},
+            {"id": ids, "selected": kept, "nearest": near, "similarity": similarity},
             schema_overrides={"id": pl.String, "nearest": pl.String},
         )
         return decided(frame, first)
@@ -329,6 +329,6 @@ def decided(walked: pl.DataFrame, first: int = 1) -> pl.DataFrame:
     alone = pl.col("nearest").is_null()
     return walked.with_columns(
         rank=pl.int_range(first, first + pl.len(), dtype=pl.Int64),
-        blocked_by=pl.when(~pl.col("kept")).then("nearest"),
+        duplicate_of=pl.when(~pl.col("selected")).then("nearest"),
         similarity=pl.when(~alone).then("similarity"),
     ).select(*DECISION_SCHEMA)

@@ -1,4 +1,4 @@
-"""What an edition has that an earlier one had not, what it has no longer, and why."""
+"""What a snapshot has that an earlier one had not, what it has no longer, and why."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from deita_core.scorers import ScorerFiles
 from deita_core.stages.ingest import Ingested, pool_ids
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import Job, fates
-from deita_core.stages.snapshots import Edition, read_edition
+from deita_core.stages.snapshots import Snapshot, read_snapshot
 from deita_core.store import Store
-from deita_core.tables import REMOVALS, SELECTIONS
+from deita_core.tables import DECISIONS, REMOVALS
 
 MODELS = ("encoder", "complexity", "quality")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Two editions compared.
+    """Two snapshots compared.
 
     `added`: id, rank, score, reason of what the later one alone selected, by its rank; `dropped`: the same, with rank
     and score as they were, of what the earlier one alone selected.
@@ -32,10 +32,10 @@ class Changes:
     dropped: pl.DataFrame
 
 
-def compare(store: Store, before: Edition, after: Report, now: pl.DataFrame) -> Changes:
-    """Compare an edition with a later selection; `now`: the fates of the later one's samples."""
+def compare(store: Store, before: Snapshot, after: Report, now: pl.DataFrame) -> Changes:
+    """Compare a snapshot with a later selection; `now`: the fates of the later one's samples."""
     old, new = _decisions(store, before.report.job), _decisions(store, after.job)
-    kept_old, kept_new = old.filter("kept"), new.filter("kept")
+    kept_old, kept_new = old.filter("selected"), new.filter("selected")
     added = kept_new.join(kept_old, on="id", how="anti", maintain_order="left")
     dropped = kept_old.join(kept_new, on="id", how="anti", maintain_order="left")
     why_dropped = _why_dropped(store, after, added, dropped, now)
@@ -48,31 +48,31 @@ def compare(store: Store, before: Edition, after: Report, now: pl.DataFrame) -> 
     )
 
 
-def compare_editions(store: Store, before: int | None = None, after: int | None = None) -> Changes:
-    """Compare two editions by their numbers: by default the last with the one it went on from."""
-    later = read_edition(store, after)
+def compare_snapshots(store: Store, before: int | None = None, after: int | None = None) -> Changes:
+    """Compare two snapshots by their numbers: by default the last with the one it went on from."""
+    later = read_snapshot(store, after)
     earlier = later.report.previous if before is None else before
     if earlier is None:
-        raise InputError(f"Edition {later.number} went on from none; name the two editions to compare.")
+        raise InputError(f"Snapshot {later.number} went on from none; name the two snapshots to compare.")
     report = later.report
-    return compare(store, read_edition(store, earlier), report, fates(store, report.job))
+    return compare(store, read_snapshot(store, earlier), report, fates(store, report.job))
 
 
 def _decisions(store: Store, job: Job) -> pl.DataFrame:
     return store.read(
-        SELECTIONS, ["id", "rank", "score", "kept", "blocked_by"], f"run_id = '{job.run_id}'"
+        DECISIONS, ["id", "rank", "score", "selected", "duplicate_of"], f"run_id = '{job.run_id}'"
     ).sort("rank")  # fmt: skip
 
 
-def _why_added(store: Store, before: Edition, old: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
+def _why_added(store: Store, before: Snapshot, old: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
     """Why each was not selected before, and is now: id, reason."""
     known = pool_ids(store, before.report.job.file_ids)
-    was = added.select("id").join(old.select("id", "blocked_by"), on="id", how="left")
-    blocked = pl.format("nothing selected is too like it now; before, {} was", "blocked_by")
+    was = added.select("id").join(old.select("id", "duplicate_of"), on="id", how="left")
+    blocked = pl.format("nothing selected is too like it now; before, {} was", "duplicate_of")
     reason = (
         pl.when(~pl.col("id").is_in(known.implode()))
         .then(pl.lit("new in the pool"))
-        .when(pl.col("blocked_by").is_not_null())
+        .when(pl.col("duplicate_of").is_not_null())
         .then(blocked)
         .otherwise(pl.lit("before, the budget was full before its turn, or a turn had no readable score"))
     )
@@ -86,8 +86,8 @@ def _why_dropped(
     removed = store.read(REMOVALS)
     pool = pool_ids(store, after.job.file_ids)
     gone = dropped.select("id").join(removed.drop("reason"), on="id", how="left")
-    gone = gone.join(now.select("id", "blocked_by", told="reason"), on="id", how="left")
-    newer = pl.col("blocked_by").is_in(added["id"].implode()).fill_null(False)
+    gone = gone.join(now.select("id", "duplicate_of", told="reason"), on="id", how="left")
+    newer = pl.col("duplicate_of").is_in(added["id"].implode()).fill_null(False)
     reason = (
         pl.when(pl.col("removed").is_not_null())
         .then(pl.format("taken down on {}", "removed"))
@@ -110,7 +110,7 @@ def changes_text(found: Changes) -> str:
     """The comparison as Markdown."""
     before, after = found.before, found.after
     lines = [
-        f"# Edition {after.edition} beside edition {before.edition}",
+        f"# Snapshot {after.snapshot} beside snapshot {before.snapshot}",
         "",
         f"{after.counts.selected:,} selected, {before.counts.selected:,} before: {len(found.added):,} added, "
         f"{len(found.dropped):,} dropped.",

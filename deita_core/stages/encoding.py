@@ -39,8 +39,8 @@ def encoder_table(encoder: EncoderFiles) -> Table:
 
 def pool_texts(store: Store, sample_ids: Sequence[str]) -> pl.DataFrame:
     """The distinct texts of samples that are not blank: id, owner (a sample that has it), size (characters)."""
-    samples = store.fetch(SAMPLES, "id", sample_ids, ["id", "outline"]).sort("id")
-    messages = samples.explode("outline", empty_as_null=False).unnest("outline").filter(~pl.col("blank"))
+    samples = store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]).sort("id")
+    messages = samples.explode("message_index", empty_as_null=False).unnest("message_index").filter(~pl.col("blank"))
     texts = messages.select(id="text_id", owner="id", size="n_chars")
     return texts.unique("id", keep="first", maintain_order=True)
 
@@ -68,10 +68,10 @@ def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) 
 
 def shard_texts(store: Store, rows: pl.DataFrame) -> list[str]:
     """The texts of a shard, in its order."""
-    owners = store.fetch(SAMPLES, "id", rows["owner"].unique().to_list(), ["messages", "outline"])
+    owners = store.fetch(SAMPLES, "id", rows["owner"].unique().to_list(), ["messages", "message_index"])
     texts: dict[str, str] = {}
-    for messages, outline in owners.iter_rows():
-        texts.update((o["text_id"], m["content"]) for m, o in zip(messages, outline, strict=True))
+    for messages, message_index in owners.iter_rows():
+        texts.update((o["text_id"], m["content"]) for m, o in zip(messages, message_index, strict=True))
     return [texts[id_] for id_ in rows["id"]]
 
 
@@ -100,13 +100,15 @@ def vector_frame(table: Table, text_ids: pl.Series, n_tokens: np.ndarray, vector
 
 
 def message_tokens(store: Store, encoder: EncoderFiles, samples: pl.DataFrame) -> dict[str, int]:
-    """Tokens of each message of samples (id, outline) that is not blank, by its text id.
+    """Tokens of each message of samples (id, message_index) that is not blank, by its text id.
 
     As stored with the messages' vectors; a language model, which has none of messages, has its tokenizer count them.
     """
     if encoder.kind == "causal":
         return _counted(store, encoder, samples["id"].to_list())
-    texts = samples.explode("outline").unnest("outline").filter(~pl.col("blank"))["text_id"].unique().to_list()
+    texts = (
+        samples.explode("message_index").unnest("message_index").filter(~pl.col("blank"))["text_id"].unique().to_list()
+    )
     return dict(store.fetch(encoder_table(encoder), "text_id", texts, ["text_id", "n_tokens"]).iter_rows())
 
 
@@ -115,8 +117,12 @@ def _counted(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> 
         return {}
     tokenizer, counts = load_tokenizer(encoder.path), dict[str, int]()
     for start in range(0, len(sample_ids), BLOCK):
-        samples = store.fetch(SAMPLES, "id", sample_ids[start : start + BLOCK], ["messages", "outline"])
-        pairs = [pair for messages, outline in samples.iter_rows() for pair in zip(messages, outline, strict=True)]
+        samples = store.fetch(SAMPLES, "id", sample_ids[start : start + BLOCK], ["messages", "message_index"])
+        pairs = [
+            pair
+            for messages, message_index in samples.iter_rows()
+            for pair in zip(messages, message_index, strict=True)
+        ]
         texts = {o["text_id"]: m["content"] for m, o in pairs if not o["blank"]}
         rows = tokenizer(list(texts.values()), add_special_tokens=False, return_attention_mask=False, verbose=False)
         counts.update(zip(texts, map(len, rows["input_ids"]), strict=True))

@@ -21,9 +21,9 @@ from deita_core.export.placing import drop_prepared, partial_path
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import Job, fates
-from deita_core.stages.snapshots import editions, read_edition
+from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.store import Store
-from deita_core.tables import REJECTS, REMOVALS, RUNS, SAMPLES, SELECTIONS, SOURCES
+from deita_core.tables import DECISIONS, REJECTS, REMOVALS, RUNS, SAMPLES, SOURCES
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
@@ -38,15 +38,15 @@ def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
 
 
 def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
-    """Write the selection's files beside those of the edition before, with what has changed since; returns names."""
+    """Write the selection's files beside those of the snapshot before, with what has changed since; returns names."""
     placed = all_decisions(store, report.job)
     selected = selected_rows(store, placed)
     decisions = placed.drop("key")
     manifest = manifest_of(store, report) | {"counts": counted(report, decisions)}
     card = dataset_card(selected, manifest)
     changed = None
-    if report.previous in editions(store)["number"].to_list():
-        found = compare(store, read_edition(store, report.previous), report, decisions)
+    if report.previous in snapshots(store)["number"].to_list():
+        found = compare(store, read_snapshot(store, report.previous), report, decisions)
         changed = Changed(found.added, found.dropped, changes_text(found))
     names = prepare_selection(folder, selected, decisions, manifest, card, report.settings.format, changed)
     check_prepared(store, report, folder)
@@ -64,7 +64,7 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
     rows = pl.scan_parquet(partial_path(folder / "selected.parquet")).select(pl.len()).collect().item()
     with partial_path(folder / "selected.jsonl").open("rb") as file:
         lines = sum(1 for _ in file)
-    stored = store.read(SELECTIONS, ["id"], f"run_id = '{report.job.run_id}' AND kept")
+    stored = store.read(DECISIONS, ["id"], f"run_id = '{report.job.run_id}' AND kept")
     gone = len(stored.join(store.read(REMOVALS, ["id"]), on="id", how="semi"))
     selected = {
         "lines of selected.jsonl": lines,
@@ -74,7 +74,7 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
         "selected in the store": len(stored) - gone,
         "selected by the run": report.chosen.selected - gone,
     }
-    with_fate = sum(manifest[name] for name in ("selected", "blocked", "not_reached", "rejected", "merged"))
+    with_fate = sum(manifest[name] for name in ("selected", "near_duplicate", "over_budget", "rejected", "merged"))
     read = {"rows read": report.counts.read, "rows in the manifest": manifest["read"], "rows with a fate": with_fate}
     for numbers in (selected, read):
         if len(set(numbers.values())) > 1:
@@ -95,11 +95,11 @@ def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
             "merged": merged,
             "rejected": fate.get("rejected", 0),
             "selected": fate.get("selected", 0),
-            "blocked": fate.get("blocked", 0),
-            "not_reached": fate.get("not reached", 0),
+            "near_duplicate": fate.get("near_duplicate", 0),
+            "over_budget": fate.get("over_budget", 0),
         }
     )
-    return {**now.model_dump(), "passed_over": now.passed_over}
+    return {**now.model_dump(), "skipped": now.skipped}
 
 
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:
@@ -142,8 +142,8 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
     job = report.job
     return {
         "run_id": job.run_id,
-        "edition": report.edition,
-        "previous_edition": report.previous,
+        "snapshot": report.snapshot,
+        "previous_snapshot": report.previous,
         "pool": report.pool,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": report.settings.model_dump(),
@@ -157,7 +157,7 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
             for scorer in (job.complexity, job.quality)
         },
         "reselection": report.chosen.model_dump(include={"examined", "compared"}),
-        "counts": {**report.counts.model_dump(), "passed_over": report.counts.passed_over},
+        "counts": {**report.counts.model_dump(), "skipped": report.counts.skipped},
         "seconds": report.seconds,
         "store": {"uri": store.uri, "versions": store.versions()},
     }

@@ -131,13 +131,13 @@ def _names_a_file(name: str) -> bool:
 
 
 def as_before(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[PoolFile]:
-    """Files found now, those of an earlier edition in the layout they were read in then."""
+    """Files found now, those of an earlier snapshot in the layout they were read in then."""
     layouts = {_place(file.file): file.layout for file in files}
     return [file.model_copy(update={"layout": layouts.get(_place(file.file), file.layout)}) for file in found]
 
 
 def only_stored(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[Ingested]:
-    """Those of an earlier edition's files that are not found any more, by place or by content."""
+    """Those of an earlier snapshot's files that are not found any more, by place or by content."""
     here = {_place(file.file) for file in found}
     gone = [file for file in files if _place(file.file) not in here]
     # The key of a file that was only moved is the one it would have where it was.

@@ -62,9 +62,9 @@ def calibrate_pool(
     """Calibrate on so many samples of the pool, drawn in the order of a hash."""
     ids = pool_ids(store, file_ids).to_list()
     drawn = sorted(ids, key=lambda id_: content_id(id_.encode()))[:samples]
-    outlines = store.fetch(SAMPLES, "id", drawn, ["id", "outline"])
+    indices = store.fetch(SAMPLES, "id", drawn, ["id", "message_index"])
     candidates = pl.DataFrame({"id": drawn}, schema={"id": pl.String}).join(
-        outlines, on="id", how="left", maintain_order="left"
+        indices, on="id", how="left", maintain_order="left"
     )
     blocks = [vectors for _, vectors in candidate_vectors(store, encoder, candidates)]
     return calibrate(np.concatenate(blocks) if blocks else np.zeros((0, encoder.dim), np.float32), keep)

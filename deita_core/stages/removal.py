@@ -10,7 +10,7 @@ from deita_core.config.settings import RemovalSettings
 from deita_core.conversation import text_id
 from deita_core.errors import InputError
 from deita_core.stages.ingest import removed_rows
-from deita_core.stages.snapshots import editions, read_edition
+from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
 
@@ -38,7 +38,7 @@ def matching(store: Store, asked: RemovalSettings) -> Match:
     """Find the samples named, and those a row of which fits an SQL condition.
 
     The condition is on the columns of the sources: file, line, layout, fields (the row as JSON), sample_id; of the
-    files as the last editions have them, unless the older versions are asked for. Raises InputError for a condition
+    files as the last snapshots have them, unless the older versions are asked for. Raises InputError for a condition
     that cannot be read and an id that was never here.
     """
     known = set(pl.concat([store.read(SAMPLES, ["id"]), store.read(REMOVALS, ["id"])])["id"])
@@ -61,11 +61,11 @@ def _rows_that_fit(store: Store, where: str | None) -> pl.DataFrame:
 
 
 def _files_now(store: Store, there: pl.Series) -> pl.Series:
-    """Ids of the files of the last edition of each folder; those that are there, where there is no edition yet."""
-    last = editions(store).group_by("folder").agg(pl.col("number").max())["number"].to_list()
+    """Ids of the files of the last snapshot of each folder; those that are there, where there is no snapshot yet."""
+    last = snapshots(store).group_by("folder").agg(pl.col("number").max())["number"].to_list()
     if not last:
         return there
-    files = [file_id for number in last for file_id in read_edition(store, number).report.job.file_ids]
+    files = [file_id for number in last for file_id in read_snapshot(store, number).report.job.file_ids]
     return pl.Series(files, dtype=pl.String)
 
 
@@ -113,14 +113,17 @@ def finish_removals(store: Store) -> None:
 
 def _texts_of_no_other(store: Store, ids: Sequence[str]) -> list[str]:
     """Texts of samples, and of the chains evolved from them, that no other sample has."""
-    outlines = store.read(SAMPLES, ["id", "outline"]).explode("outline").unnest("outline").select("id", "text_id")
+    indices = (
+        store.read(SAMPLES, ["id", "message_index"])
+        .explode("message_index")
+        .unnest("message_index")
+        .select("id", "text_id")
+    )
     gone = pl.col("id").is_in(pl.Series(ids, dtype=pl.String).implode())
     evolved = store.fetch(CHAINS, "seed_id", ids, ["text"])["text"].drop_nulls().unique()
-    ours = pl.concat(
-        [outlines.filter(gone)["text_id"], pl.Series([text_id(text) for text in evolved], dtype=pl.String)]
-    )
+    ours = pl.concat([indices.filter(gone)["text_id"], pl.Series([text_id(text) for text in evolved], dtype=pl.String)])
     mine = pl.DataFrame({"text_id": ours.unique()})
-    return mine.join(outlines.filter(~gone), on="text_id", how="anti")["text_id"].to_list()
+    return mine.join(indices.filter(~gone), on="text_id", how="anti")["text_id"].to_list()
 
 
 def forget_unplaced(store: Store) -> None:

@@ -14,7 +14,7 @@ from deita_core.errors import StoreError
 from deita_core.store import Store
 from deita_core.store.damage import DamagedTableError
 from deita_core.store.files import ASIDE, at_hand, list_files, move_files
-from deita_core.tables import EDITIONS, SELECTIONS, InvalidTableError, Table, scores_table, vectors_table
+from deita_core.tables import DECISIONS, SNAPSHOTS, InvalidTableError, Table, scores_table, vectors_table
 
 FIXED = {table.name: table for table in vars(tables).values() if isinstance(table, Table)}
 # Their rows are only right together.
@@ -34,7 +34,7 @@ AFTERWARDS = {
     "scores": "the next run scores them again",
     "plans": "the next run makes them again",
     "selections": "selections whose decisions are lost are forgotten, and the next run makes its own anew",
-    "editions": "selections that are lost can only be made again",
+    "snapshots": "selections that are lost can only be made again",
     "runs": "they are a record, and nothing rests on them",
     "removals": "conversations whose removal is lost come back with the next run; remove them again",
     "chains": "the next deita evolve asks for them again",
@@ -213,7 +213,7 @@ def repair(store: Store, found: list[Health]) -> list[str]:
             move_files(store.uri, _to_move(store, health), into)
     lines = [f"What was damaged is in {store.uri}/{into}; the same command as before makes up for what is lost."]
     if lost := forget_undecided(Store(store.uri)):
-        lines.append(f"Editions {', '.join(map(str, lost))} are forgotten, as their decisions are lost.")
+        lines.append(f"Snapshots {', '.join(map(str, lost))} are forgotten, as their decisions are lost.")
     return lines
 
 
@@ -229,12 +229,12 @@ def _to_move(store: Store, health: Health) -> list[str]:
 
 
 def forget_undecided(store: Store) -> list[int]:
-    """Forget editions that lack any of their decisions; returns their numbers."""
-    found = store.read(SELECTIONS, ["run_id"]).group_by("run_id").len("found")
+    """Forget snapshots that lack any of their decisions; returns their numbers."""
+    found = store.read(DECISIONS, ["run_id"]).group_by("run_id").len("found")
     chosen = pl.col("report").str.json_path_match("$.chosen.selected").cast(pl.Int64, strict=False)
-    blocked = pl.col("report").str.json_path_match("$.chosen.blocked").cast(pl.Int64, strict=False)
-    made = store.read(EDITIONS, ["number", "run_id", "report"]).join(found, on="run_id", how="left")
+    blocked = pl.col("report").str.json_path_match("$.chosen.near_duplicate").cast(pl.Int64, strict=False)
+    made = store.read(SNAPSHOTS, ["number", "run_id", "report"]).join(found, on="run_id", how="left")
     lacking = made.filter(pl.col("found").fill_null(0) < chosen + blocked)["number"].sort().to_list()
     if lacking:
-        store.delete(EDITIONS, f"number IN ({','.join(map(str, lacking))})")
+        store.delete(SNAPSHOTS, f"number IN ({','.join(map(str, lacking))})")
     return lacking

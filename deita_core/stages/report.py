@@ -8,29 +8,29 @@ from deita_core.stages.selecting import Chosen, Job
 
 
 class Counts(BaseModel):
-    """Where every input row went: read = selected + passed over + rejected + merged duplicates."""
+    """Where every input row went: read = selected + skipped + rejected + merged duplicates."""
 
     read: int
     merged: int
     rejected: int
     selected: int
-    blocked: int
-    not_reached: int
+    near_duplicate: int
+    over_budget: int
     encoded: int
     scored: int
 
     @property
-    def passed_over(self) -> int:
-        """Good rows that were not chosen: too like a better one, or after the budget was full."""
-        return self.blocked + self.not_reached
+    def skipped(self) -> int:
+        """Good rows that were not chosen: near-duplicates of a better one, or after the budget was full."""
+        return self.near_duplicate + self.over_budget
 
 
 class Report(BaseModel):
-    """What a run did, as it goes into the manifest, the runs and the editions; it goes on from `previous`."""
+    """What a run did, as it goes into the manifest, the runs and the snapshots; it goes on from `previous`."""
 
     job: Job
     settings: SelectionSettings
-    edition: int
+    snapshot: int
     previous: int | None
     pool: list[str]
     cwd: str
@@ -51,8 +51,8 @@ class Report(BaseModel):
             merged=read - unreadable - self.chosen.samples,
             rejected=unreadable + self.chosen.rejected,
             selected=self.chosen.selected,
-            blocked=self.chosen.blocked,
-            not_reached=self.chosen.not_reached,
+            near_duplicate=self.chosen.near_duplicate,
+            over_budget=self.chosen.over_budget,
             encoded=self.encoded,
             scored=self.scored,
         )

@@ -32,7 +32,7 @@ def plan_scoring(store: Store, scorer: ScorerFiles, file_ids: Sequence[str]) -> 
 def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
     """Score every turn of a shard's samples and write the scores in one commit; returns how many."""
     ids = read_shard(store, shard)["id"].to_list()
-    samples = store.fetch(SAMPLES, "id", ids, ["id", "messages", "outline"]).sort("id")
+    samples = store.fetch(SAMPLES, "id", ids, ["id", "messages", "message_index"]).sort("id")
     turns = list(_turns(samples))
     if isinstance(scorer, HeadScorer):
         scored = score_on_vectors(store, scorer, encoder, turns)
@@ -47,15 +47,15 @@ def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: Encod
 
 def score_on_vectors(store: Store, scorer: HeadScorer, encoder: EncoderFiles, turns: Sequence[Placed]) -> pl.DataFrame:
     """Scores of turns from the stored vectors of their texts; no text is encoded."""
-    text_ids = list(dict.fromkeys(o["text_id"] for *_, outline in turns for o in outline if not o["blank"]))
+    text_ids = list(dict.fromkeys(o["text_id"] for *_, message_index in turns for o in message_index if not o["blank"]))
     vectors = store.vectors(encoder_table(encoder), text_ids)
     row_of = {text: row for row, text in enumerate(text_ids)}
 
-    def weighed(outline: list[dict[str, Any]], positions: tuple[int, ...]) -> list[tuple[int, float]]:
-        return [(row_of[outline[i]["text_id"]], float(outline[i]["n_chars"])) for i in positions]
+    def weighed(message_index: list[dict[str, Any]], positions: tuple[int, ...]) -> list[tuple[int, float]]:
+        return [(row_of[message_index[i]["text_id"]], float(message_index[i]["n_chars"])) for i in positions]
 
-    asked = [weighed(outline, turn.user) for _, _, turn, outline in turns]
-    answered = [weighed(outline, turn.assistant) for _, _, turn, outline in turns]
+    asked = [weighed(message_index, turn.user) for _, _, turn, message_index in turns]
+    answered = [weighed(message_index, turn.assistant) for _, _, turn, message_index in turns]
     return scorer.score_vectors(
         [turn.instruction for _, _, turn, _ in turns],
         weighted_means(asked, vectors),
@@ -65,8 +65,8 @@ def score_on_vectors(store: Store, scorer: HeadScorer, encoder: EncoderFiles, tu
 
 
 def _turns(samples: pl.DataFrame) -> Iterator[Placed]:
-    """Every turn of samples (id, messages, outline): sample id, number, turn, the sample's outline."""
-    for id_, messages, outline in samples.select("id", "messages", "outline").iter_rows():
+    """Every turn of samples (id, messages, message_index): sample id, number, turn, the sample's message_index."""
+    for id_, messages, message_index in samples.select("id", "messages", "message_index").iter_rows():
         talk = conversation((m["role"], m["content"]) for m in messages)
         for number, turn in enumerate(talk.turns):
-            yield id_, number, turn, outline
+            yield id_, number, turn, message_index

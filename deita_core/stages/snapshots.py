@@ -1,6 +1,6 @@
-"""Editions: every finished selection of a store, in order; each can be read again and compared with another.
+"""Snapshots: every finished selection of a store, in order; each can be read again and compared with another.
 
-An edition is a row that names its decisions, files and models. All that it rests on is keyed by content and model
+A snapshot is a row that names its decisions, files and models. All that it rests on is keyed by content and model
 version and never changes, so that no table needs to be kept in an old version, which would keep removed texts too.
 """
 
@@ -19,14 +19,14 @@ from deita_core.export.files import MANIFEST
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.stages.report import Report
 from deita_core.store import Store
-from deita_core.tables import EDITIONS, SELECTIONS
+from deita_core.tables import DECISIONS, SNAPSHOTS
 
 
 class OutdatedError(StoreError):
-    """An edition was made by another version of this program."""
+    """A snapshot was made by another version of this program."""
 
 
-class Edition(BaseModel):
+class Snapshot(BaseModel):
     """A finished selection: its number in the store, counted from 1, when it was finished, and its report."""
 
     number: int
@@ -39,57 +39,59 @@ class Edition(BaseModel):
         return job.run_id if job.encoder.slug == encoder.slug and job.encoder.storage == encoder.storage else None
 
 
-def editions(store: Store) -> pl.DataFrame:
-    """The store's editions in order: number, run_id, finished, folder."""
-    return store.read(EDITIONS, ["number", "run_id", "finished", "folder"]).sort("number")
+def snapshots(store: Store) -> pl.DataFrame:
+    """The store's snapshots in order: number, run_id, finished, folder."""
+    return store.read(SNAPSHOTS, ["number", "run_id", "finished", "folder"]).sort("number")
 
 
-def read_edition(store: Store, number: int | None = None) -> Edition:
-    """One edition, the last unless a number is given. Raises InputError, naming those there are, if it is not there."""
-    there = editions(store)["number"].to_list()
+def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
+    """One snapshot, the last unless a number is given. Raises InputError, naming those there are, if it is not there."""
+    there = snapshots(store)["number"].to_list()
     if not there:
-        raise InputError(f"The store {store.uri} has no edition yet; run deita select first.")
+        raise InputError(f"The store {store.uri} has no snapshot yet; run deita select first.")
     if number is not None and number not in there:
-        raise InputError(f"The store {store.uri} has no edition {number}; it has {there[0]} to {there[-1]}.")
-    row = store.read(EDITIONS, where=f"number = {there[-1] if number is None else number}")
+        raise InputError(f"The store {store.uri} has no snapshot {number}; it has {there[0]} to {there[-1]}.")
+    row = store.read(SNAPSHOTS, where=f"number = {there[-1] if number is None else number}")
     try:
         report = Report.model_validate_json(row.item(0, "report"))
     except ValidationError:
         raise OutdatedError(
-            f"Edition {row.item(0, 'number')} of {store.uri} is from another version of this program; "
+            f"Snapshot {row.item(0, 'number')} of {store.uri} is from another version of this program; "
             f"run deita select again."
         ) from None
-    return Edition(number=row.item(0, "number"), finished=row.item(0, "finished"), report=report)
+    return Snapshot(number=row.item(0, "number"), finished=row.item(0, "finished"), report=report)
 
 
-def edition_of(store: Store, folder: Path) -> Edition | None:
-    """The edition whose files a folder holds; the last one made for it, where it holds none; None if there is none."""
-    made = editions(store)
+def snapshot_of(store: Store, folder: Path) -> Snapshot | None:
+    """The snapshot whose files a folder holds; the last one made for it, where it holds none; None if there is none."""
+    made = snapshots(store)
     found = made.filter(pl.col("run_id") == str(_manifest(folder).get("run_id")))
     if found.is_empty():
         found = made.filter(pl.col("folder") == place_of(folder)).tail(1)
-    return read_edition(store, found.item(0, "number")) if len(found) else None
+    return read_snapshot(store, found.item(0, "number")) if len(found) else None
 
 
 def is_finished(store: Store, run_id: str) -> bool:
-    """Whether a run has made its edition."""
-    return run_id in editions(store)["run_id"].to_list()
+    """Whether a run has made its snapshot."""
+    return run_id in snapshots(store)["run_id"].to_list()
 
 
-def edition_of_run(store: Store, run_id: str) -> Edition | None:
-    """The edition that a run has made; None if it has not. Raises InputError if its folder has a later one by now."""
-    made = editions(store)
+def snapshot_of_run(store: Store, run_id: str) -> Snapshot | None:
+    """The snapshot that a run has made; None if it has not. Raises InputError if its folder has a later one by now."""
+    made = snapshots(store)
     mine = made.filter(pl.col("run_id") == run_id)
     if mine.is_empty():
         return None
     number, folder = mine.item(0, "number"), mine.item(0, "folder")
     last = made.filter(pl.col("folder") == folder)["number"].to_list()[-1]
     if last != number:
-        raise InputError(f"This run made edition {number} of {folder}, which has edition {last} by now; run an update.")
-    return read_edition(store, number)
+        raise InputError(
+            f"This run made snapshot {number} of {folder}, which has snapshot {last} by now; run an update."
+        )
+    return read_snapshot(store, number)
 
 
-def check_goes_on(store: Store, folder: Path, previous: Edition | None, pool: Sequence[str]) -> None:
+def check_goes_on(store: Store, folder: Path, previous: Snapshot | None, pool: Sequence[str]) -> None:
     """Raise InputError where an update would not go on from what a folder holds, or cannot find the pool of that."""
     if previous is None:
         if written := _manifest(folder):
@@ -97,7 +99,7 @@ def check_goes_on(store: Store, folder: Path, previous: Edition | None, pool: Se
             where = kept.get("uri") if isinstance(kept, dict) else "of something else"
             raise InputError(f"{folder} holds a selection of the store {where}, not of {store.uri}; name that store.")
         if not pool:
-            raise InputError(f"{folder} has no edition in the store {store.uri}; name a pool, or another store.")
+            raise InputError(f"{folder} has no snapshot in the store {store.uri}; name a pool, or another store.")
         return
     report = previous.report
     relative = [name for name in report.pool if "://" not in name and not Path(name).expanduser().is_absolute()]
@@ -105,16 +107,16 @@ def check_goes_on(store: Store, folder: Path, previous: Edition | None, pool: Se
         raise InputError(f"{relative[0]}, of which {folder} was selected, is named from {report.cwd}; run this there.")
 
 
-def edition_to_follow(store: Store, folder: Path) -> Edition | None:
-    """As `edition_of`; None for one of another version of this program, from which nothing can be taken over."""
+def snapshot_to_follow(store: Store, folder: Path) -> Snapshot | None:
+    """As `snapshot_of`; None for one of another version of this program, from which nothing can be taken over."""
     try:
-        return edition_of(store, folder)
+        return snapshot_of(store, folder)
     except OutdatedError:
         return None
 
 
 def place_of(folder: Path | str) -> str:
-    """A folder as the editions name it."""
+    """A folder as the snapshots name it."""
     return str(Path(folder).expanduser().resolve())
 
 
@@ -128,31 +130,31 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def next_number(store: Store) -> int:
-    """The number of the edition that is made now."""
-    return max(editions(store)["number"].to_list(), default=0) + 1
+    """The number of the snapshot that is made now."""
+    return max(snapshots(store)["number"].to_list(), default=0) + 1
 
 
-def record_edition(store: Store, report: Report) -> None:
-    """Make a finished selection an edition: the one write that makes it visible."""
+def record_snapshot(store: Store, report: Report) -> None:
+    """Make a finished selection a snapshot: the one write that makes it visible."""
     row = {
-        "number": report.edition,
+        "number": report.snapshot,
         "run_id": report.job.run_id,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "folder": report.folder,
         "report": report.model_dump_json(),
     }
-    store.write(EDITIONS, pl.DataFrame([row], schema=EDITIONS.empty().schema))
+    store.write(SNAPSHOTS, pl.DataFrame([row], schema=SNAPSHOTS.empty().schema))
 
 
 def keep_last(store: Store, folder: str, count: int) -> None:
-    """Forget all but the last editions of a folder; files that were written of the others stay."""
-    if old := editions(store).filter(pl.col("folder") == folder)["number"].to_list()[:-count]:
-        store.delete(EDITIONS, f"number IN ({','.join(map(str, old))})")
+    """Forget all but the last snapshots of a folder; files that were written of the others stay."""
+    if old := snapshots(store).filter(pl.col("folder") == folder)["number"].to_list()[:-count]:
+        store.delete(SNAPSHOTS, f"number IN ({','.join(map(str, old))})")
         forget_unfinished(store)
 
 
 def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> SelectionSettings:
-    """The settings of an edition with those over them that were given for the next one.
+    """The settings of a snapshot with those over them that were given for the next one.
 
     Another preset takes back all that presets set. Where the store is and what computes is never taken over.
     """
@@ -164,8 +166,8 @@ def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> Sele
 
 
 def forget_unfinished(store: Store) -> None:
-    """Drop decisions of runs that never became an edition; only while holding the store's lock."""
-    finished = editions(store)["run_id"].to_list()
+    """Drop decisions of runs that never became a snapshot; only while holding the store's lock."""
+    finished = snapshots(store)["run_id"].to_list()
     unfinished = f"run_id NOT IN ({','.join(repr(run_id) for run_id in ['', *finished])})"
-    if store.count(SELECTIONS, unfinished):
-        store.delete(SELECTIONS, unfinished)
+    if store.count(DECISIONS, unfinished):
+        store.delete(DECISIONS, unfinished)

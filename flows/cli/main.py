@@ -14,7 +14,7 @@ import typer
 from flows.cli import operate
 from flows.cli import pool as pool_commands
 from flows.cli import scorers as scorer_commands
-from flows.cli import snapshots as edition_commands
+from flows.cli import snapshots as snapshot_commands
 from flows.cli.server import lost_server
 from flows.ops.prefect_settings import spare_loopback
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pick the few thousand conversations worth fine-tuning on, and say why for each one.",
 )
-for commands in (pool_commands, edition_commands, scorer_commands, operate):
+for commands in (pool_commands, snapshot_commands, scorer_commands, operate):
     app.add_typer(commands.app)
 
 INTERRUPTED = 130

@@ -71,7 +71,9 @@ class Method(StrEnum):
 
 
 Files = Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")]
-StoreOption = Annotated[str | None, typer.Option(help="Where all that is found out is kept. Default .deita")]
+StoreOption = Annotated[
+    str | None, typer.Option(help="Folder or URI of the store (vectors, scores, snapshots). Default .deita")
+]
 PresetOption = Annotated[Preset | None, typer.Option(help="Set of defaults. Default laptop.")]
 EncoderOption = Annotated[
     str | None, typer.Option(help="A sentence-transformers model or a language model: hub name or folder.")

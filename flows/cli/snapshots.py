@@ -1,4 +1,4 @@
-"""Commands on a pool that grows: update, remove, and its editions: editions, diff, export."""
+"""Commands on a pool that grows: update, remove, and its snapshots: snapshots, diff, export."""
 
 import sys
 from importlib import import_module
@@ -49,8 +49,8 @@ def update(
 ) -> None:
     """Select again from a pool that has grown, doing only what is new.
 
-    Looks through the files and folders of the folder's last edition and those named here; settings not given are as in
-    that edition. The result is the one of a run from scratch. Besides the files of deita select it writes added.jsonl,
+    Looks through the files and folders of the folder's last snapshot and those named here; settings not given are as in
+    that snapshot. The result is the one of a run from scratch. Besides the files of deita select it writes added.jsonl,
     dropped.jsonl and CHANGES.md: what came, what went, and why.
     """
     from deita_core.config.loader import load
@@ -93,10 +93,10 @@ def remove(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Take conversations down for good: out of the pool, the vectors, the scores, and every edition from the next on.
+    """Take conversations down for good: out of the pool, the vectors, the scores, and every snapshot from the next on.
 
     A conversation goes wholly, wherever in the pool its text stands, and does not come back when a file is read again.
-    Files that earlier runs wrote are not touched: run deita update for the next edition of them.
+    Files that earlier runs wrote are not touched: run deita update for the next snapshot of them.
     """
     from deita_core.config.settings import removal_settings
     from deita_core.errors import InputError
@@ -124,42 +124,42 @@ def remove(
 
     server.join()
     remove_flow(uri, settings)
-    typer.echo(f"Removed {what}. Run deita update --out DIR for an edition without them.")
+    typer.echo(f"Removed {what}. Run deita update --out DIR for a snapshot without them.")
 
 
-@app.command(epilog="Example:  deita editions --store .deita")
-def editions(store: StoreOption = None) -> None:
+@app.command(epilog="Example:  deita snapshots --store .deita")
+def snapshots(store: StoreOption = None) -> None:
     """List the finished selections of a store."""
     from deita_core.store import Store
-    from flows.cli.summary import print_editions
+    from flows.cli.summary import print_snapshots
 
-    print_editions(Store(store or DEFAULT_STORE))
+    print_snapshots(Store(store or DEFAULT_STORE))
 
 
 @app.command(epilog="Examples:  deita diff   ·   deita diff 3 5")
 def diff(
-    before: Annotated[int | None, typer.Argument(help="Number of an edition. Default: the one before.")] = None,
+    before: Annotated[int | None, typer.Argument(help="Number of a snapshot. Default: the one before.")] = None,
     after: Annotated[int | None, typer.Argument(help="Number of a later one. Default: the last.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Say what an edition has that an earlier one had not, what it has no longer, and why."""
-    from deita_core.stages.diff import changes_text, compare_editions
+    """Say what a snapshot has that an earlier one had not, what it has no longer, and why."""
+    from deita_core.stages.diff import changes_text, compare_snapshots
     from deita_core.store import Store
 
-    typer.echo(changes_text(compare_editions(Store(store or DEFAULT_STORE), before, after)))
+    typer.echo(changes_text(compare_snapshots(Store(store or DEFAULT_STORE), before, after)))
 
 
 @app.command(epilog="Example:  deita export 3 --out out/third")
 def export(
-    number: Annotated[int, typer.Argument(help="Number of the edition, as deita editions lists it.")],
+    number: Annotated[int, typer.Argument(help="Number of the snapshot, as deita snapshots lists it.")],
     out: Annotated[Path, typer.Option(help="Folder for its files.")],
     store: StoreOption = None,
 ) -> None:
-    """Write the files of an edition again; conversations removed since are not in them."""
+    """Write the files of a snapshot again; conversations removed since are not in them."""
     from deita_core.stages.exporting import export_selection
-    from deita_core.stages.snapshots import read_edition
+    from deita_core.stages.snapshots import read_snapshot
     from deita_core.store import Store
 
     held = Store(store or DEFAULT_STORE)
-    export_selection(held, read_edition(held, number).report, out)
-    typer.echo(f"Wrote edition {number} to {out}.")
+    export_selection(held, read_snapshot(held, number).report, out)
+    typer.echo(f"Wrote snapshot {number} to {out}.")

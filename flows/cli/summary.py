@@ -13,7 +13,7 @@ from deita_core.stages.estimate import Estimate
 from deita_core.stages.evolution.estimate import EvolutionEstimate
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.stages.report import Report
-from deita_core.stages.snapshots import editions, read_edition
+from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.stages.training import Trained
 from deita_core.store import Store
 from tasks.artifacts import top_rows
@@ -32,8 +32,8 @@ def print_report(report: Report, out: Path) -> None:
     """The counts, the best few rows, and where to look."""
     console, counts = Console(highlight=False, soft_wrap=True), report.counts
     console.print(
-        f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.passed_over:,} passed over "
-        f"({counts.blocked:,} too like a better one, {counts.not_reached:,} after the budget was full), "
+        f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.skipped:,} skipped "
+        f"({counts.near_duplicate:,} near-duplicates of a better one, {counts.over_budget:,} after the budget was full), "
         f"{counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
     )
     console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
@@ -51,15 +51,15 @@ def print_report(report: Report, out: Path) -> None:
     )
 
 
-def print_editions(store: Store) -> None:
-    """One line for each edition."""
-    made = editions(store)
+def print_snapshots(store: Store) -> None:
+    """One line for each snapshot."""
+    made = snapshots(store)
     if made.is_empty():
-        print(f"The store {store.uri} has no edition yet.")
+        print(f"The store {store.uri} has no snapshot yet.")
         return
-    print(f"{'edition':>7}  {'finished':<25}  {'selected':>9}  {'of':>9}  {'budget':>7}  {'threshold':>9}  folder")
+    print(f"{'snapshot':>7}  {'finished':<25}  {'selected':>9}  {'of':>9}  {'budget':>7}  {'threshold':>9}  folder")
     for number in made["number"]:
-        report = read_edition(store, number).report
+        report = read_snapshot(store, number).report
         counts, budget = report.counts, report.settings.budget or "none"
         print(
             f"{number:>7}  {made.filter(pl.col('number') == number).item(0, 'finished'):<25}  {counts.selected:>9,}  "
@@ -68,15 +68,15 @@ def print_editions(store: Store) -> None:
 
 
 def _print_changes(console: Console, report: Report, out: Path) -> None:
-    """What an edition changed, and how much of the walk had to be done again."""
+    """What a snapshot changed, and how much of the walk had to be done again."""
     if report.previous is None:
         return
     added, dropped = ((out / name).read_bytes().count(b"\n") for name in ("added.jsonl", "dropped.jsonl"))
     console.print(
-        f"Edition {report.edition}, after {report.previous}: {added:,} added, {dropped:,} dropped; CHANGES.md says why."
+        f"Snapshot {report.snapshot}, after {report.previous}: {added:,} added, {dropped:,} dropped; CHANGES.md says why."
     )
     if report.chosen.examined is not None:
-        walked = report.counts.selected + report.counts.blocked
+        walked = report.counts.selected + report.counts.near_duplicate
         console.print(f"{report.chosen.examined:,} of {walked:,} decisions had to be made anew; the rest still stand.")
 
 
@@ -84,7 +84,7 @@ def _warn_of_shortfall(console: Console, report: Report) -> None:
     budget = report.settings.budget
     if budget and report.counts.selected < budget:
         why = "there are no more to choose from."
-        if report.counts.blocked:
+        if report.counts.near_duplicate:
             why = f"at threshold {report.chosen.threshold} all others are too like one of these."
             why += " A higher threshold keeps more." if report.chosen.threshold < 1 else ""
         console.print(f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: {why}[/]")

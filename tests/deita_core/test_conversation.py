@@ -14,7 +14,7 @@ MESSAGES = st.lists(st.tuples(st.sampled_from(ROLES), TEXTS), max_size=12)
 
 
 @st.composite
-def outlines(draw):
+def indices(draw):
     """Roles in any order; each text names its place, so that no two are alike, and some are blank."""
     roles = draw(st.lists(st.sampled_from(ROLES), max_size=14))
     return [
@@ -118,7 +118,7 @@ def test_texts_are_kept_exactly_as_they_are():
     assert exchanges(("user", " a \n"), ("assistant", "\tb\r\n")) == [(" a \n", "\tb\r\n")]
 
 
-@given(outlines())
+@given(indices())
 def test_a_turn_holds_only_what_the_user_and_the_assistant_said(pairs):
     for turn in conversation(pairs).turns:
         assert turn.instruction == JOINT.join(pairs[i][1] for i in turn.user)
@@ -129,13 +129,13 @@ def test_a_turn_holds_only_what_the_user_and_the_assistant_said(pairs):
         assert "tool>" not in turn.instruction + turn.response
 
 
-@given(outlines())
+@given(indices())
 def test_there_are_at_most_as_many_turns_as_answers_and_as_questions(pairs):
     spoken = [role for role, content in pairs if content.strip()]
     assert len(conversation(pairs).turns) <= min(spoken.count("user"), spoken.count("assistant"))
 
 
-@given(outlines())
+@given(indices())
 def test_every_answered_question_and_every_answer_to_one_is_in_exactly_one_turn(pairs):
     said = [(i, role) for i, (role, content) in enumerate(pairs) if content.strip()]
     first_question = min((i for i, role in said if role == "user"), default=len(pairs))
@@ -147,7 +147,7 @@ def test_every_answered_question_and_every_answer_to_one_is_in_exactly_one_turn(
 
 
 @settings(max_examples=50)
-@given(outlines(), st.integers(0, 14), st.sampled_from(["system", "tool"]))
+@given(indices(), st.integers(0, 14), st.sampled_from(["system", "tool"]))
 def test_a_system_or_tool_message_anywhere_changes_no_turn(pairs, place, role):
     more = [*pairs[:place], (role, "An aside."), *pairs[place:]]
     assert exchanges(*more) == exchanges(*pairs)

@@ -7,14 +7,14 @@ from hypothesis.extra import numpy as hnp
 
 from deita_core.tables import (
     CHAINS,
-    EDITIONS,
+    DECISIONS,
     PLANS,
     RANKINGS,
     REJECTS,
     REMOVALS,
     RUNS,
     SAMPLES,
-    SELECTIONS,
+    SNAPSHOTS,
     SOURCES,
     InvalidTableError,
     scores_table,
@@ -38,7 +38,7 @@ UNSCORED = {**VARIANT, "ranking": C, "score": None, "status": "unreadable", "rea
 RUN = {"finished": "2026-01-01", "settings": "{}", "models": "{}", "counts": "{}", "seconds": "{}", "versions": "{}"}
 ROWS = {
     SAMPLES.name: [
-        {"id": id_, "messages": MESSAGES, "outline": OUTLINES, "n_turns": 1, "n_chars": 7} for id_ in (A, B)
+        {"id": id_, "messages": MESSAGES, "message_index": OUTLINES, "n_turns": 1, "n_chars": 7} for id_ in (A, B)
     ],
     SOURCES.name: [
         {"key": f"{A}:{n}", "file_id": A, "file": "pool.jsonl", "line": n}
@@ -70,16 +70,16 @@ ROWS = {
         SCORED | {"step": 1, "shown": 1, "score": 6},
     ],
     PLANS.name: [{"key": key, "plan": "encode:x", "shard": 0, "ids": [A, B], "owners": ["", ""]} for key in "xy"],
-    SELECTIONS.name: [
-        {"key": "r:1", "run_id": "r", "rank": 1, "id": A, "score": 9.5, "kept": True}
-        | {"blocked_by": None, "nearest": None, "similarity": None},
-        {"key": "r:2", "run_id": "r", "rank": 2, "id": B, "score": 9.0, "kept": False}
-        | {"blocked_by": A, "nearest": A, "similarity": 0.95},
-        {"key": "r:3", "run_id": "r", "rank": 3, "id": C, "score": 8.0, "kept": True}
-        | {"blocked_by": None, "nearest": A, "similarity": -0.2},
+    DECISIONS.name: [
+        {"key": "r:1", "run_id": "r", "rank": 1, "id": A, "score": 9.5, "selected": True}
+        | {"duplicate_of": None, "nearest": None, "similarity": None},
+        {"key": "r:2", "run_id": "r", "rank": 2, "id": B, "score": 9.0, "selected": False}
+        | {"duplicate_of": A, "nearest": A, "similarity": 0.95},
+        {"key": "r:3", "run_id": "r", "rank": 3, "id": C, "score": 8.0, "selected": True}
+        | {"duplicate_of": None, "nearest": A, "similarity": -0.2},
     ],
     RUNS.name: [{"run_id": run, **RUN} for run in ("one", "two")],
-    EDITIONS.name: [
+    SNAPSHOTS.name: [
         {"number": n, "run_id": str(n), "finished": "2026-01-01", "folder": "out", "report": "{}"} for n in (1, 2)
     ],
     REMOVALS.name: [{"id": id_, "removed": "2026-01-01", "reason": ""} for id_ in (A, B)],
@@ -96,7 +96,7 @@ REFUSED = {
         {"id": A + "\n"},
         {"id": None},
         {"messages": None},
-        {"outline": None},
+        {"message_index": None},
         {"n_turns": 0},
         {"n_chars": 0},
     ],
@@ -181,22 +181,22 @@ REFUSED = {
         {"detail": "x" * 301},
     ],
     PLANS.name: [{"key": "x"}, {"key": ""}, {"plan": ""}, {"shard": -1}, {"ids": None}, {"owners": None}],
-    SELECTIONS.name: [
+    DECISIONS.name: [
         {"key": "r:1"},
         {"run_id": ""},
         {"rank": 0},
         {"id": "c"},
         {"score": None},
-        {"kept": False},
-        {"blocked_by": A},
-        {"kept": False, "blocked_by": "a"},
+        {"selected": False},
+        {"duplicate_of": A},
+        {"selected": False, "duplicate_of": "a"},
         {"nearest": "a"},
         {"similarity": 1.1},
         {"similarity": -1.1},
     ],
     RUNS.name: [{"run_id": "one"}, {"run_id": ""}, {"finished": None}]
     + [{name: "[]"} for name in RUN if name != "finished"],
-    EDITIONS.name: [{"number": 1}, {"number": 0}, {"run_id": "1"}, {"run_id": ""}, {"folder": ""}, {"report": "[]"}],
+    SNAPSHOTS.name: [{"number": 1}, {"number": 0}, {"run_id": "1"}, {"run_id": ""}, {"folder": ""}, {"report": "[]"}],
     REMOVALS.name: [{"id": A}, {"id": "b"}, {"removed": ""}, {"reason": "x" * 301}, {"reason": None}],
     VECTORS.name: [
         {"text_id": A},
@@ -209,7 +209,7 @@ REFUSED = {
         {"vector": [0.0, float("inf"), 0.0]},
     ],
 }
-TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, SELECTIONS, RUNS, EDITIONS, REMOVALS, VECTORS]
+TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, DECISIONS, RUNS, SNAPSHOTS, REMOVALS, VECTORS]
 
 
 def name_of(value):
@@ -268,7 +268,7 @@ def test_a_table_has_its_columns_in_order(table):
         (CHAINS, "step", pl.Int64),
         (RANKINGS, "score", pl.Float64),
         (RANKINGS, "shown", pl.UInt32),
-        (SELECTIONS, "kept", pl.Int8),
+        (DECISIONS, "selected", pl.Int8),
         (VECTORS, "vector", pl.List(pl.Float32)),
         (VECTORS, "vector", pl.Array(pl.Float64, 3)),
     ],

@@ -265,7 +265,7 @@ def test_real_files_in_every_layout_make_one_pool(laptop, tmp_path):
     assert run.returncode == 0, run.stderr
     counts = json.loads((tmp_path / "out/manifest.json").read_text())["counts"]
     assert counts["read"] == 36
-    assert counts["read"] == counts["selected"] + counts["passed_over"] + counts["rejected"] + counts["merged"]
+    assert counts["read"] == counts["selected"] + counts["skipped"] + counts["rejected"] + counts["merged"]
     assert counts["selected"] >= 15
     given = {file.name: own_rows(file) for file in files}
     selected = [json.loads(line) for line in (tmp_path / "out/selected.jsonl").read_text().splitlines()]
@@ -337,7 +337,7 @@ def test_a_killed_run_is_resumed_where_it_broke_off_and_ends_as_if_undisturbed(s
     monkeypatch.setattr(encoding, "CHARS_PER_SHARD", SHARD)
     report = select(["pool.jsonl"], "undisturbed", SelectionSettings(store="undisturbed-store"))
     assert report.counts.encoded == 300
-    assert {**resumed, "encoded": 300} == {**report.counts.model_dump(), "passed_over": report.counts.passed_over}
+    assert {**resumed, "encoded": 300} == {**report.counts.model_dump(), "skipped": report.counts.skipped}
     for name in ("selected.jsonl", "decisions.parquet"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 

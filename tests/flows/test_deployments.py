@@ -193,7 +193,7 @@ def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, w
     place.until(lambda: vectors(place.data / ".deita") > before, 300, every=0.02)
     place.kill(worker)
     kept = vectors(place.data / ".deita")
-    assert counts(out) == monday, "the edition of before stays the current one"
+    assert counts(out) == monday, "the snapshot of before stays the current one"
     assert place.state(second)["type"] == "RUNNING"
     assert "its process is gone" in place.wait(second, "CRASHED")["message"]
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.faults import BUCKET, FLOWS, POINTS, Fault, Place, hurried, project_tasks, undisturbed, visible
 from deita_core.errors import StoreError
 from deita_core.store import Store
-from deita_core.tables import SELECTIONS
+from deita_core.tables import DECISIONS
 from tests.support.evolution_run import KEY
 from tests.support.llm_server import LLMServer
 from tests.support.remote_server import s3_server
@@ -113,7 +113,7 @@ def test_files_that_do_not_agree_with_the_store_are_not_placed(tasks, place):
     place.lay("export")
     before = place.state()["files"]
     store = Store(place.store)
-    store.delete(SELECTIONS, "rank = 1")
+    store.delete(DECISIONS, "rank = 1")
     with pytest.raises(StoreError, match=r"do not agree .* so none of them was put in place"):
         place.export()
     assert place.state()["files"] == before

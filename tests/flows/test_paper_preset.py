@@ -117,9 +117,13 @@ def test_the_settings_are_the_papers(first):
 def test_every_row_has_one_fate(first, decisions):
     counts = first.counts
     assert (counts.read, counts.merged, counts.rejected) == (TALKS + 2, 1, 1)
-    assert counts.read == counts.selected + counts.blocked + counts.not_reached + counts.rejected + counts.merged
-    assert counts.selected > 0 and counts.blocked > 0
-    assert Counter(decisions["fate"]) == {"selected": counts.selected, "blocked": counts.blocked, "rejected": 1}
+    assert counts.read == counts.selected + counts.near_duplicate + counts.over_budget + counts.rejected + counts.merged
+    assert counts.selected > 0 and counts.near_duplicate > 0
+    assert Counter(decisions["fate"]) == {
+        "selected": counts.selected,
+        "near_duplicate": counts.near_duplicate,
+        "rejected": 1,
+    }
 
 
 def test_each_conversation_is_encoded_and_each_turn_scored_once(first):
@@ -156,7 +160,7 @@ def test_the_selection_is_the_plain_walk_past_vectors_encoded_one_by_one(decisio
     walked = select_diverse(vectors, scores, threshold=0.9, ids=list(talks)).decisions
     found = decisions.drop_nulls("rank").sort("rank")
     assert found["id"].to_list() == walked["id"].to_list()
-    assert found["blocked_by"].to_list() == walked["blocked_by"].to_list()
+    assert found["duplicate_of"].to_list() == walked["duplicate_of"].to_list()
 
 
 def test_a_second_run_encodes_and_scores_nothing_and_ends_the_same(first, run, place):

@@ -32,7 +32,7 @@ def doctor(place, *options):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, prefect_server, laptop):
-    """Two editions, a copy of them, and what the next commands make of them."""
+    """Two snapshots, a copy of them, and what the next commands make of them."""
     place = Place(tmp_path_factory.mktemp("repaired")).write("a.jsonl", [*ALPACA, {"instruction": "?"}])
     place.select(budget=5)
     place.write("b.jsonl", MORE).update(budget=6)
@@ -53,7 +53,7 @@ def tables(place):
     return Store(place.store).tables()
 
 
-KINDS = ("samples", "sources", "rejects", "vectors", "scores", "selections", "editions", "runs", "plans")
+KINDS = ("samples", "sources", "rejects", "vectors", "scores", "decisions", "snapshots", "runs", "plans")
 
 
 @pytest.mark.parametrize("command", ["select", "update"])
@@ -85,7 +85,7 @@ def test_after_a_repair_the_same_command_makes_the_same_files(undisturbed, kind,
 
 
 COMMANDS = {
-    "editions": ["editions"],
+    "snapshots": ["snapshots"],
     "diff": ["diff"],
     "export": ["export", "1", "--out", "OUT"],
     "remove --dry-run": ["remove", "--where", "line = 1", "--dry-run"],

@@ -14,7 +14,7 @@ import pytest
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError, StoreError
 from deita_core.store import Store
-from deita_core.tables import RUNS, SAMPLES, SELECTIONS, SOURCES
+from deita_core.tables import DECISIONS, RUNS, SAMPLES, SOURCES
 
 ALPACA = [
     {"instruction": instruction, "input": context, "output": output}
@@ -162,14 +162,14 @@ def ranked_ids(run):
 def test_counts_are_those_planted(first):
     counts = first.report.counts
     assert (counts.read, counts.rejected, counts.merged) == (READ, REJECTED, MERGED)
-    assert counts.selected + counts.blocked + counts.not_reached == DISTINCT
-    assert counts.blocked >= 1
+    assert counts.selected + counts.near_duplicate + counts.over_budget == DISTINCT
+    assert counts.near_duplicate >= 1
 
 
 def test_counts_add_up(first, second):
     for run in (first, second):
         counts = run.report.counts
-        assert counts.read == counts.selected + counts.passed_over + counts.rejected + counts.merged
+        assert counts.read == counts.selected + counts.skipped + counts.rejected + counts.merged
 
 
 def test_every_row_of_the_pool_has_a_decision(first):
@@ -177,7 +177,7 @@ def test_every_row_of_the_pool_has_a_decision(first):
     assert decisions["copies"].sum() + decisions["id"].null_count() == READ
     assert Counter(decisions["fate"]) == {
         "selected": first.report.counts.selected,
-        "blocked": first.report.counts.blocked,
+        "near_duplicate": first.report.counts.near_duplicate,
         "rejected": REJECTED,
     }
     assert (decisions.filter(pl.col("fate") != "selected")["reason"].str.len_chars() > 10).all()
@@ -207,14 +207,14 @@ def test_exact_duplicates_are_one_row_with_two_copies(first):
 
 
 def test_a_near_duplicate_names_the_better_one_that_blocked_it(first):
-    blocked = first.decisions.filter(pl.col("fate") == "blocked").to_dicts()
+    blocked = first.decisions.filter(pl.col("fate") == "near_duplicate").to_dicts()
     sky = {i for i, text in texts_by_id(first).items() if text.startswith("Why is the sky blue?")}
     assert len(sky) == 2
     row = next(row for row in blocked if row["id"] in sky)
-    assert row["blocked_by"] in sky - {row["id"]}
+    assert row["duplicate_of"] in sky - {row["id"]}
     assert row["similarity"] > 0.9
-    assert row["blocked_by"] in row["reason"]
-    winner = next(other for other in first.selected if other["deita"]["id"] == row["blocked_by"])
+    assert row["duplicate_of"] in row["reason"]
+    winner = next(other for other in first.selected if other["deita"]["id"] == row["duplicate_of"])
     assert winner["deita"]["score"] >= row["score"]
 
 
@@ -281,8 +281,8 @@ def test_the_run_is_recorded(first):
     row = runs.row(by_predicate=pl.col("run_id") == first.manifest["run_id"], named=True)
     assert json.loads(row["counts"]) == first.manifest["counts"]
     assert json.loads(row["settings"]) == first.manifest["settings"]
-    walked = Store(first.store).count(SELECTIONS, f"run_id = '{first.manifest['run_id']}'")
-    assert walked == first.report.counts.selected + first.report.counts.blocked
+    walked = Store(first.store).count(DECISIONS, f"run_id = '{first.manifest['run_id']}'")
+    assert walked == first.report.counts.selected + first.report.counts.near_duplicate
 
 
 def test_results_of_tasks_lie_inside_the_store(first):
@@ -338,8 +338,8 @@ def test_a_budget_takes_the_best_of_the_same_walk(first, second, run_flow, place
     assert ranked_ids(some) == ranked_ids(first)[:5]
     counts = some.report.counts
     assert (counts.selected, counts.encoded, counts.scored) == (5, 0, 0)
-    assert counts.not_reached == DISTINCT - 5 - counts.blocked
-    reasons = some.decisions.filter(pl.col("fate") == "not reached")["reason"].unique().to_list()
+    assert counts.over_budget == DISTINCT - 5 - counts.near_duplicate
+    reasons = some.decisions.filter(pl.col("fate") == "over_budget")["reason"].unique().to_list()
     assert reasons == ["the budget was full before its turn"]
 
 
@@ -560,7 +560,7 @@ def test_a_limit_counts_the_rows_of_all_files(first, run_flow, place):
     counts = run.report.counts
     # Files come in the order of their names: 12 rows of alpaca.jsonl, one of messages.parquet.
     assert (counts.read, counts.rejected, counts.merged) == (13, 3, 1)
-    assert counts.read == counts.selected + counts.passed_over + counts.rejected + counts.merged
+    assert counts.read == counts.selected + counts.skipped + counts.rejected + counts.merged
 
 
 def test_a_limit_that_ends_at_a_bad_row_costs_only_that_row(run_flow, tmp_path):

@@ -1,4 +1,4 @@
-"""A pool that grows: every edition is the one of a run from scratch, and says what it changed."""
+"""A pool that grows: every snapshot is the one of a run from scratch, and says what it changed."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from deita_core.config.settings import RemovalSettings, SelectionSettings, removal_settings
 from deita_core.errors import InputError
-from deita_core.stages.diff import compare_editions
+from deita_core.stages.diff import compare_snapshots
 from deita_core.stages.exporting import export_selection
 from deita_core.stages.removal import matching, remove
-from deita_core.stages.snapshots import editions, read_edition, settings_after
+from deita_core.stages.snapshots import read_snapshot, settings_after, snapshots
 from deita_core.store import Store
-from deita_core.tables import REMOVALS, SAMPLES, SELECTIONS, SOURCES
+from deita_core.tables import DECISIONS, REMOVALS, SAMPLES, SOURCES
 
 MORE = [
     talk("List the planets in order.", "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune."),
@@ -127,14 +127,14 @@ def test_an_update_takes_files_from_elsewhere_and_remembers_them(place, tmp_path
     assert again.counts.encoded == again.counts.scored == 0
 
 
-def test_an_update_keeps_the_settings_of_the_edition_but_for_what_is_given(place):
+def test_an_update_keeps_the_settings_of_the_snapshot_but_for_what_is_given(place):
     assert place.update().settings.budget == 5
     changed = place.update(budget=3)
     assert (changed.settings.budget, changed.settings.threshold, changed.counts.selected) == (3, 0.9, 3)
     same_selection(place, place.from_scratch(budget=3))
 
 
-def test_an_update_of_nothing_makes_the_first_edition(place):
+def test_an_update_of_nothing_makes_the_first_snapshot(place):
     place.out = place.folder / "another"
     report = place.update(place.pool, budget=2)
     assert (report.previous, report.counts.selected) == (None, 2)
@@ -166,7 +166,7 @@ def test_a_file_that_is_gone_keeps_its_rows(place):
 # -- what changed
 
 
-def test_an_edition_says_what_came_and_what_went_and_why(place):
+def test_an_snapshot_says_what_came_and_what_went_and_why(place):
     before = {row["deita"]["id"] for row in place.lines()}
     place.write("b.jsonl", MESSAGES).write("c.jsonl", MORE)
     place.update()
@@ -186,39 +186,39 @@ def test_a_row_that_a_better_one_blocks_now_names_it(place):
     place.write("b.jsonl", [{**row, "output": row["output"] + " " * 3 + "."} for row in ALPACA])
     place.update(threshold=0.9)
     for row in place.lines("dropped.jsonl"):
-        blocker = place.decisions.filter(pl.col("id") == row["id"])["blocked_by"].item()
+        blocker = place.decisions.filter(pl.col("id") == row["id"])["duplicate_of"].item()
         assert blocker in row["reason"] and row["reason"].endswith("and was not before")
     assert place.lines("dropped.jsonl")
 
 
-def test_every_edition_can_be_written_again(place):
+def test_every_snapshot_can_be_written_again(place):
     first = (place.out / "selected.jsonl").read_bytes()
     place.write("b.jsonl", MORE)
     place.update(budget=4)
     store = Store(place.store)
-    export_selection(store, read_edition(store, 1).report, place.folder / "again")
+    export_selection(store, read_snapshot(store, 1).report, place.folder / "again")
     assert (place.folder / "again" / "selected.jsonl").read_bytes() == first
-    assert editions(store)["number"].to_list() == [1, 2]
-    with pytest.raises(InputError, match="has no edition 7; it has 1 to 2"):
-        read_edition(store, 7)
+    assert snapshots(store)["number"].to_list() == [1, 2]
+    with pytest.raises(InputError, match="has no snapshot 7; it has 1 to 2"):
+        read_snapshot(store, 7)
 
 
-def test_any_two_editions_can_be_compared(place):
+def test_any_two_snapshots_can_be_compared(place):
     place.write("b.jsonl", MORE)
     place.update(budget=7)
     place.update(budget=5)
-    found = compare_editions(Store(place.store), 1, 3)
-    kept = [read_edition(Store(place.store), n).report.job.run_id for n in (1, 3)]
-    one, three = (set(Store(place.store).read(SELECTIONS, ["id"], f"run_id = '{run}' AND kept")["id"]) for run in kept)
+    found = compare_snapshots(Store(place.store), 1, 3)
+    kept = [read_snapshot(Store(place.store), n).report.job.run_id for n in (1, 3)]
+    one, three = (set(Store(place.store).read(DECISIONS, ["id"], f"run_id = '{run}' AND kept")["id"]) for run in kept)
     assert (set(found.added["id"]), set(found.dropped["id"])) == (three - one, one - three)
 
 
-def test_only_so_many_editions_are_kept(place):
+def test_only_so_many_snapshots_are_kept(place):
     for budget in (4, 3, 2):
-        place.update(budget=budget, keep_editions=2)
+        place.update(budget=budget, keep_snapshots=2)
     store = Store(place.store)
-    assert editions(store)["number"].to_list() == [3, 4]
-    assert set(store.read(SELECTIONS, ["run_id"])["run_id"]) == set(editions(store)["run_id"])
+    assert snapshots(store)["number"].to_list() == [3, 4]
+    assert set(store.read(DECISIONS, ["run_id"])["run_id"]) == set(snapshots(store)["run_id"])
 
 
 # -- nothing half-written
@@ -227,24 +227,24 @@ def test_only_so_many_editions_are_kept(place):
 def test_a_selection_that_cannot_be_written_leaves_the_one_before(place):
     place.write("tools.jsonl", [TOOL_TALK])
     files = {path.name: path.read_bytes() for path in place.out.iterdir()}
-    decided = Store(place.store).count(SELECTIONS)
+    decided = Store(place.store).count(DECISIONS)
     with pytest.raises(InputError, match="tool messages"):
         place.update(format="alpaca", budget=20)
     assert {path.name: path.read_bytes() for path in place.out.iterdir()} == files
-    assert Store(place.store).count(SELECTIONS) == decided
-    assert editions(Store(place.store))["number"].to_list() == [1]
+    assert Store(place.store).count(DECISIONS) == decided
+    assert snapshots(Store(place.store))["number"].to_list() == [1]
     # What it encoded is not lost.
     assert place.update(budget=20).counts.encoded == 0
 
 
 def test_decisions_of_a_run_that_was_killed_are_forgotten_by_the_next(place):
     store = Store(place.store)
-    left = store.read(SELECTIONS).with_columns(
+    left = store.read(DECISIONS).with_columns(
         run_id=pl.lit("killed"), key=pl.format("killed:{}", "rank")
     )  # fmt: skip
-    store.write(SELECTIONS, left)
+    store.write(DECISIONS, left)
     place.update()
-    assert "killed" not in set(store.read(SELECTIONS, ["run_id"])["run_id"])
+    assert "killed" not in set(store.read(DECISIONS, ["run_id"])["run_id"])
 
 
 # -- takedowns
@@ -293,7 +293,7 @@ def test_a_removed_conversation_does_not_come_back_with_a_file(place):
     report = place.update(budget=50)
     assert report.counts.rejected == 2
     assert id_ not in pool_ids(place) and not place.holds(ALPACA[1]["output"])
-    assert report.counts.read == sum((report.counts.selected, report.counts.passed_over, 2, report.counts.merged))
+    assert report.counts.read == sum((report.counts.selected, report.counts.skipped, 2, report.counts.merged))
 
 
 def test_a_removal_that_was_killed_is_carried_out_by_the_next_run(place):
@@ -370,19 +370,19 @@ def break_off(*_, **__):
     raise ConnectionError("the server is gone")
 
 
-def test_an_edition_stands_whatever_fails_after_it(place, monkeypatch):
+def test_an_snapshot_stands_whatever_fails_after_it(place, monkeypatch):
     place.write("b.jsonl", MORE)
     with monkeypatch.context() as failing:
         failing.setattr(Store, "compact", break_off)
         with pytest.raises(ConnectionError):
             place.update()
     store = Store(place.store)
-    assert editions(store)["number"].to_list() == [1, 2]
-    export_selection(store, read_edition(store, 2).report, place.folder / "again")
+    assert snapshots(store)["number"].to_list() == [1, 2]
+    export_selection(store, read_snapshot(store, 2).report, place.folder / "again")
     assert (place.folder / "again" / "selected.jsonl").read_bytes() == (place.out / "selected.jsonl").read_bytes()
 
 
-def test_a_run_retried_after_its_edition_was_recorded_only_hands_it_over(place, monkeypatch):
+def test_a_run_retried_after_its_snapshot_was_recorded_only_hands_it_over(place, monkeypatch):
     import flows.selection
 
     place.write("b.jsonl", MORE)
@@ -394,7 +394,7 @@ def test_a_run_retried_after_its_edition_was_recorded_only_hands_it_over(place, 
 
     monkeypatch.setattr(flows.selection, "place_files", fail_once)
     flows.selection.update.with_options(retries=1)([], str(place.out), place.settings())
-    made = editions(Store(place.store))
+    made = snapshots(Store(place.store))
     assert (made["number"].to_list(), made["run_id"].n_unique()) == ([1, 2], 2)
     assert {row["deita"]["reason"] for row in place.lines("added.jsonl")} == {"new in the pool"}
     same_selection(place, place.from_scratch(budget=5))
@@ -403,15 +403,15 @@ def test_a_run_retried_after_its_edition_was_recorded_only_hands_it_over(place, 
 # -- where an update goes on from
 
 
-def test_folders_of_one_store_keep_their_own_editions(place):
+def test_folders_of_one_store_keep_their_own_snapshots(place):
     other = Place.__new__(Place)
     other.folder, other.pool, other.store, other.out = place.folder, place.pool, place.store, place.folder / "other"
     for budget in (4, 3, 2):
-        other.update(place.pool, budget=budget, keep_editions=2)
-    assert editions(Store(place.store))["number"].to_list() == [1, 3, 4]
+        other.update(place.pool, budget=budget, keep_snapshots=2)
+    assert snapshots(Store(place.store))["number"].to_list() == [1, 3, 4]
     assert place.update().settings.budget == 5
     store = Store(place.store)
-    export_selection(store, read_edition(store, 3).report, place.folder / "third")
+    export_selection(store, read_snapshot(store, 3).report, place.folder / "third")
     assert not (place.folder / "third" / "CHANGES.md").exists()
 
 
@@ -421,7 +421,7 @@ def test_a_folder_of_another_store_is_not_overwritten(place):
     with pytest.raises(InputError, match=f"a selection of the store {right}"):
         place.update(place.pool)
     place.out = place.folder / "new"
-    with pytest.raises(InputError, match="has no edition"):
+    with pytest.raises(InputError, match="has no snapshot"):
         place.update()
     assert {path.name: path.read_bytes() for path in (place.folder / "out").iterdir()} == files
 
@@ -447,12 +447,12 @@ def test_a_limit_that_is_lowered_reads_no_more_than_that(place):
     assert place.update(limit=3).counts.read == 3
 
 
-def test_a_threshold_can_be_left_to_auto_where_the_edition_has_a_budget(place):
+def test_a_threshold_can_be_left_to_auto_where_the_snapshot_has_a_budget(place):
     report = place.update(threshold="auto")
     assert (report.settings.threshold, report.counts.selected) == ("auto", 5)
 
 
-def test_results_of_other_editions_are_no_data(place):
+def test_results_of_other_snapshots_are_no_data(place):
     place.out = place.pool / "results"
     place.select(budget=3)
     place.out = place.folder / "out"
@@ -479,9 +479,9 @@ def deita(place, *words):
 
 def test_the_commands_tell_what_they_did(place):
     place.write("b.jsonl", MORE)
-    assert "Edition 2, after 1:" in deita(place, "update", "--out", place.out)
-    assert [line.split()[0] for line in deita(place, "editions").splitlines()[1:]] == ["1", "2"]
-    assert "# Edition 2 beside edition 1" in deita(place, "diff")
+    assert "Snapshot 2, after 1:" in deita(place, "update", "--out", place.out)
+    assert [line.split()[0] for line in deita(place, "snapshots").splitlines()[1:]] == ["1", "2"]
+    assert "# Snapshot 2 beside snapshot 1" in deita(place, "diff")
     assert "Would remove 2 conversations" in deita(place, "remove", "--where", "line = 1", "--dry-run")
     assert Store(place.store).count(REMOVALS) == 0
     assert "Removed 2 conversations" in deita(place, "remove", "--where", "line = 1")

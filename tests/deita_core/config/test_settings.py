@@ -74,7 +74,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "layout": "sharegpt",
         "limit": 3,
         "format": "alpaca",
-        "keep_editions": 30,
+        "keep_snapshots": 30,
         "runner": "processes",
     }
     assert set(wanted) == set(SelectionSettings.model_fields)

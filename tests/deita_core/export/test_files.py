@@ -282,7 +282,7 @@ def test_rows_that_do_not_fit_a_layout_leave_an_earlier_selection_whole(tmp_path
 
 def test_a_second_write_replaces_every_file(tmp_path):
     write(tmp_path, row(), row(TALK, rank=2), manifest={"run_id": "first"}, card="# First\n")
-    other = pl.DataFrame({"id": ["b" * 32], "fate": ["blocked"]})
+    other = pl.DataFrame({"id": ["b" * 32], "fate": ["near_duplicate"]})
     write(tmp_path, row(TALK), manifest={"run_id": "second"}, card="# Second\n", decisions=other)
     assert names_in(tmp_path) == FILES
     assert [line["deita"]["id"] for line in lines_of(tmp_path)] == [conversation(TALK).id]

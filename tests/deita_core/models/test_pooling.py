@@ -6,19 +6,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deita_core.models.pooling import conversation_vectors, weighted_means
-from deita_core.tables import OUTLINE
+from deita_core.tables import MESSAGE_INDEX_TYPE
 
 VECTORS = hnp.arrays(np.float32, (6, 5), elements=st.floats(-1, 1, width=32))
 GROUPS = st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5_000)), max_size=5), min_size=1, max_size=6)
 
 
-def outlines(*conversations):
+def indices(*conversations):
     """Conversations of (text, characters) as the samples table has them."""
     rows = [
         [{"role": "user", "text_id": text, "n_chars": chars, "blank": text == "blank"} for text, chars in messages]
         for messages in conversations
     ]
-    return pl.Series(rows, dtype=pl.List(OUTLINE))
+    return pl.Series(rows, dtype=pl.List(MESSAGE_INDEX_TYPE))
 
 
 @settings(deadline=None)
@@ -64,25 +64,25 @@ def test_the_mean_of_one_to_three_points_where_the_longer_one_does():
 
 def test_a_conversation_weighs_its_messages_by_their_characters():
     vectors = np.array([[1, 0], [0, 1]], np.float32)
-    found = conversation_vectors(outlines([("a", 30), ("b", 40)], [("b", 7)]), ["a", "b"], vectors)
+    found = conversation_vectors(indices([("a", 30), ("b", 40)], [("b", 7)]), ["a", "b"], vectors)
     np.testing.assert_allclose(found, [[0.6, 0.8], [0, 1]], atol=1e-7)
 
 
 def test_a_blank_message_counts_for_nothing_and_needs_no_vector():
     vectors = np.array([[1, 0]], np.float32)
-    assert conversation_vectors(outlines([("blank", 9), ("a", 1)]), ["a"], vectors).tolist() == [[1, 0]]
+    assert conversation_vectors(indices([("blank", 9), ("a", 1)]), ["a"], vectors).tolist() == [[1, 0]]
 
 
 def test_a_text_said_twice_counts_twice():
     vectors = np.array([[1, 0], [0, 1]], np.float32)
-    found = conversation_vectors(outlines([("a", 3), ("b", 8), ("a", 3)]), ["a", "b"], vectors)
+    found = conversation_vectors(indices([("a", 3), ("b", 8), ("a", 3)]), ["a", "b"], vectors)
     np.testing.assert_allclose(found, [[0.6, 0.8]], atol=1e-7)
 
 
 @settings(deadline=None)
 @given(VECTORS, st.permutations(range(6)))
 def test_the_order_in_which_vectors_are_stored_changes_nothing(vectors, order):
-    talks = outlines([("t0", 3), ("t5", 11), ("t2", 4)], [("t1", 1)], [("t3", 2), ("t4", 9), ("t3", 2)])
+    talks = indices([("t0", 3), ("t5", 11), ("t2", 4)], [("t1", 1)], [("t3", 2), ("t4", 9), ("t3", 2)])
     straight = conversation_vectors(talks, [f"t{i}" for i in range(6)], vectors)
     shuffled = conversation_vectors(talks, [f"t{i}" for i in order], vectors[list(order)])
     assert straight.tobytes() == shuffled.tobytes()
@@ -90,4 +90,4 @@ def test_the_order_in_which_vectors_are_stored_changes_nothing(vectors, order):
 
 def test_a_text_without_a_vector_is_an_error():
     with pytest.raises(KeyError):
-        conversation_vectors(outlines([("a", 1), ("lost", 1)]), ["a"], np.ones((1, 2), np.float32))
+        conversation_vectors(indices([("a", 1), ("lost", 1)]), ["a"], np.ones((1, 2), np.float32))

@@ -455,9 +455,12 @@ def test_frames_are_what_their_tables_hold(file):
         assert held.validate(frame).height == height
     assert batch.sources["key"].to_list() == [f"{FILE_ID}:{n}" for n in (1, 2, 3)]
     assert batch.sources["sample_id"].to_list() == [batch.samples["id"][i] for i in (0, 0, 1)]
-    outline = batch.samples["outline"][0].to_list()
-    assert [(m["role"], m["n_chars"], m["blank"]) for m in outline] == [("user", 11, False), ("assistant", 4, False)]
-    assert outline[1]["text_id"] == hashlib.blake2b(b"Yes.", digest_size=16).hexdigest()
+    message_index = batch.samples["message_index"][0].to_list()
+    assert [(m["role"], m["n_chars"], m["blank"]) for m in message_index] == [
+        ("user", 11, False),
+        ("assistant", 4, False),
+    ]
+    assert message_index[1]["text_id"] == hashlib.blake2b(b"Yes.", digest_size=16).hexdigest()
 
 
 def test_frames_of_no_rows_are_valid():

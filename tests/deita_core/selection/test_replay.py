@@ -10,7 +10,7 @@ from deita_core.errors import InputError
 from deita_core.selection import DiversitySelector, replay, selector
 from deita_core.selection.carried import out_of_order
 
-NOBODY = pl.DataFrame(schema={"id": pl.String, "kept": pl.Boolean, "nearest": pl.String, "similarity": pl.Float64})
+NOBODY = pl.DataFrame(schema={"id": pl.String, "selected": pl.Boolean, "nearest": pl.String, "similarity": pl.Float64})
 THRESHOLDS = st.sampled_from([1.0, 0.999, 0.95, 0.9, 0.8, 0.6, 0.5, 0.0, -1.0])
 BUDGETS = st.one_of(st.none(), st.integers(1, 25))
 
@@ -70,13 +70,13 @@ def clustered(count, kinds, dim=16, noise=0.2, seed=0):
 
 @st.composite
 def walks(draw):
-    """A random pool and how it changes: a seed, the vectors' kind, and for each edition budget and threshold."""
+    """A random pool and how it changes: a seed, the vectors' kind, and for each snapshot budget and threshold."""
     seed, dim = draw(st.integers(0, 2**32)), draw(st.integers(1, 6))
     dtype = draw(st.sampled_from([np.float32, np.float32, np.float16]))
-    editions = draw(st.lists(st.tuples(BUDGETS, THRESHOLDS, st.integers(0, 12)), min_size=2, max_size=5))
+    snapshots = draw(st.lists(st.tuples(BUDGETS, THRESHOLDS, st.integers(0, 12)), min_size=2, max_size=5))
     if draw(st.booleans()):
-        editions = [(editions[0][0], editions[0][1], change) for *_, change in editions]
-    return seed, dim, dtype, draw(st.integers(0, 80)), editions
+        snapshots = [(snapshots[0][0], snapshots[0][1], change) for *_, change in snapshots]
+    return seed, dim, dtype, draw(st.integers(0, 80)), snapshots
 
 
 def some_vector(rng, bases):
@@ -112,8 +112,8 @@ def change(pool, rng, bases, additions, everything):
 @given(
     walks(), st.sampled_from([(1, 1), (3, 2), (7, 3), (16_384, 1), (16_384, 1_024)]), st.sampled_from([1, 3]), st.data()
 )
-def test_every_edition_of_a_changing_pool_is_decided_as_from_scratch_to_the_last_bit(walk, sizes, attempts, data):
-    seed, dim, dtype, first, editions = walk
+def test_every_snapshot_of_a_changing_pool_is_decided_as_from_scratch_to_the_last_bit(walk, sizes, attempts, data):
+    seed, dim, dtype, first, snapshots = walk
     rng = np.random.default_rng(seed)
     bases = rng.integers(-3, 4, size=(data.draw(st.integers(1, 10)), dim)).astype(np.float64)
     pool, before = Pool(dim, dtype), NOBODY
@@ -123,7 +123,7 @@ def test_every_edition_of_a_changing_pool_is_decided_as_from_scratch_to_the_last
         patch.setattr(replay, "SHORTEST", sizes[1])
         patch.setattr(replay, "ATTEMPTS", attempts)
         patch.setattr(selector, "TILE", data.draw(st.sampled_from([2, 2_048])))
-        for number, (budget, threshold, additions) in enumerate(editions):
+        for number, (budget, threshold, additions) in enumerate(snapshots):
             encoded = change(pool, rng, bases, additions if number else first, everything=number > 0)
             found = pool.replay(before, budget, threshold, set(encoded) & set(before["id"]))
             assert_as_from_scratch(pool, found, budget, threshold)
@@ -173,13 +173,18 @@ def test_of_equally_near_ones_the_first_in_the_new_order_is_named():
     for name, vector, score in [("a", [0, 1], 9), ("b", [1, 0], 8), ("between", [1, 1], 7)]:
         pool.add(vector, score, name)
     before, _ = pool.scratch(None, 0.7)
-    assert before["blocked_by"][2] == "a"
+    assert before["duplicate_of"][2] == "a"
     pool.scores["a"] = 7.5
     after = pool.replay(before, None, 0.7).decisions
-    assert after["blocked_by"][2] == "b"
+    assert after["duplicate_of"][2] == "b"
     pool.add([2, 0], 10, "as b")
     found = pool.replay(after, None, 0.7).decisions
-    assert found.select("id", "blocked_by").rows() == [("as b", None), ("b", "as b"), ("a", None), ("between", "as b")]
+    assert found.select("id", "duplicate_of").rows() == [
+        ("as b", None),
+        ("b", "as b"),
+        ("a", None),
+        ("between", "as b"),
+    ]
 
 
 def test_what_was_blocked_by_a_removed_one_is_judged_anew():
@@ -189,8 +194,8 @@ def test_what_was_blocked_by_a_removed_one_is_judged_anew():
     before, _ = pool.scratch(None, 0.9)
     pool.remove("first")
     found = pool.replay(before, None, 0.9)
-    assert found.decisions["kept"].to_list() == [True, False]
-    assert found.decisions["blocked_by"].to_list() == [None, "copy"]
+    assert found.decisions["selected"].to_list() == [True, False]
+    assert found.decisions["duplicate_of"].to_list() == [None, "copy"]
 
 
 def test_a_blocker_at_an_obtuse_angle_rules_nothing_out():
@@ -220,7 +225,7 @@ def counted(count):
         pool.add(fresh.vectors[name], fresh.scores[name], f"new-{name}")
     work = pool.replay(before, None, 0.9).work
     decisions, _ = pool.scratch(None, 0.9)
-    return work, int((decisions["kept"].cum_sum()).sum())
+    return work, int((decisions["selected"].cum_sum()).sum())
 
 
 def test_the_work_grows_with_the_change_and_not_with_the_pool():
@@ -234,13 +239,13 @@ def test_those_that_a_fallen_one_blocked_go_to_its_better_without_a_look_at_all_
     monkeypatch.setattr(replay, "BLOCK", 256)
     pool = clustered(4_000, 400, dim=24)
     before, _ = pool.scratch(None, 0.9)
-    [(leader, blocked)] = before["blocked_by"].drop_nulls().value_counts(sort=True).head(1).rows()
+    [(leader, blocked)] = before["duplicate_of"].drop_nulls().value_counts(sort=True).head(1).rows()
     pool.add(pool.vectors[leader], 2, "better")
     found = pool.replay(before, None, 0.9)
     assert_as_from_scratch(pool, found, None, 0.9)
     assert blocked > 20 and found.work.examined > blocked
     # All kept with the better one, more than once; those it blocks now with that one alone.
-    assert found.work.compared < 6 * before["kept"].sum()
+    assert found.work.compared < 6 * before["selected"].sum()
 
 
 @pytest.mark.parametrize("budget", [None, 50])
@@ -269,10 +274,10 @@ def test_no_vector_is_read_twice_for_the_kept_and_few_for_the_blocked():
     found = pool.replay(before, None, 0.9)
     assert_as_from_scratch(pool, pool.replay(before, None, 0.9), None, 0.9)
     found = pool.replay(before, None, 0.9)
-    assert len(pool.asked) <= found.decisions["kept"].sum() + found.work.examined
+    assert len(pool.asked) <= found.decisions["selected"].sum() + found.work.examined
 
 
-def test_a_row_without_direction_is_rejected_in_every_edition():
+def test_a_row_without_direction_is_rejected_in_every_snapshot():
     pool = clustered(50, 5)
     pool.add(np.zeros(16), 0.5, "zero")
     pool.add(np.full(16, np.nan), 0.4, "nan")

@@ -10,7 +10,7 @@ from deita_core.errors import InputError
 from deita_core.selection import rank_candidates, select_diverse
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared/golden/selection"
-COLUMNS = ["id", "rank", "score", "kept", "blocked_by", "nearest", "similarity"]
+COLUMNS = ["id", "rank", "score", "selected", "duplicate_of", "nearest", "similarity"]
 BUDGETS = st.one_of(st.none(), st.integers(1, 8))
 THRESHOLDS = st.sampled_from([-0.5, 0.0, 0.5, 0.6, 0.8, 0.9, 0.95])
 
@@ -116,10 +116,10 @@ def test_a_selection_is_evidence_for_itself(pool, budget, threshold):
     assert selection.decisions.columns == COLUMNS
     assert budget is None or len(selection.ids) <= budget
     kept = set()
-    for id_, _, score, keeps, blocked_by, nearest, similarity in selection.decisions.rows():
+    for id_, _, score, keeps, duplicate_of, nearest, similarity in selection.decisions.rows():
         assert score == scores[ids.index(id_)]
         assert keeps == (similarity is None or similarity <= threshold)
-        assert blocked_by == (None if keeps else nearest)
+        assert duplicate_of == (None if keeps else nearest)
         assert (nearest is None) == (not kept)
         assert nearest is None or nearest in kept
         if keeps:

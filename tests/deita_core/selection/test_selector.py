@@ -15,7 +15,7 @@ from deita_core.selection import DiversitySelector, selector
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared/golden/selection"
 GOLDEN_THRESHOLDS = (0.95, 0.9, 0.8, 0.7, 0.6)
-COLUMNS = ["id", "rank", "kept", "blocked_by", "nearest", "similarity"]
+COLUMNS = ["id", "rank", "selected", "duplicate_of", "nearest", "similarity"]
 
 
 def reference(ids, vectors, budget, threshold):
@@ -150,7 +150,7 @@ def test_the_block_size_changes_nothing_where_vectors_are_long_and_many():
     vectors = (centres[rng.integers(0, 40, 1_500)] + rng.normal(size=(1_500, 384)) * 0.33).astype(np.float32)
     _, whole = walk(vectors, None, 0.9)
     _, parted = walk(vectors, None, 0.9, [1, 257, 3, 64])
-    assert 100 < whole["kept"].sum() < 1_400
+    assert 100 < whole["selected"].sum() < 1_400
     assert whole.equals(parted)
 
 
@@ -159,7 +159,7 @@ def test_the_block_size_changes_nothing_where_vectors_are_long_and_many():
 def test_a_budget_stops_the_walk_of_all_right_after_the_last_kept(vectors, threshold, budget):
     _, unlimited = walk(vectors, None, threshold)
     chosen, decisions = walk(vectors, budget, threshold)
-    filled = unlimited.filter(pl.col("kept").cum_sum() == budget)
+    filled = unlimited.filter(pl.col("selected").cum_sum() == budget)
     assert decisions.equals(unlimited.filter(pl.col("rank") <= filled["rank"].min()) if len(filled) else unlimited)
     assert chosen.full == (len(filled) > 0)
 
@@ -178,7 +178,7 @@ def test_float16_vectors_are_decided_like_the_float32_vectors_of_the_same_values
 def test_a_blocked_sample_names_its_blocker():
     _, decisions = walk(np.array([[1, 0], [0, 2], [1, 0.1]], np.float32), ids=["across", "up", "nearly across"])
     last = decisions.row(2, named=True)
-    assert (last["kept"], last["blocked_by"], last["nearest"]) == (False, "across", "across")
+    assert (last["selected"], last["duplicate_of"], last["nearest"]) == (False, "across", "across")
     assert last["similarity"] == pytest.approx(1 / math.hypot(1, 0.1), abs=1e-8)
 
 
@@ -212,7 +212,7 @@ def test_a_blocked_sample_blocks_nobody():
 
 def test_the_opposite_of_a_kept_sample_is_as_unlike_it_as_can_be():
     _, decisions = walk(np.array([[1, 2], [-1, -2]], np.float32), None, 0.0)
-    assert decisions["kept"].to_list() == [True, True]
+    assert decisions["selected"].to_list() == [True, True]
     assert decisions["similarity"][1] == pytest.approx(-1)
 
 
@@ -245,7 +245,7 @@ def test_the_largest_and_the_smallest_vectors_have_a_direction():
     vectors = np.array([[3e38, 3e38], [1e-45, 1e-45], [-3e38, 3e38], [1e-45, 0]], np.float32)
     chosen, decisions = walk(vectors)
     assert chosen.rejected.is_empty()
-    assert decisions["blocked_by"].to_list() == [None, "id-0000", None, None]
+    assert decisions["duplicate_of"].to_list() == [None, "id-0000", None, None]
 
 
 @settings(deadline=None, max_examples=50)
@@ -294,7 +294,7 @@ def test_vectors_offered_may_be_overwritten_afterwards():
     chosen, block = DiversitySelector(None, 0.9, 2), np.array([[1, 0]], np.float32)
     chosen.offer(["a"], block)
     block[:] = [[0, 1]]
-    assert chosen.offer(["b"], block)["kept"].to_list() == [True]
+    assert chosen.offer(["b"], block)["selected"].to_list() == [True]
 
 
 def test_memory_does_not_grow_with_what_is_passed_over():

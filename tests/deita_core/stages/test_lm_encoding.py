@@ -154,12 +154,12 @@ def test_what_is_cut_away_counts_for_no_size(encoder, tmp_path):
 def test_candidates_vectors_come_in_their_order(pool, encoder, monkeypatch):
     monkeypatch.setattr("deita_core.stages.selecting.BLOCK", 2)
     pool.encode(encoder)
-    outlines = pool.store.read(SAMPLES, ["id", "outline"]).sort("id", descending=True)
-    blocks = list(candidate_vectors(pool.store, encoder, outlines))
+    indices = pool.store.read(SAMPLES, ["id", "message_index"]).sort("id", descending=True)
+    blocks = list(candidate_vectors(pool.store, encoder, indices))
     assert [len(ids) for ids, _ in blocks] == [2, 2, 1] and BLOCK > 2
-    assert [id_ for ids, _ in blocks for id_ in ids] == outlines["id"].to_list()
+    assert [id_ for ids, _ in blocks for id_ in ids] == indices["id"].to_list()
     model = LanguageModelEncoder(encoder, "cpu")
-    expected = model.encode([render(pool.talks[id_], model.tokenizer) for id_ in outlines["id"]]).vectors
+    expected = model.encode([render(pool.talks[id_], model.tokenizer) for id_ in indices["id"]]).vectors
     assert np.abs(np.concatenate([vectors for _, vectors in blocks]) - expected).max() <= 1e-5
 
 
@@ -174,7 +174,7 @@ def test_a_conversation_too_like_a_better_one_is_blocked_by_it(storage, folder, 
     first, second, third = (conversation(talk).id for talk in talks)
     pool.score({first: [(3, 3)], second: [(4, 4)], third: [(2, 2)]})
     chosen = choose(pool.store, pool.job(encoder, threshold=0.99))
-    assert (chosen.selected, chosen.blocked, chosen.rejected) == (2, 1, 0)
+    assert (chosen.selected, chosen.near_duplicate, chosen.rejected) == (2, 1, 0)
 
 
 def test_turns_fit_counts_the_tokens_of_messages_with_the_models_tokenizer(pool, encoder, folder):
@@ -190,18 +190,18 @@ def test_turns_fit_counts_the_tokens_of_messages_with_the_models_tokenizer(pool,
 
 def test_blank_messages_and_single_turns_need_no_count(tmp_path, encoder):
     pool = Pool(tmp_path, [TALKS[0], TALKS[4]])
-    outlines = pool.store.read(SAMPLES, ["id", "outline"])
-    assert encoding.message_tokens(pool.store, encoder, outlines.head(0)) == {}
-    counted = encoding.message_tokens(pool.store, encoder, outlines)
+    indices = pool.store.read(SAMPLES, ["id", "message_index"])
+    assert encoding.message_tokens(pool.store, encoder, indices.head(0)) == {}
+    counted = encoding.message_tokens(pool.store, encoder, indices)
     assert set(counted) == {text_id(m.content) for t in pool.talks.values() for m in t.messages if not m.is_blank}
 
 
 def test_many_conversations_are_counted_a_block_at_a_time(tmp_path, encoder, monkeypatch):
     pool = Pool(tmp_path, many(9))
-    outlines = pool.store.read(SAMPLES, ["id", "outline"])
-    whole = encoding.message_tokens(pool.store, encoder, outlines)
+    indices = pool.store.read(SAMPLES, ["id", "message_index"])
+    whole = encoding.message_tokens(pool.store, encoder, indices)
     monkeypatch.setattr(encoding, "BLOCK", 2)
-    assert encoding.message_tokens(pool.store, encoder, outlines) == whole
+    assert encoding.message_tokens(pool.store, encoder, indices) == whole
     assert len(whole) == 18
 
 

@@ -16,7 +16,7 @@ from deita_core.stages.mending import mend
 from deita_core.stages.removal import remove
 from deita_core.stages.selecting import choose
 from deita_core.store import Store
-from deita_core.tables import PLANS, SAMPLES, SELECTIONS, SOURCES, scores_table
+from deita_core.tables import DECISIONS, PLANS, SAMPLES, SOURCES, scores_table
 
 FILES = ["a" * 32, "b" * 32, "c" * 32]
 ANOTHER = ScorerFiles(name="q2", axis="quality", path=Path(), fingerprint="3" * 32)
@@ -48,13 +48,13 @@ def fill(folder, seed):
 
 
 def decisions(store, the_job):
-    rows = store.read(SELECTIONS, where=f"run_id = '{the_job.run_id}'").sort("rank")
+    rows = store.read(DECISIONS, where=f"run_id = '{the_job.run_id}'").sort("rank")
     return rows.drop("key", "run_id")
 
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**16), steps=st.lists(edits, min_size=2, max_size=5))
-def test_every_edition_has_the_decisions_of_a_run_from_scratch(seed, steps):
+def test_every_snapshot_has_the_decisions_of_a_run_from_scratch(seed, steps):
     with tempfile.TemporaryDirectory() as folder:
         store, ids = fill(Path(folder) / "store", seed)
         previous = None

@@ -13,7 +13,7 @@ from deita_core.selection import select_diverse
 from deita_core.stages import selecting as choosing
 from deita_core.stages.selecting import Job, choose, fates, rank_pool
 from deita_core.store import Store
-from deita_core.tables import SAMPLES, SELECTIONS, SOURCES, scores_table, vectors_table
+from deita_core.tables import DECISIONS, SAMPLES, SOURCES, scores_table, vectors_table
 
 DIM = 4
 FILE = "f" * 32
@@ -47,14 +47,14 @@ class Pool:
     def talk(self, name, messages, turn_scores, file_id=FILE, n_tokens=10):
         talk = conversation((role, content) for role, content, _ in messages)
         self.name_of[talk.id] = name
-        outline = [
+        message_index = [
             {"role": m.role, "text_id": text_id(m.content), "n_chars": len(m.content), "blank": m.is_blank}
             for m in talk.messages
         ]
         sample = {
             "id": talk.id,
             "messages": [{"role": m.role, "content": m.content} for m in talk.messages],
-            "outline": outline,
+            "message_index": message_index,
             "n_turns": len(talk.turns),
             "n_chars": talk.n_chars,
         }
@@ -86,7 +86,7 @@ class Pool:
         rows = fates(self.store, the_job).rows(named=True)
         names = {**self.name_of, None: None}
         for row in rows:
-            row |= {"blocked_by": names[row["blocked_by"]], "nearest": names[row["nearest"]]}
+            row |= {"duplicate_of": names[row["duplicate_of"]], "nearest": names[row["nearest"]]}
         return chosen, {self.name_of[row["id"]]: row for row in rows}
 
 
@@ -117,10 +117,10 @@ def check_counts(chosen, rows):
     assert chosen.samples == len(found)
     assert {
         "selected": chosen.selected,
-        "blocked": chosen.blocked,
-        "not reached": chosen.not_reached,
+        "near_duplicate": chosen.near_duplicate,
+        "over_budget": chosen.over_budget,
         "rejected": chosen.rejected,
-    } == {fate: found.count(fate) for fate in ("selected", "blocked", "not reached", "rejected")}
+    } == {fate: found.count(fate) for fate in ("selected", "near_duplicate", "over_budget", "rejected")}
 
 
 def cancelling(pool, name, score):
@@ -142,10 +142,10 @@ def test_every_sample_has_one_fate_and_a_reason(pool):
     chosen, rows = pool.choose(budget=2)
     assert fate_names(rows) == {
         "best": "selected",
-        "like the best": "blocked",
+        "like the best": "near_duplicate",
         "pointless": "rejected",
         "second": "selected",
-        "late": "not reached",
+        "late": "over_budget",
         "unread": "rejected",
     }
     check_counts(chosen, rows)
@@ -164,10 +164,10 @@ def test_a_blocked_sample_names_its_blocker_and_how_like_it_it_is(pool):
     pool.add("up", at(90), (5, 4))
     pool.add("nearly up", at(80), (4, 4))
     _, rows = pool.choose()
-    assert rows["nearly up"]["blocked_by"] == rows["nearly up"]["nearest"] == "up"
+    assert rows["nearly up"]["duplicate_of"] == rows["nearly up"]["nearest"] == "up"
     assert rows["nearly up"]["similarity"] == pytest.approx(math.cos(math.radians(10)), abs=1e-6)
     assert rows["up"]["nearest"] == "across"
-    assert rows["up"]["blocked_by"] is None
+    assert rows["up"]["duplicate_of"] is None
     assert (rows["across"]["nearest"], rows["across"]["similarity"]) == (None, None)
 
 
@@ -190,7 +190,7 @@ def test_ties_in_score_go_to_the_smaller_id(pool):
     ids = [pool.add(name, at(10 * i)) for i, name in enumerate("abcdefgh")]
     _, rows = pool.choose(budget=1)
     assert [row["id"] for row in rows.values()] == sorted(ids)
-    assert [row["fate"] for row in rows.values()] == ["selected"] + ["not reached"] * 7
+    assert [row["fate"] for row in rows.values()] == ["selected"] + ["over_budget"] * 7
 
 
 @pytest.mark.parametrize("budget", [None, 3])
@@ -208,7 +208,7 @@ def test_a_vector_without_a_direction_beyond_the_full_budget_is_not_reached(pool
     cancelling(pool, "pointless", (4, 4))
     pool.add("late", at(90), (3, 3))
     chosen, rows = pool.choose(budget=1)
-    assert fate_names(rows) == {"good": "selected", "pointless": "not reached", "late": "not reached"}
+    assert fate_names(rows) == {"good": "selected", "pointless": "over_budget", "late": "over_budget"}
     check_counts(chosen, rows)
 
 
@@ -354,8 +354,8 @@ def test_a_store_is_walked_like_an_array(pool, budget):
     ids, vectors, scores = crowd(pool)
     expected = select_diverse(vectors.astype(np.float32), scores, budget=budget, threshold=0.8, ids=ids)
     pool.choose(budget=budget, threshold=0.8)
-    written = pool.store.read(SELECTIONS).sort("rank")
-    columns = ["id", "rank", "kept", "blocked_by", "nearest"]
+    written = pool.store.read(DECISIONS).sort("rank")
+    columns = ["id", "rank", "selected", "duplicate_of", "nearest"]
     assert written.select(columns).equals(expected.decisions.select(columns))
     np.testing.assert_allclose(
         written["similarity"].fill_null(0), expected.decisions["similarity"].fill_null(0), atol=1e-6
@@ -366,10 +366,10 @@ def test_a_store_is_walked_like_an_array(pool, budget):
 def test_the_block_size_changes_no_bit_of_a_decision(pool, monkeypatch, block):
     crowd(pool)
     pool.choose(budget=12, threshold=0.8)
-    whole = pool.store.read(SELECTIONS).sort("rank")
+    whole = pool.store.read(DECISIONS).sort("rank")
     monkeypatch.setattr(choosing, "BLOCK", block)
     pool.choose(budget=12, threshold=0.8)
-    assert pool.store.read(SELECTIONS).sort("rank").equals(whole)
+    assert pool.store.read(DECISIONS).sort("rank").equals(whole)
 
 
 def test_choosing_again_replaces_the_decisions_of_the_same_run(pool):
@@ -377,7 +377,7 @@ def test_choosing_again_replaces_the_decisions_of_the_same_run(pool):
         pool.add(str(number), at(60 * number), (number + 1, 1))
     pool.choose(budget=5)
     chosen, rows = pool.choose(budget=2)
-    assert pool.store.count(SELECTIONS) == 2
+    assert pool.store.count(DECISIONS) == 2
     check_counts(chosen, rows)
 
 
@@ -385,7 +385,7 @@ def test_another_runs_decisions_are_left_alone(pool):
     pool.add("a", at(0))
     choose(pool.store, job().model_copy(update={"run_id": "earlier"}))
     pool.choose()
-    assert sorted(pool.store.read(SELECTIONS)["run_id"]) == ["earlier", "run"]
+    assert sorted(pool.store.read(DECISIONS)["run_id"]) == ["earlier", "run"]
 
 
 def test_vectors_beyond_the_full_budget_need_not_exist(pool, monkeypatch):
@@ -395,7 +395,7 @@ def test_vectors_beyond_the_full_budget_need_not_exist(pool, monkeypatch):
     pool.store.delete(VECTORS, f"text_id = '{text_id('5!')}'")
     chosen, rows = pool.choose(budget=2)
     assert chosen.selected == 2
-    assert rows["5"]["fate"] == "not reached"
+    assert rows["5"]["fate"] == "over_budget"
 
 
 # -- the threshold
@@ -436,5 +436,5 @@ def test_fewer_than_the_budget_is_a_result(pool):
     pool.add("a", at(0), (5, 5))
     pool.add("b", at(1), (4, 4))
     chosen, rows = pool.choose(budget=2)
-    assert (chosen.selected, chosen.blocked) == (1, 1)
+    assert (chosen.selected, chosen.near_duplicate) == (1, 1)
     check_counts(chosen, rows)

@@ -75,7 +75,7 @@ def samples(texts):
         {
             "id": id_of(number),
             "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}],
-            "outline": [{"role": "user", "text_id": id_of(number), "n_chars": len(text), "blank": False}],
+            "message_index": [{"role": "user", "text_id": id_of(number), "n_chars": len(text), "blank": False}],
             "n_turns": 1,
             "n_chars": len(text),
         }
