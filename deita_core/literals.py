@@ -9,6 +9,8 @@ Format = Literal["same", "messages", "sharegpt", "alpaca"]
 Turns = Literal["fit", "sum", "mean", "max"]
 PresetName = Literal["laptop", "paper"]
 Status = Literal["ok", "truncated", "unreadable"]
+# What became of a sample of a pool.
+Fate = Literal["selected", "near_duplicate", "over_budget", "rejected"]
 Precision = Literal["float32", "bfloat16"]
 Pooling = Literal["last", "mean", "weighted"]
 Storage = Literal["float32", "float16"]

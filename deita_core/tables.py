@@ -1,13 +1,13 @@
 """The Pandera model of every table of the store: the one description of the data. Imports nothing of ours."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from deita_core.literals import Status
+from deita_core.literals import Fate, Status, Storage
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 # A message without its text: what the stages need when they follow ids.
@@ -145,35 +145,30 @@ class Plans(TableModel):
 
 
 class Decisions(TableModel):
-    """One row per candidate a selection walked, in rank order."""
+    """One row per distinct sample of a selection's pool: its fate, written once, when it is decided."""
 
-    key: str = pa.Field(str_length={"min_value": 1}, unique=True)
     run_id: str = pa.Field(str_length={"min_value": 1})
-    rank: pl.Int64 = pa.Field(ge=1)
     id: str = pa.Field(str_matches=ID)
-    score: pl.Float64
-    kept: bool
+    fate: str = pa.Field(isin=get_args(Fate))
+    reason: str = pa.Field(str_length={"min_value": 1}, nullable=True)
+    rank: pl.Int64 = pa.Field(ge=1, nullable=True)
+    score: pl.Float64 = pa.Field(nullable=True)
+    complexity: pl.Float64 = pa.Field(nullable=True)
+    quality: pl.Float64 = pa.Field(nullable=True)
+    n_scored: pl.Int32 = pa.Field(ge=1, nullable=True)
     duplicate_of: str = pa.Field(str_matches=ID, nullable=True)
-    nearest: str = pa.Field(str_matches=ID, nullable=True)
-    similarity: pl.Float64 = pa.Field(ge=-1.000001, le=1.000001, nullable=True)
+    similarity: pl.Float64 = pa.Field(ge=-1, le=1, nullable=True)
 
     @pa.dataframe_check
     @classmethod
-    def passed_over_names_its_blocker(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Kept rows have no blocker, skipped rows have one."""
-        return data.lazyframe.select(pl.col("selected") == pl.col("duplicate_of").is_null())
-
-
-class Runs(TableModel):
-    """One row per finished run, written last: enough to run it again."""
-
-    run_id: str = pa.Field(str_length={"min_value": 1}, unique=True)
-    finished: str
-    settings: str = pa.Field(str_startswith="{")
-    models: str = pa.Field(str_startswith="{")
-    counts: str = pa.Field(str_startswith="{")
-    seconds: str = pa.Field(str_startswith="{")
-    versions: str = pa.Field(str_startswith="{")
+    def every_fate_has_what_belongs_to_it(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """Only what was not selected has a reason, only a near-duplicate its better, only a rejected row no rank."""
+        fate = pl.col("fate")
+        return data.lazyframe.select(
+            (pl.col("reason").is_null() == (fate == "selected"))
+            & (pl.col("duplicate_of").is_not_null() == (fate == "near_duplicate"))
+            & (pl.col("rank").is_null() == (fate == "rejected"))
+        )
 
 
 class Snapshots(TableModel):
@@ -228,8 +223,7 @@ SAMPLES = Table("samples", ("id",), Samples)
 SOURCES = Table("sources", ("key",), Sources)
 REJECTS = Table("rejects", ("key",), Rejects)
 PLANS = Table("plans", ("key",), Plans)
-DECISIONS = Table("decisions", ("key",), Decisions)
-RUNS = Table("runs", ("run_id",), Runs)
+DECISIONS = Table("decisions", ("run_id", "id"), Decisions)
 SNAPSHOTS = Table("snapshots", ("number",), Snapshots)
 REMOVALS = Table("removals", ("id",), Removals)
 CHAINS = Table("chains", ("chain", "step", "attempt"), Chains)
@@ -241,7 +235,7 @@ def scores_table(scorer: str) -> Table:
     return Table(f"scores__{scorer}", ("id", "turn"), Scores)
 
 
-def vectors_table(encoder: str, dim: int, storage: Literal["float32", "float16"] = "float32") -> Table:
+def vectors_table(encoder: str, dim: int, storage: Storage = "float32") -> Table:
     """The table of one encoder's vectors: one row per distinct text, each of unit length.
 
     A language model's has one row per conversation, whose sample id stands in `text_id`.

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.config.settings import EvolutionSettings
@@ -37,7 +36,7 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
     """
     check_folder(Path(out))
     api_key(settings.llm)
-    store, run_id = settings.store, str(flow_run.id)
+    store = settings.store
     with holding(store), Progress() as progress:
         found = find_files(seeds, settings.layout, [store, out])
         files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
@@ -57,7 +56,7 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
 
         with progress.step("writing"):
             report = summarise(job, usage(), before, TRAFFIC.since(traffic), progress.seconds)
-            write_chains(report, out, run_id)
+            write_chains(report, out)
             publish_evolution(report, out)
     # Only now: whatever was answered and found out is kept.
     if failure := report.failure(Path(out)):

@@ -5,7 +5,7 @@ from prefect import flow
 from deita_core.config.settings import RemovalSettings
 from deita_core.stages.removal import Removed, counted, matching
 from flows.steps import holding
-from tasks.maintenance import remove_samples
+from tasks.selection import remove_samples
 
 
 @flow(name="remove", flow_run_name="remove from {store}")

@@ -9,7 +9,7 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.selection.calibration import Calibration
 from deita_core.stages.measuring import check_scores_file
 from flows.steps import encode_pool, find_models, find_pool_encoder, holding, read_pool, score_pool
-from tasks.measure import calibrate_encoder, write_scores
+from tasks.export import calibrate_encoder, write_scores
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner
 

@@ -1,6 +1,7 @@
 """The main job: read a pool, score and embed what is new in it, select, export; and the same again as it grows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow
@@ -51,9 +52,9 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
             return _publish_files(finished.report, out, prepare_files(finished.report, out))
         previous = snapshot_to_follow(store, Path(out))
         check_runner(settings.runner)
-        models = find_models(settings)
+        encoder, scorers = find_models(settings)
         files = read_pool(progress, pool, settings, leave_out=[out])
-        return _make_snapshot(progress, pool, files, models, out, settings, previous)
+        return _make_snapshot(progress, _Wanted(pool, files, encoder, scorers, settings, out, previous))
 
 
 @flow(name="update", flow_run_name="update {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
@@ -76,53 +77,58 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
         previous = snapshot_of(store, Path(out))
         check_goes_on(store, Path(out), previous, pool)
         if previous is not None:
-            settings = settings_after(previous.report.settings, settings)
+            settings = settings_after(previous.report.job.settings, settings)
         fitting(settings)
         check_runner(settings.runner)
-        models = find_models(settings)
+        encoder, scorers = find_models(settings)
         files = read_grown_pool(progress, pool, previous, settings, leave_out=[out])
-        known = previous.report.pool if previous else []
-        return _make_snapshot(progress, list(dict.fromkeys([*known, *pool])), files, models, out, settings, previous)
+        whole = list(dict.fromkeys([*(previous.report.pool if previous else []), *pool]))
+        return _make_snapshot(progress, _Wanted(whole, files, encoder, scorers, settings, out, previous))
 
 
-def _make_snapshot(
-    progress: Progress,
-    pool: Sequence[str],
-    files: Sequence[Ingested],
-    models: tuple[EncoderFiles, list[ScorerFiles]],
-    out: str,
-    settings: SelectionSettings,
-    previous: Snapshot | None,
-) -> Report:
+@dataclass(frozen=True)
+class _Wanted:
+    """What a snapshot is made of: the pool as named and as read, the models, the settings, where it goes."""
+
+    pool: Sequence[str]
+    files: Sequence[Ingested]
+    encoder: EncoderFiles
+    scorers: Sequence[ScorerFiles]
+    settings: SelectionSettings
+    out: str
+    previous: Snapshot | None
+
+    @property
+    def job(self) -> Job:
+        """What the selection depends on."""
+        complexity, quality = self.scorers
+        return Job(
+            run_id=str(flow_run.id),
+            file_ids=tuple(file.file_id for file in self.files),
+            encoder=self.encoder,
+            complexity=complexity,
+            quality=quality,
+            settings=self.settings,
+        )
+
+
+def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
     """Encode and score what is new, select, and write the snapshot; nothing of it is visible before all of it is."""
-    store = settings.store
-    encoder, scorers = models
-    file_ids = tuple(file.file_id for file in files)
-    with open_runner(settings.runner) as submit:
-        encoded = encode_pool(progress, submit, store, encoder, file_ids)
-        scored = score_pool(progress, submit, store, encoder, scorers, file_ids)
+    job, store, out = wanted.job, wanted.settings.store, wanted.out
+    with open_runner(wanted.settings.runner) as submit:
+        encoded = encode_pool(progress, submit, store, job.encoder, job.file_ids)
+        scored = score_pool(progress, submit, store, job.encoder, wanted.scorers, job.file_ids)
 
-    complexity, quality = scorers
-    job = Job(
-        run_id=str(flow_run.id),
-        file_ids=file_ids,
-        encoder=encoder,
-        complexity=complexity,
-        quality=quality,
-        after=previous.decisions_for(encoder) if previous else None,
-        **settings.model_dump(include={"turns", "training_tokens", "budget", "threshold"}),
-    )
     with progress.step("selecting"):
         chosen = select_samples(store, job)
     report = Report(
         job=job,
-        settings=settings,
         snapshot=next_number(Store(store)),
-        previous=previous.number if previous else None,
-        pool=list(pool),
+        previous=wanted.previous.number if wanted.previous else None,
+        pool=list(wanted.pool),
         cwd=str(Path.cwd()),
         folder=place_of(out),
-        files=list(files),
+        files=list(wanted.files),
         chosen=chosen,
         encoded=encoded,
         scored=scored,

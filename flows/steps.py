@@ -10,7 +10,7 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.stages.ingest import Ingested, PoolFile, as_before, only_stored, still_stored, surviving
-from deita_core.stages.mending import mend, take_back
+from deita_core.stages.removal import mend, take_back
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.store import Store
 from tasks.embed import encode_texts, plan_texts

@@ -12,7 +12,7 @@ from deita_core.literals import Axis
 from deita_core.llm.cache import Usage
 from deita_core.llm.client import LLMSettings, find_key
 from deita_core.llm.traffic import Traffic
-from deita_core.stages.evolution.export import EvolutionReport, evolution_report, export_chains, record_evolution
+from deita_core.stages.evolution.export import EvolutionReport, evolution_report, export_chains
 from deita_core.stages.evolution.run import (
     EvolutionJob,
     draw_seeds,
@@ -78,9 +78,6 @@ def summarise(
 
 
 @task(task_run_name="write {out}", **RETRIES)
-def write_chains(report: EvolutionReport, out: str, run_id: str) -> list[str]:
-    """Write the ranked chains' files and the run's record; returns the files' names."""
-    store = Store(report.job.settings.store)
-    names = export_chains(store, report, Path(out))
-    record_evolution(store, report, run_id)
-    return names
+def write_chains(report: EvolutionReport, out: str) -> list[str]:
+    """Write the ranked chains' files; returns their names."""
+    return export_chains(Store(report.job.settings.store), report, Path(out))

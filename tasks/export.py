@@ -1,12 +1,17 @@
-"""Writing a selection's files and closing its run."""
+"""What comes out of a run: a selection's files and its snapshot, a pool's scores, a calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 
 from deita_core.export.files import place_selection
-from deita_core.stages.exporting import prepare_export, record_run
+from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.scorers import ScorerFiles
+from deita_core.selection.calibration import Calibration, calibration_text
+from deita_core.stages.exporting import prepare_export
+from deita_core.stages.measuring import calibrate_pool, export_scores
 from deita_core.stages.report import Report
 from deita_core.stages.snapshots import keep_last, record_snapshot
 from deita_core.store import Store
@@ -16,14 +21,13 @@ from tasks.runtime.policy import RETRIES
 @task(task_run_name="prepare {folder}", **RETRIES)
 def prepare_files(report: Report, folder: str) -> list[str]:
     """Write the selected rows, the decisions, the card and the manifest beside those of the snapshot before."""
-    return prepare_export(Store(report.settings.store), report, Path(folder))
+    return prepare_export(Store(report.job.settings.store), report, Path(folder))
 
 
 @task(task_run_name="record run", **RETRIES)
 def close_run(report: Report) -> None:
     """Record the run and, with that, make its snapshot the current one."""
-    store = Store(report.settings.store)
-    record_run(store, report)
+    store = Store(report.job.settings.store)
     record_snapshot(store, report)
 
 
@@ -36,7 +40,23 @@ def place_files(folder: str, names: Sequence[str]) -> None:
 @task(task_run_name="tidy store", **RETRIES)
 def tidy_store(report: Report) -> None:
     """Forget old snapshots, if that is wanted, and compact the store."""
-    store = Store(report.settings.store)
-    if report.settings.keep_snapshots:
-        keep_last(store, report.folder, report.settings.keep_snapshots)
+    store = Store(report.job.settings.store)
+    if report.job.settings.keep_snapshots:
+        keep_last(store, report.folder, report.job.settings.keep_snapshots)
     store.compact()
+
+
+@task(task_run_name="write {out}", **RETRIES)
+def write_scores(store: str, file_ids: Sequence[str], scorers: Sequence[ScorerFiles], out: str) -> dict[str, int]:
+    """Write the pool's scores; returns counts of the statuses."""
+    return export_scores(Store(store), file_ids, scorers, Path(out))
+
+
+@task(task_run_name="calibrate {encoder.name}", **RETRIES)
+def calibrate_encoder(
+    store: str, file_ids: Sequence[str], encoder: EncoderFiles, keep: float, samples: int
+) -> Calibration:
+    """Measure how alike the pool's vectors are, and publish it."""
+    found = calibrate_pool(Store(store), file_ids, encoder, keep, samples)
+    create_markdown_artifact(key="calibration", markdown=calibration_text(found, encoder.name))
+    return found

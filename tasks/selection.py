@@ -1,13 +1,22 @@
-"""Walking the pool."""
+"""Selecting from the pool, and removing from it."""
+
+from collections.abc import Sequence
 
 from prefect import task
 
-from deita_core.stages.selecting import Chosen, Job, choose
+from deita_core.stages.removal import remove
+from deita_core.stages.selecting import Chosen, Job, select
 from deita_core.store import Store
 from tasks.runtime.policy import RETRIES
 
 
 @task(task_run_name="select", **RETRIES)
 def select_samples(store: str, job: Job) -> Chosen:
-    """Decide every candidate and write the decisions."""
-    return choose(Store(store), job)
+    """Scan the pool and write the fate of every sample."""
+    return select(Store(store), job)
+
+
+@task(task_run_name="remove conversations", **RETRIES)
+def remove_samples(store: str, ids: Sequence[str], reason: str) -> None:
+    """Remove samples from the pool, the vectors and the scores; the next run finishes a removal that broke off."""
+    remove(Store(store), ids, reason)

@@ -10,10 +10,10 @@ from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.ingest import Ingested, pool_ids
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import Job, fates
+from deita_core.stages.selecting import decisions_of
 from deita_core.stages.snapshots import Snapshot, read_snapshot
 from deita_core.store import Store
-from deita_core.tables import DECISIONS, REMOVALS
+from deita_core.tables import REMOVALS
 
 MODELS = ("encoder", "complexity", "quality")
 
@@ -32,61 +32,47 @@ class Changes:
     dropped: pl.DataFrame
 
 
-def compare(store: Store, before: Snapshot, after: Report, now: pl.DataFrame) -> Changes:
-    """Compare a snapshot with a later selection; `now`: the fates of the later one's samples."""
-    old, new = _decisions(store, before.report.job), _decisions(store, after.job)
-    kept_old, kept_new = old.filter("selected"), new.filter("selected")
-    added = kept_new.join(kept_old, on="id", how="anti", maintain_order="left")
-    dropped = kept_old.join(kept_new, on="id", how="anti", maintain_order="left")
-    why_dropped = _why_dropped(store, after, added, dropped, now)
-    columns = ["id", "rank", "score", "reason"]
+def compare(store: Store, before: Snapshot, after: Report) -> Changes:
+    """Compare a snapshot with a later selection."""
+    columns = ["id", "fate", "reason", "rank", "score", "duplicate_of"]
+    old, new = decisions_of(store, before.report.job, columns), decisions_of(store, after.job, columns)
+    was, is_now = (rows.filter(pl.col("fate") == "selected").drop("reason") for rows in (old, new))
+    added = is_now.join(was, on="id", how="anti", maintain_order="left")
+    dropped = was.join(is_now, on="id", how="anti", maintain_order="left")
+    why_added, why_dropped = _why_added(added, old), _why_dropped(store, after, added, dropped, new)
+    shown = ["id", "rank", "score", "reason"]
     return Changes(
         before=before.report,
         after=after,
-        added=added.join(_why_added(store, before, old, added), on="id", maintain_order="left").select(columns),
-        dropped=dropped.join(why_dropped, on="id", maintain_order="left").select(columns),
+        added=added.join(why_added, on="id", maintain_order="left").select(shown),
+        dropped=dropped.join(why_dropped, on="id", maintain_order="left").select(shown),
     )
 
 
 def compare_snapshots(store: Store, before: int | None = None, after: int | None = None) -> Changes:
-    """Compare two snapshots by their numbers: by default the last with the one it went on from."""
+    """Compare two snapshots by their numbers: by default the last with the one before it."""
     later = read_snapshot(store, after)
     earlier = later.report.previous if before is None else before
     if earlier is None:
-        raise InputError(f"Snapshot {later.number} went on from none; name the two snapshots to compare.")
-    report = later.report
-    return compare(store, read_snapshot(store, earlier), report, fates(store, report.job))
+        raise InputError(f"Snapshot {later.number} follows no other; name the two snapshots to compare.")
+    return compare(store, read_snapshot(store, earlier), later.report)
 
 
-def _decisions(store: Store, job: Job) -> pl.DataFrame:
-    return store.read(
-        DECISIONS, ["id", "rank", "score", "selected", "duplicate_of"], f"run_id = '{job.run_id}'"
-    ).sort("rank")  # fmt: skip
-
-
-def _why_added(store: Store, before: Snapshot, old: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
-    """Why each was not selected before, and is now: id, reason."""
-    known = pool_ids(store, before.report.job.file_ids)
-    was = added.select("id").join(old.select("id", "duplicate_of"), on="id", how="left")
-    blocked = pl.format("nothing selected is too like it now; before, {} was", "duplicate_of")
-    reason = (
-        pl.when(~pl.col("id").is_in(known.implode()))
-        .then(pl.lit("new in the pool"))
-        .when(pl.col("duplicate_of").is_not_null())
-        .then(blocked)
-        .otherwise(pl.lit("before, the budget was full before its turn, or a turn had no readable score"))
-    )
-    return was.select("id", reason=reason)
+def _why_added(added: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
+    """Why each was not selected before: id, reason."""
+    before = added.select("id").join(old.select("id", told="reason"), on="id", how="left")
+    is_new = pl.col("told").is_null()
+    reason = pl.when(is_new).then(pl.lit("new in the pool")).otherwise(pl.format("before: {}", "told"))
+    return before.select("id", reason=reason)
 
 
 def _why_dropped(
-    store: Store, after: Report, added: pl.DataFrame, dropped: pl.DataFrame, now: pl.DataFrame
+    store: Store, after: Report, added: pl.DataFrame, dropped: pl.DataFrame, new: pl.DataFrame
 ) -> pl.DataFrame:
-    """Why each is not selected any more: id, reason."""
-    removed = store.read(REMOVALS)
-    pool = pool_ids(store, after.job.file_ids)
+    """Why each is no longer selected: id, reason."""
+    removed, pool = store.read(REMOVALS), pool_ids(store, after.job.file_ids)
     gone = dropped.select("id").join(removed.drop("reason"), on="id", how="left")
-    gone = gone.join(now.select("id", "duplicate_of", told="reason"), on="id", how="left")
+    gone = gone.join(new.select("id", "duplicate_of", told="reason"), on="id", how="left")
     newer = pl.col("duplicate_of").is_in(added["id"].implode()).fill_null(False)
     reason = (
         pl.when(pl.col("removed").is_not_null())
@@ -94,7 +80,7 @@ def _why_dropped(
         .when(~pl.col("id").is_in(pool.implode()))
         .then(pl.lit("no longer in the pool"))
         .when(newer)
-        .then(pl.col("told") + ", and was not before")
+        .then(pl.format("{}, and was not selected before", "told"))
         .otherwise("told")
     )
     return gone.select("id", reason=reason)
@@ -120,7 +106,7 @@ def changes_text(found: Changes) -> str:
     ]
     lines += _listed("Files", _files(before, after))
     lines += _listed("Models", _models(before, after))
-    lines += _listed("Settings", changed_settings(before.settings, after.settings))
+    lines += _listed("Settings", changed_settings(before.job.settings, after.job.settings))
     return "\n".join(lines)
 
 

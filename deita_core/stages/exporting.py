@@ -1,4 +1,4 @@
-"""A finished selection out of the store: its files, and the record of the run."""
+"""A finished selection out of the store, as files that are checked before they take their places."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +20,10 @@ from deita_core.export.files import (
 from deita_core.export.placing import drop_prepared, partial_path
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import Job, fates
+from deita_core.stages.selecting import Job, decisions_of, with_nearest_selected
 from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.store import Store
-from deita_core.tables import DECISIONS, REJECTS, REMOVALS, RUNS, SAMPLES, SOURCES
+from deita_core.tables import DECISIONS, REJECTS, REMOVALS, SAMPLES, SOURCES
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
@@ -46,9 +46,9 @@ def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
     card = dataset_card(selected, manifest)
     changed = None
     if report.previous in snapshots(store)["number"].to_list():
-        found = compare(store, read_snapshot(store, report.previous), report, decisions)
+        found = compare(store, read_snapshot(store, report.previous), report)
         changed = Changed(found.added, found.dropped, changes_text(found))
-    names = prepare_selection(folder, selected, decisions, manifest, card, report.settings.format, changed)
+    names = prepare_selection(folder, selected, decisions, manifest, card, report.job.settings.format, changed)
     check_prepared(store, report, folder)
     return names
 
@@ -64,7 +64,7 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
     rows = pl.scan_parquet(partial_path(folder / "selected.parquet")).select(pl.len()).collect().item()
     with partial_path(folder / "selected.jsonl").open("rb") as file:
         lines = sum(1 for _ in file)
-    stored = store.read(DECISIONS, ["id"], f"run_id = '{report.job.run_id}' AND kept")
+    stored = store.read(DECISIONS, ["id"], f"run_id = '{report.job.run_id}' AND fate = 'selected'")
     gone = len(stored.join(store.read(REMOVALS, ["id"]), on="id", how="semi"))
     selected = {
         "lines of selected.jsonl": lines,
@@ -103,8 +103,12 @@ def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
 
 
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:
-    """The fate of every row of the pool, with where it stood: distinct samples in rank order, then unreadable rows."""
-    samples = fates(store, job)
+    """The fate of every row of the pool, with where it stood: distinct samples in rank order, then unreadable rows.
+
+    What was removed since the run stands among the unreadable rows.
+    """
+    there = decisions_of(store, job).join(store.read(REMOVALS, ["id"]), on="id", how="anti", maintain_order="left")
+    samples = with_nearest_selected(store, job, there)
     places = _places(store, job)
     decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left")
     rejects = store.fetch(REJECTS, "file_id", list(job.file_ids), ["file", "line", "reason", "detail"])
@@ -127,11 +131,11 @@ def _places(store: Store, job: Job) -> pl.DataFrame:
 
 def selected_rows(store: Store, decisions: pl.DataFrame) -> pl.DataFrame:
     """The selected samples with their messages and their own fields, in rank order."""
-    kept = decisions.filter(pl.col("fate") == "selected")
-    ids = kept["id"].to_list()
+    selected = decisions.filter(pl.col("fate") == "selected")
+    ids = selected["id"].to_list()
     messages = store.fetch(SAMPLES, "id", ids, ["id", "messages"])
-    fields = store.fetch(SOURCES, "key", kept["key"].to_list(), ["key", "fields"])
-    rows = kept.join(messages, on="id", how="left").join(fields, on="key", how="left").sort("rank")
+    fields = store.fetch(SOURCES, "key", selected["key"].to_list(), ["key", "fields"])
+    rows = selected.join(messages, on="id", how="left").join(fields, on="key", how="left").sort("rank")
     if lost := rows.filter(pl.col("messages").is_null() | pl.col("fields").is_null()).height:
         raise StoreError(f"The store {store.uri} lacks {lost:,} of the rows selected; select from the pool again.")
     return rows.select(pl.col(name).cast(kind) for name, kind in SELECTED_SCHEMA.items())
@@ -146,7 +150,7 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
         "previous_snapshot": report.previous,
         "pool": report.pool,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": report.settings.model_dump(),
+        "settings": job.settings.model_dump(),
         "threshold": report.chosen.threshold,
         "files": [file.model_dump() for file in report.files],
         "encoder": job.encoder.model_dump(
@@ -156,28 +160,7 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
             scorer.axis: {"name": scorer.name, "fingerprint": scorer.fingerprint}
             for scorer in (job.complexity, job.quality)
         },
-        "reselection": report.chosen.model_dump(include={"examined", "compared"}),
         "counts": {**report.counts.model_dump(), "skipped": report.counts.skipped},
         "seconds": report.seconds,
         "store": {"uri": store.uri, "versions": store.versions()},
     }
-
-
-def record_run(store: Store, report: Report) -> None:
-    """Write the run's row, after which its selection counts as finished."""
-    manifest = manifest_of(store, report)
-    row = {
-        "run_id": report.job.run_id,
-        "finished": manifest["finished"],
-        "settings": _json(manifest["settings"]),
-        "models": _json({"encoder": manifest["encoder"], "scorers": manifest["scorers"]}),
-        "counts": _json(manifest["counts"]),
-        "seconds": _json(manifest["seconds"]),
-        "versions": _json(manifest["store"]["versions"]),
-    }
-    store.delete(RUNS, f"run_id = '{report.job.run_id}'")
-    store.write(RUNS, pl.DataFrame([row], schema=RUNS.empty().schema))
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 from pydantic import BaseModel
@@ -9,8 +10,10 @@ from pydantic import BaseModel
 from deita_core.config.settings import RemovalSettings
 from deita_core.conversation import text_id
 from deita_core.errors import InputError
+from deita_core.export.files import SELECTION_FILES
+from deita_core.export.placing import drop_prepared
 from deita_core.stages.ingest import removed_rows
-from deita_core.stages.snapshots import read_snapshot, snapshots
+from deita_core.stages.snapshots import forget_unfinished, read_snapshot, snapshots
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
 
@@ -150,3 +153,18 @@ def _delete(store: Store, table: str, column: str, values: Sequence[str]) -> Non
     for start in range(0, len(values), CHUNK):
         listed = ",".join(f"'{value}'" for value in values[start : start + CHUNK])
         store.delete(table, f"{column} IN ({listed})")
+
+
+def mend(store: Store) -> None:
+    """Finish removals that broke off, and drop samples of readings and decisions of selections that did."""
+    # First: a sample that is to be removed says which vectors and scores are to go with it.
+    finish_removals(store)
+    forget_unplaced(store)
+    forget_unfinished(store)
+
+
+def take_back(store: Store, folder: str | None = None) -> None:
+    """Drop what a failed run decided, and the files it prepared in its folder; only while holding the lock."""
+    if folder is not None:
+        drop_prepared(Path(folder), SELECTION_FILES)
+    forget_unfinished(store)

@@ -2,7 +2,6 @@
 
 from pydantic import BaseModel
 
-from deita_core.config.settings import SelectionSettings
 from deita_core.stages.ingest import Ingested
 from deita_core.stages.selecting import Chosen, Job
 
@@ -26,10 +25,9 @@ class Counts(BaseModel):
 
 
 class Report(BaseModel):
-    """What a run did, as it goes into the manifest, the runs and the snapshots; it goes on from `previous`."""
+    """What a run did, as it goes into the manifest and the snapshots; it goes on from `previous`."""
 
     job: Job
-    settings: SelectionSettings
     snapshot: int
     previous: int | None
     pool: list[str]

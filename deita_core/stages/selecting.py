@@ -1,22 +1,19 @@
-"""Which samples of the pool to keep: evol scores, ranking, and the walk past the stored vectors."""
+"""Which samples of the pool to select: evol scores, ranking, the greedy scan, and the fate of every sample."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import pair_turns
-from deita_core.literals import Turns
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.pooling import conversation_vectors
 from deita_core.scorers import ScorerFiles
-from deita_core.selection import DiversitySelector, Ranked, rank_candidates
+from deita_core.selection import DiversitySelector, Ranked, rank_candidates, with_nearest
 from deita_core.selection.evol_score import evol_scores
-from deita_core.selection.replay import Work, replay
 from deita_core.selection.threshold import smallest_filling
 from deita_core.stages.encoding import encoder_table, message_tokens
 from deita_core.stages.ingest import pool_ids
@@ -24,10 +21,16 @@ from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, scores_table
 
 BLOCK = 2_048
+# Why a sample was rejected, in words, by the code of the scan or the ranking.
+REJECTED = {
+    "score_not_finite": "a turn has no readable score",
+    "zero_vector": "its vector is zero",
+    "vector_not_finite": "its vector is not finite",
+}
 
 
 class Job(BaseModel):
-    """All that a selection depends on: which rows, measured by what, chosen how."""
+    """Everything a selection depends on: the rows, the models that measure them, and the settings."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,19 +39,11 @@ class Job(BaseModel):
     encoder: EncoderFiles
     complexity: ScorerFiles
     quality: ScorerFiles
-    turns: Turns
-    training_tokens: int
-    budget: int | None
-    threshold: float | Literal["auto"]
-    # The run whose decisions are used again where they still stand; it had the same encoder.
-    after: str | None = None
+    settings: SelectionSettings
 
 
 class Chosen(BaseModel):
-    """What became of the distinct samples, and the threshold they were chosen by.
-
-    `examined`: candidates that had to be looked at anew; `compared`: pairs of vectors compared for that.
-    """
+    """How many distinct samples met each fate, and the threshold they were selected by."""
 
     samples: int
     selected: int
@@ -56,113 +51,98 @@ class Chosen(BaseModel):
     over_budget: int
     rejected: int
     threshold: float
-    examined: int | None = None
-    compared: int | None = None
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """Decisions of the candidates walked, those without a direction, and what a replay had to do."""
-
-    decisions: pl.DataFrame
-    rejected: pl.DataFrame
-    work: Work | None = None
 
 
 def rank_pool(store: Store, job: Job) -> Ranked:
-    """The pool's distinct samples in walking order: id, score, complexity, quality, n_scored, message_index."""
-    ids = pool_ids(store, job.file_ids)
-    indices = store.fetch(SAMPLES, "id", ids.to_list(), ["id", "message_index", "n_turns"]).sort("id")
+    """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored, message_index."""
+    ids = pool_ids(store, job.file_ids).to_list()
+    samples = store.fetch(SAMPLES, "id", ids, ["id", "message_index", "n_turns"]).sort("id")
     columns = ["id", "turn", "score"]
-    complexity = store.fetch(scores_table(job.complexity.slug), "id", ids.to_list(), columns)
-    quality = store.fetch(scores_table(job.quality.slug), "id", ids.to_list(), columns)
+    complexity = store.fetch(scores_table(job.complexity.slug), "id", ids, columns)
+    quality = store.fetch(scores_table(job.quality.slug), "id", ids, columns)
     turns = complexity.rename({"score": "complexity"}).join(
         quality.rename({"score": "quality"}), on=["id", "turn"], how="full", coalesce=True
     )
-    turns = turns.join(_turn_ends(store, job, indices), on=["id", "turn"], how="left").with_columns(
+    turns = turns.join(_turn_ends(store, job, samples), on=["id", "turn"], how="left").with_columns(
         pl.col("end").fill_null(0)
     )
-    scored = evol_scores(turns, job.turns, job.training_tokens)
-    return rank_candidates(indices.drop("n_turns").join(scored, on="id", how="left").sort("id"))
+    scored = evol_scores(turns, job.settings.turns, job.settings.training_tokens)
+    return rank_candidates(samples.drop("n_turns").join(scored, on="id", how="left").sort("id"))
 
 
-def _turn_ends(store: Store, job: Job, indices: pl.DataFrame) -> pl.DataFrame:
+def _turn_ends(store: Store, job: Job, samples: pl.DataFrame) -> pl.DataFrame:
     """Tokens of each conversation up to the end of each turn: id, turn, end. Only where it can matter."""
-    several = indices.filter((pl.col("n_turns") > 1) & (job.turns == "fit"))
+    several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))
     tokens = message_tokens(store, job.encoder, several)
     rows = []
-    for id_, message_index in several.select("id", "message_index").iter_rows():
-        ends = np.cumsum([0 if m["blank"] else tokens[m["text_id"]] for m in message_index]).tolist()
-        pairs = pair_turns((m["role"], m["blank"]) for m in message_index)
+    for id_, messages in several.select("id", "message_index").iter_rows():
+        ends = np.cumsum([0 if m["blank"] else tokens[m["text_id"]] for m in messages]).tolist()
+        pairs = pair_turns((m["role"], m["blank"]) for m in messages)
         rows += [(id_, turn, ends[assistant[-1]]) for turn, (_, assistant) in enumerate(pairs)]
     return pl.DataFrame(rows, schema={"id": pl.String, "turn": pl.Int32, "end": pl.Int64}, orient="row")
 
 
-def choose(store: Store, job: Job) -> Chosen:
-    """Walk the pool in rank order, write a decision for every candidate walked, and count the fates."""
+def select(store: Store, job: Job) -> Chosen:
+    """Scan the pool in rank order, write the fate of every distinct sample, and count the fates."""
     ranked = rank_pool(store, job)
-    candidates = ranked.candidates
-    if job.threshold == "auto":
-        if job.budget is None or job.budget >= len(candidates):
-            # Nothing but all of them can fill it.
-            threshold = 1.0
-        else:
-            threshold = smallest_filling(lambda tau: _fills(store, job, candidates, tau))
-    else:
-        threshold = job.threshold
-    walk = _decide(store, job, candidates, threshold)
-    _write_decisions(store, job.run_id, walk.decisions.join(candidates.select("id", "score"), on="id", how="left"))
-    selected = int(walk.decisions["selected"].sum())
-    rejected = len(ranked.unscored) + len(walk.rejected)
-    return Chosen(
-        samples=len(candidates) + len(ranked.unscored),
-        selected=selected,
-        near_duplicate=len(walk.decisions) - selected,
-        over_budget=len(candidates) - len(walk.decisions) - len(walk.rejected),
-        rejected=rejected,
-        threshold=threshold,
-        examined=walk.work.examined if walk.work else None,
-        compared=walk.work.compared if walk.work else None,
-    )
+    threshold = _threshold(store, job, ranked.candidates)
+    scanned, rejected = _scan(store, job, ranked.candidates, threshold)
+    decisions = _fates(ranked, scanned, rejected)
+    _write_decisions(store, job.run_id, decisions)
+    counted = dict(decisions.group_by("fate").len().iter_rows())
+    fates = {fate: counted.get(fate, 0) for fate in ("selected", "near_duplicate", "over_budget", "rejected")}
+    return Chosen(samples=len(decisions), threshold=threshold, **fates)
 
 
-def _fills(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> bool:
-    walk = _walk(store, job, candidates, threshold)
-    return job.budget is not None and int(walk.decisions["selected"].sum()) >= job.budget
+def _threshold(store: Store, job: Job, candidates: pl.DataFrame) -> float:
+    """The threshold of the settings; where that is auto, the smallest that fills the budget."""
+    budget, threshold = job.settings.budget, job.settings.threshold
+    if threshold != "auto":
+        return threshold
+    if budget is None or budget >= len(candidates):
+        # Nothing but all of them can fill it.
+        return 1.0
+    blocks = partial(candidate_vectors, store, job.encoder, candidates)
+    return smallest_filling(blocks, budget, job.encoder.dim, len(candidates)).threshold
 
 
-def _decide(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> _Walk:
-    """Decisions of a walk; from an earlier run's, where there are any, at the price of what has changed since."""
-    if job.after is None:
-        return _walk(store, job, candidates, threshold)
-    before = store.read(DECISIONS, ["rank", "id", "selected", "nearest", "similarity"], f"run_id = '{job.after}'")
-    before = before.sort("rank").drop("rank")
-    replayed = replay(
-        candidates["id"],
-        before,
-        partial(_vectors_of, store, job.encoder, candidates),
-        budget=job.budget,
-        threshold=threshold,
-        dim=job.encoder.dim,
-    )
-    return _Walk(replayed.decisions, replayed.rejected, replayed.work)
-
-
-def _vectors_of(store: Store, encoder: EncoderFiles, candidates: pl.DataFrame, ids: Sequence[str]) -> np.ndarray:
-    wanted = pl.DataFrame({"id": ids}, schema={"id": pl.String})
-    rows = wanted.join(candidates.select("id", "message_index"), on="id", how="left", maintain_order="left")
-    blocks = [vectors for _, vectors in candidate_vectors(store, encoder, rows)]
-    return np.concatenate(blocks) if blocks else np.zeros((0, encoder.dim), np.float32)
-
-
-def _walk(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> _Walk:
-    selector = DiversitySelector(job.budget, threshold, job.encoder.dim)
-    frames = [selector.offer([], np.zeros((0, job.encoder.dim), np.float32))]
+def _scan(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The decisions of the greedy scan, and the candidates that it rejected: id, reason."""
+    selector = DiversitySelector(job.settings.budget, threshold, job.encoder.dim)
+    frames = [selector.add_block([], np.zeros((0, job.encoder.dim), np.float32))]
     for ids, vectors in candidate_vectors(store, job.encoder, candidates):
-        frames.append(selector.offer(ids, vectors))
+        frames.append(selector.add_block(ids, vectors))
         if selector.full:
             break
-    return _Walk(pl.concat(frames), selector.rejected)
+    return pl.concat(frames), selector.rejected
+
+
+def _fates(ranked: Ranked, scanned: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
+    """The fate of every sample; what was neither scanned nor rejected came after the budget was full."""
+    rejected = pl.concat([rejected, ranked.unscored]).with_columns(pl.col("reason").replace_strict(REJECTED))
+    samples = pl.concat(
+        [ranked.candidates.drop("message_index", "position"), ranked.unscored.select("id")], how="diagonal"
+    )
+    found = samples.join(scanned.drop("rank"), on="id", how="left", maintain_order="left").join(
+        rejected, on="id", how="left", maintain_order="left"
+    )
+    duplicate = pl.format(
+        "near-duplicate of {} (cosine {}), which ranks higher", "duplicate_of", pl.col("similarity").round(4)
+    )
+    fate = (
+        pl.when(pl.col("reason").is_not_null()).then(pl.lit("rejected"))
+        .when(pl.col("selected")).then(pl.lit("selected"))
+        .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
+        .otherwise(pl.lit("over_budget"))
+    )  # fmt: skip
+    found = found.with_columns(fate=fate)
+    is_ranked = pl.col("fate") != "rejected"
+    return found.with_columns(
+        rank=pl.when(is_ranked).then(is_ranked.cum_sum()).cast(pl.Int64),
+        reason=pl.when(pl.col("fate") == "near_duplicate").then(duplicate)
+        .when(pl.col("fate") == "over_budget").then(pl.lit("the budget was full before its turn"))
+        .otherwise("reason"),
+    )  # fmt: skip
 
 
 def candidate_vectors(
@@ -175,66 +155,31 @@ def candidate_vectors(
             ids = block["id"].to_list()
             yield ids, store.vectors(table, ids)
             continue
-        texts = (
-            block.explode("message_index")
-            .unnest("message_index")
-            .filter(~pl.col("blank"))["text_id"]
-            .unique()
-            .to_list()
-        )
+        messages = block.explode("message_index").unnest("message_index").filter(~pl.col("blank"))
+        texts = messages["text_id"].unique().to_list()
         yield block["id"].to_list(), conversation_vectors(block["message_index"], texts, store.vectors(table, texts))
 
 
 def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None:
-    """Write a run's decisions; what a broken attempt of the same run left is taken away first."""
-    drop_decisions(store, run_id)
-    key = pl.format("{}:{}", pl.lit(run_id), "rank")
-    store.write(DECISIONS, decisions.with_columns(key=key, run_id=pl.lit(run_id)).select(DECISIONS.empty().columns))
-
-
-def drop_decisions(store: Store, run_id: str) -> None:
-    """Forget what a run has decided."""
+    """Write a run's decisions; what a failed attempt of the same run left is taken away first."""
     store.delete(DECISIONS, f"run_id = '{run_id}'")
+    store.write(DECISIONS, decisions.with_columns(run_id=pl.lit(run_id)).select(DECISIONS.empty().columns))
 
 
-def fates(store: Store, job: Job) -> pl.DataFrame:
-    """What became of every distinct sample, in rank order.
-
-    id, fate, reason (in words, null for the selected), rank (among those walked), score, complexity, quality, n_scored,
-    duplicate_of, nearest, similarity.
-    """
-    ranked = rank_pool(store, job)
-    walked = store.read(DECISIONS, where=f"run_id = '{job.run_id}'").drop("key", "run_id", "score")
-    table = ranked.candidates.drop("message_index", "position").join(walked, on="id", how="left", maintain_order="left")
-    last = walked["rank"].max() or 0
-    order = pl.int_range(pl.len())
-    reached = pl.col("rank").is_not_null()
-    # A vector without a direction has no decision, nor has what comes after the one that filled the budget.
-    filled = job.budget is not None and int(walked["selected"].sum()) >= job.budget
-    before_end = (order <= order.filter(pl.col("rank") == last).max().fill_null(-1)) | (not filled)
-    fate = (
-        pl.when(reached & pl.col("selected"))
-        .then(pl.lit("selected"))
-        .when(reached)
-        .then(pl.lit("near_duplicate"))
-        .when(before_end)
-        .then(pl.lit("rejected"))
-        .otherwise(pl.lit("over_budget"))
-    )
-    unscored = ranked.unscored.select("id", fate=pl.lit("rejected"))
-    table = pl.concat([table.with_columns(fate=fate).drop("selected"), unscored], how="diagonal")
-    return table.with_columns(reason=_reasons())
+def decisions_of(store: Store, job: Job, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """What became of every distinct sample of a run, in rank order, those without a rank last, by id."""
+    wanted = list(columns or (name for name in DECISIONS.empty().columns if name != "run_id"))
+    ordered = list(dict.fromkeys([*wanted, "rank", "id"]))
+    rows = store.read(DECISIONS, ordered, f"run_id = '{job.run_id}'")
+    return rows.sort("rank", "id", nulls_last=True).select(wanted)
 
 
-def _reasons() -> pl.Expr:
-    blocked = pl.format("too similar ({}) to {}, which was kept", pl.col("similarity").round(4), "duplicate_of")
-    return (
-        pl.when(pl.col("fate") == "near_duplicate")
-        .then(blocked)
-        .when(pl.col("fate") == "over_budget")
-        .then(pl.lit("the budget was full before its turn"))
-        .when((pl.col("fate") == "rejected") & pl.col("score").is_null())
-        .then(pl.lit("a turn has no readable score"))
-        .when(pl.col("fate") == "rejected")
-        .then(pl.lit("its vector has no direction"))
-    )
+def with_nearest_selected(store: Store, job: Job, decisions: pl.DataFrame) -> pl.DataFrame:
+    """Decisions with `nearest` and the `similarity` to it: what a near-duplicate duplicates, or the most similar sample
+    selected above a selected one."""
+    selected = decisions.filter(pl.col("fate") == "selected").select("id")
+    indices = store.fetch(SAMPLES, "id", selected["id"].to_list(), ["id", "message_index"])
+    samples = selected.join(indices, on="id", how="left", maintain_order="left")
+    blocks = [vectors for _, vectors in candidate_vectors(store, job.encoder, samples)]
+    vectors = np.concatenate(blocks) if blocks else np.zeros((0, job.encoder.dim), np.float32)
+    return with_nearest(decisions.with_columns(selected=pl.col("fate") == "selected"), vectors).drop("selected")

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 from deita_core.config.settings import PRESETS, SelectionSettings
 from deita_core.errors import InputError, StoreError
 from deita_core.export.files import MANIFEST
-from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.stages.report import Report
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SNAPSHOTS
@@ -33,11 +32,6 @@ class Snapshot(BaseModel):
     finished: str
     report: Report
 
-    def decisions_for(self, encoder: EncoderFiles) -> str | None:
-        """The run whose decisions can be used again with an encoder: none if they were made with another."""
-        job = self.report.job
-        return job.run_id if job.encoder.slug == encoder.slug and job.encoder.storage == encoder.storage else None
-
 
 def snapshots(store: Store) -> pl.DataFrame:
     """The store's snapshots in order: number, run_id, finished, folder."""
@@ -45,7 +39,7 @@ def snapshots(store: Store) -> pl.DataFrame:
 
 
 def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
-    """One snapshot, the last unless a number is given. Raises InputError, naming those there are, if it is not there."""
+    """One snapshot, by default the last. Raises InputError, naming those that exist, if there is none of the number."""
     there = snapshots(store)["number"].to_list()
     if not there:
         raise InputError(f"The store {store.uri} has no snapshot yet; run deita select first.")
@@ -69,11 +63,6 @@ def snapshot_of(store: Store, folder: Path) -> Snapshot | None:
     if found.is_empty():
         found = made.filter(pl.col("folder") == place_of(folder)).tail(1)
     return read_snapshot(store, found.item(0, "number")) if len(found) else None
-
-
-def is_finished(store: Store, run_id: str) -> bool:
-    """Whether a run has made its snapshot."""
-    return run_id in snapshots(store)["run_id"].to_list()
 
 
 def snapshot_of_run(store: Store, run_id: str) -> Snapshot | None:

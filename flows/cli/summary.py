@@ -33,8 +33,8 @@ def print_report(report: Report, out: Path) -> None:
     console, counts = Console(highlight=False, soft_wrap=True), report.counts
     console.print(
         f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.skipped:,} skipped "
-        f"({counts.near_duplicate:,} near-duplicates of a better one, {counts.over_budget:,} after the budget was full), "
-        f"{counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
+        f"({counts.near_duplicate:,} near-duplicates of a better one, {counts.over_budget:,} after the budget was "
+        f"full), {counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
     )
     console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
     _print_changes(console, report, out)
@@ -60,7 +60,7 @@ def print_snapshots(store: Store) -> None:
     print(f"{'snapshot':>7}  {'finished':<25}  {'selected':>9}  {'of':>9}  {'budget':>7}  {'threshold':>9}  folder")
     for number in made["number"]:
         report = read_snapshot(store, number).report
-        counts, budget = report.counts, report.settings.budget or "none"
+        counts, budget = report.counts, report.job.settings.budget or "none"
         print(
             f"{number:>7}  {made.filter(pl.col('number') == number).item(0, 'finished'):<25}  {counts.selected:>9,}  "
             f"{counts.read:>9,}  {budget:>7}  {report.chosen.threshold:>9}  {report.folder}"
@@ -68,27 +68,24 @@ def print_snapshots(store: Store) -> None:
 
 
 def _print_changes(console: Console, report: Report, out: Path) -> None:
-    """What a snapshot changed, and how much of the walk had to be done again."""
+    """What changed since the snapshot before."""
     if report.previous is None:
         return
     added, dropped = ((out / name).read_bytes().count(b"\n") for name in ("added.jsonl", "dropped.jsonl"))
     console.print(
-        f"Snapshot {report.snapshot}, after {report.previous}: {added:,} added, {dropped:,} dropped; CHANGES.md says why."
+        f"Snapshot {report.snapshot}, after {report.previous}: {added:,} added, {dropped:,} dropped; see CHANGES.md."
     )
-    if report.chosen.examined is not None:
-        walked = report.counts.selected + report.counts.near_duplicate
-        console.print(f"{report.chosen.examined:,} of {walked:,} decisions had to be made anew; the rest still stand.")
 
 
 def _warn_of_shortfall(console: Console, report: Report) -> None:
-    budget = report.settings.budget
+    budget = report.job.settings.budget
     if budget and report.counts.selected < budget:
         why = "there are no more to choose from."
         if report.counts.near_duplicate:
-            why = f"at threshold {report.chosen.threshold} all others are too like one of these."
-            why += " A higher threshold keeps more." if report.chosen.threshold < 1 else ""
+            why = f"at threshold {report.chosen.threshold} all others are near-duplicates of one of these."
+            why += " A higher threshold selects more." if report.chosen.threshold < 1 else ""
         console.print(f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: {why}[/]")
-    elif report.settings.threshold == "auto":
+    elif report.job.settings.threshold == "auto":
         console.print(f"auto chose the threshold {report.chosen.threshold}.")
 
 

@@ -1,4 +1,4 @@
-"""Ranked chains out of the store: the fate of each, the files that trainers read, and the record of the run."""
+"""Ranked chains out of the store: the fate of each, and the files that trainers read."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from deita_core.llm.traffic import Traffic
 from deita_core.scorers.prompts import scoring_prompt
 from deita_core.stages.evolution.run import EvolutionJob, chain_texts, read_seeds
 from deita_core.store import Store
-from deita_core.tables import CHAINS, RANKINGS, RUNS
+from deita_core.tables import CHAINS, RANKINGS
 
 
 class AxisCounts(BaseModel):
@@ -52,7 +52,7 @@ class AxisCounts(BaseModel):
 
 
 class EvolutionReport(BaseModel):
-    """What a run did, as it goes into the manifest and the runs table."""
+    """What a run did, as it goes into the manifest."""
 
     job: EvolutionJob
     counts: dict[Axis, AxisCounts]
@@ -249,24 +249,3 @@ def evolution_manifest(report: EvolutionReport) -> dict[str, Any]:
         "requests_timed_out": report.traffic.timed_out,
         "seconds": report.seconds,
     }
-
-
-def record_evolution(store: Store, report: EvolutionReport, run_id: str) -> None:
-    """Write the run's row, after which it counts as finished."""
-    manifest = evolution_manifest(report)
-    llm = report.job.settings.llm
-    row = {
-        "run_id": run_id,
-        "finished": manifest["finished"],
-        "settings": _json(manifest["settings"]),
-        "models": _json({"model": llm.model, "judge": llm.judge or llm.model}),
-        "counts": _json(manifest["counts"]),
-        "seconds": _json(report.seconds),
-        "versions": _json(store.versions()),
-    }
-    store.delete(RUNS, f"run_id = '{run_id}'")
-    store.write(RUNS, pl.DataFrame([row], schema=RUNS.empty().schema))
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
