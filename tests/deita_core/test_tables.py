@@ -12,7 +12,6 @@ from deita_core.tables import (
     RANKINGS,
     REJECTS,
     REMOVALS,
-    RUNS,
     SAMPLES,
     SNAPSHOTS,
     SOURCES,
@@ -35,7 +34,8 @@ SEED |= {"status": "ok", "reason": None, "detail": ""}
 VARIANT = {"ranking": A, "chain": B, "judge": C, "repeat": 0, "detail": ""}
 SCORED = {**VARIANT, "status": "ok", "reason": None}
 UNSCORED = {**VARIANT, "ranking": C, "score": None, "status": "unreadable", "reason": "no_answer"}
-RUN = {"finished": "2026-01-01", "settings": "{}", "models": "{}", "counts": "{}", "seconds": "{}", "versions": "{}"}
+DECIDED = {"run_id": "r", "reason": None, "rank": None, "score": 9.5, "complexity": 3.1, "quality": 3.1, "n_scored": 1}
+DECIDED |= {"duplicate_of": None, "similarity": None}
 ROWS = {
     SAMPLES.name: [
         {"id": id_, "messages": MESSAGES, "message_index": OUTLINES, "n_turns": 1, "n_chars": 7} for id_ in (A, B)
@@ -71,14 +71,11 @@ ROWS = {
     ],
     PLANS.name: [{"key": key, "plan": "encode:x", "shard": 0, "ids": [A, B], "owners": ["", ""]} for key in "xy"],
     DECISIONS.name: [
-        {"key": "r:1", "run_id": "r", "rank": 1, "id": A, "score": 9.5, "selected": True}
-        | {"duplicate_of": None, "nearest": None, "similarity": None},
-        {"key": "r:2", "run_id": "r", "rank": 2, "id": B, "score": 9.0, "selected": False}
-        | {"duplicate_of": A, "nearest": A, "similarity": 0.95},
-        {"key": "r:3", "run_id": "r", "rank": 3, "id": C, "score": 8.0, "selected": True}
-        | {"duplicate_of": None, "nearest": A, "similarity": -0.2},
+        DECIDED
+        | {"rank": 1, "id": A, "fate": "near_duplicate", "reason": "near", "duplicate_of": B, "similarity": 0.9},
+        DECIDED | {"id": B, "fate": "rejected", "reason": "unread", "score": None, "complexity": None},
+        DECIDED | {"rank": 3, "id": C, "fate": "selected"},
     ],
-    RUNS.name: [{"run_id": run, **RUN} for run in ("one", "two")],
     SNAPSHOTS.name: [
         {"number": n, "run_id": str(n), "finished": "2026-01-01", "folder": "out", "report": "{}"} for n in (1, 2)
     ],
@@ -182,20 +179,19 @@ REFUSED = {
     ],
     PLANS.name: [{"key": "x"}, {"key": ""}, {"plan": ""}, {"shard": -1}, {"ids": None}, {"owners": None}],
     DECISIONS.name: [
-        {"key": "r:1"},
         {"run_id": ""},
         {"rank": 0},
+        {"rank": None},
         {"id": "c"},
-        {"score": None},
-        {"selected": False},
+        {"fate": "kept"},
+        {"fate": "near_duplicate", "reason": "near"},
+        {"fate": "over_budget"},
+        {"reason": "told"},
         {"duplicate_of": A},
-        {"selected": False, "duplicate_of": "a"},
-        {"nearest": "a"},
         {"similarity": 1.1},
         {"similarity": -1.1},
+        {"n_scored": 0},
     ],
-    RUNS.name: [{"run_id": "one"}, {"run_id": ""}, {"finished": None}]
-    + [{name: "[]"} for name in RUN if name != "finished"],
     SNAPSHOTS.name: [{"number": 1}, {"number": 0}, {"run_id": "1"}, {"run_id": ""}, {"folder": ""}, {"report": "[]"}],
     REMOVALS.name: [{"id": A}, {"id": "b"}, {"removed": ""}, {"reason": "x" * 301}, {"reason": None}],
     VECTORS.name: [
@@ -209,7 +205,7 @@ REFUSED = {
         {"vector": [0.0, float("inf"), 0.0]},
     ],
 }
-TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, DECISIONS, RUNS, SNAPSHOTS, REMOVALS, VECTORS]
+TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, DECISIONS, SNAPSHOTS, REMOVALS, VECTORS]
 
 
 def name_of(value):
@@ -268,7 +264,7 @@ def test_a_table_has_its_columns_in_order(table):
         (CHAINS, "step", pl.Int64),
         (RANKINGS, "score", pl.Float64),
         (RANKINGS, "shown", pl.UInt32),
-        (DECISIONS, "selected", pl.Int8),
+        (DECISIONS, "rank", pl.Int32),
         (VECTORS, "vector", pl.List(pl.Float32)),
         (VECTORS, "vector", pl.Array(pl.Float64, 3)),
     ],

@@ -5,13 +5,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import conversation, text_id
 from deita_core.errors import StoreError
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection import select_diverse
-from deita_core.stages import selecting as choosing
-from deita_core.stages.selecting import Job, choose, fates, rank_pool
+from deita_core.stages import selecting
+from deita_core.stages.selecting import Job, decisions_of, rank_pool, select, with_nearest_selected
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, SOURCES, scores_table, vectors_table
 
@@ -79,11 +80,11 @@ class Pool:
         _, waiting = self._waiting.setdefault(table.name, (table, {}))
         waiting.update((tuple(row[name] for name in table.key), row) for row in rows)
 
-    def choose(self, **settings):
+    def select(self, **settings):
         """What was chosen, and the fate of each sample by its name, in rank order."""
         the_job = job(**settings)
-        chosen = choose(self.store, the_job)
-        rows = fates(self.store, the_job).rows(named=True)
+        chosen = select(self.store, the_job)
+        rows = with_nearest_selected(self.store, the_job, decisions_of(self.store, the_job)).rows(named=True)
         names = {**self.name_of, None: None}
         for row in rows:
             row |= {"duplicate_of": names[row["duplicate_of"]], "nearest": names[row["nearest"]]}
@@ -93,7 +94,12 @@ class Pool:
 def job(**settings):
     defaults = {"turns": "sum", "training_tokens": 2_048, "budget": None, "threshold": 0.9}
     return Job(
-        run_id="run", file_ids=(FILE,), encoder=ENCODER, complexity=COMPLEXITY, quality=QUALITY, **defaults | settings
+        run_id="run",
+        file_ids=(FILE,),
+        encoder=ENCODER,
+        complexity=COMPLEXITY,
+        quality=QUALITY,
+        settings=SelectionSettings(**defaults | settings),
     )
 
 
@@ -139,7 +145,7 @@ def test_every_sample_has_one_fate_and_a_reason(pool):
     pool.add("second", at(90), (3, 3))
     pool.add("late", at(45), (2, 2))
     pool.add("unread", at(60), (None, 6))
-    chosen, rows = pool.choose(budget=2)
+    chosen, rows = pool.select(budget=2)
     assert fate_names(rows) == {
         "best": "selected",
         "like the best": "near_duplicate",
@@ -151,19 +157,19 @@ def test_every_sample_has_one_fate_and_a_reason(pool):
     check_counts(chosen, rows)
     assert {name: row["reason"] for name, row in rows.items()} == {
         "best": None,
-        "like the best": f"too similar (0.9962) to {rows['best']['id']}, which was kept",
-        "pointless": "its vector has no direction",
+        "like the best": f"near-duplicate of {rows['best']['id']} (cosine 0.9962), which ranks higher",
+        "pointless": "its vector is zero",
         "second": None,
         "late": "the budget was full before its turn",
         "unread": "a turn has no readable score",
     }
 
 
-def test_a_blocked_sample_names_its_blocker_and_how_like_it_it_is(pool):
+def test_a_near_duplicate_names_what_it_duplicates_and_their_similarity(pool):
     pool.add("across", at(0), (5, 5))
     pool.add("up", at(90), (5, 4))
     pool.add("nearly up", at(80), (4, 4))
-    _, rows = pool.choose()
+    _, rows = pool.select()
     assert rows["nearly up"]["duplicate_of"] == rows["nearly up"]["nearest"] == "up"
     assert rows["nearly up"]["similarity"] == pytest.approx(math.cos(math.radians(10)), abs=1e-6)
     assert rows["up"]["nearest"] == "across"
@@ -171,11 +177,11 @@ def test_a_blocked_sample_names_its_blocker_and_how_like_it_it_is(pool):
     assert (rows["across"]["nearest"], rows["across"]["similarity"]) == (None, None)
 
 
-def test_ranks_are_those_of_the_samples_walked(pool):
+def test_every_sample_with_a_score_has_its_rank(pool):
     for name, degrees, score in (("a", 0, 6), ("b", 5, 5), ("c", 90, 4), ("d", 180, 3)):
         pool.add(name, at(degrees), (score, 1))
-    _, rows = pool.choose(budget=2)
-    assert {name: row["rank"] for name, row in rows.items()} == {"a": 1, "b": 2, "c": 3, "d": None}
+    _, rows = pool.select(budget=2)
+    assert {name: row["rank"] for name, row in rows.items()} == {"a": 1, "b": 2, "c": 3, "d": 4}
     assert {name: row["score"] for name, row in rows.items()} == {"a": 6, "b": 5, "c": 4, "d": 3}
 
 
@@ -183,31 +189,31 @@ def test_fates_come_in_rank_order_and_the_unscored_last(pool):
     pool.add("unread", at(0), (2, None))
     pool.add("low", at(0), (1, 2))
     pool.add("high", at(90), (6, 6))
-    assert list(pool.choose()[1]) == ["high", "low", "unread"]
+    assert list(pool.select()[1]) == ["high", "low", "unread"]
 
 
 def test_ties_in_score_go_to_the_smaller_id(pool):
     ids = [pool.add(name, at(10 * i)) for i, name in enumerate("abcdefgh")]
-    _, rows = pool.choose(budget=1)
+    _, rows = pool.select(budget=1)
     assert [row["id"] for row in rows.values()] == sorted(ids)
     assert [row["fate"] for row in rows.values()] == ["selected"] + ["over_budget"] * 7
 
 
 @pytest.mark.parametrize("budget", [None, 3])
-def test_a_vector_without_a_direction_is_rejected_even_as_the_last_one_walked(pool, budget):
+def test_a_vector_without_a_direction_is_rejected_even_as_the_last_one_scanned(pool, budget):
     pool.add("good", at(0), (5, 5))
     pool.add("other", at(90), (4, 4))
     cancelling(pool, "pointless", (1, 1))
-    chosen, rows = pool.choose(budget=budget)
+    chosen, rows = pool.select(budget=budget)
     assert fate_names(rows) == {"good": "selected", "other": "selected", "pointless": "rejected"}
     check_counts(chosen, rows)
 
 
-def test_a_vector_without_a_direction_beyond_the_full_budget_is_not_reached(pool):
+def test_a_vector_without_a_direction_beyond_the_full_budget_is_over_budget(pool):
     pool.add("good", at(0), (5, 5))
     cancelling(pool, "pointless", (4, 4))
     pool.add("late", at(90), (3, 3))
-    chosen, rows = pool.choose(budget=1)
+    chosen, rows = pool.select(budget=1)
     assert fate_names(rows) == {"good": "selected", "pointless": "over_budget", "late": "over_budget"}
     check_counts(chosen, rows)
 
@@ -215,7 +221,7 @@ def test_a_vector_without_a_direction_beyond_the_full_budget_is_not_reached(pool
 def test_a_pool_of_vectors_without_a_direction_is_rejected_whole(pool):
     cancelling(pool, "one", (5, 5))
     cancelling(pool, "two", (4, 4))
-    chosen, rows = pool.choose(budget=1)
+    chosen, rows = pool.select(budget=1)
     assert fate_names(rows) == {"one": "rejected", "two": "rejected"}
     check_counts(chosen, rows)
 
@@ -223,7 +229,7 @@ def test_a_pool_of_vectors_without_a_direction_is_rejected_whole(pool):
 def test_a_pool_without_readable_scores_selects_nothing(pool):
     pool.add("one", at(0), (None, 5))
     pool.add("two", at(90), (5, None))
-    chosen, rows = pool.choose(budget=1)
+    chosen, rows = pool.select(budget=1)
     assert chosen.selected == 0
     assert fate_names(rows) == {"one": "rejected", "two": "rejected"}
     check_counts(chosen, rows)
@@ -233,7 +239,7 @@ def test_a_sample_that_was_never_scored_is_rejected(pool):
     pool.add("scored", at(0))
     lost = pool.add("lost", at(90))
     pool.store.delete(scores_table(QUALITY.slug), f"id = '{lost}'")
-    chosen, rows = pool.choose()
+    chosen, rows = pool.select()
     assert rows["lost"]["fate"] == "rejected"
     assert rows["lost"]["reason"] == "a turn has no readable score"
     check_counts(chosen, rows)
@@ -244,13 +250,13 @@ def test_a_sample_without_vectors_is_an_error_that_says_what_to_do(pool):
     pool.add("lost", at(90))
     pool.store.delete(VECTORS, f"text_id = '{text_id('lost!')}'")
     with pytest.raises(StoreError, match="lacks 1 vectors; run the command again"):
-        pool.choose()
+        pool.select()
 
 
 def test_samples_of_other_files_are_no_candidates(pool):
     pool.add("mine", at(0), (2, 2))
     pool.add("theirs", at(0), (6, 6), file_id="0" * 32)
-    chosen, rows = pool.choose()
+    chosen, rows = pool.select()
     assert fate_names(rows) == {"mine": "selected"}
     check_counts(chosen, rows)
 
@@ -293,14 +299,14 @@ def test_the_turns_that_count_are_those_of_the_rule(long_talk, turns, training_t
 
 def test_the_system_message_takes_up_room_in_training(pool):
     three_turns(pool, "talk", (2, 3), (4, 5), system="Be brief.")
-    assert pool.choose(turns="fit", training_tokens=49)[1]["talk"]["n_scored"] == 1
-    assert pool.choose(turns="fit", training_tokens=50)[1]["talk"]["n_scored"] == 2
+    assert pool.select(turns="fit", training_tokens=49)[1]["talk"]["n_scored"] == 1
+    assert pool.select(turns="fit", training_tokens=50)[1]["talk"]["n_scored"] == 2
 
 
 def test_an_unread_turn_rejects_the_sample_unless_training_never_sees_it(pool):
     three_turns(pool, "talk", (2, 3), (None, 5))
     for turns, fate in (("sum", "rejected"), ("mean", "rejected"), ("max", "rejected"), ("fit", "selected")):
-        assert pool.choose(turns=turns, training_tokens=30)[1]["talk"]["fate"] == fate
+        assert pool.select(turns=turns, training_tokens=30)[1]["talk"]["fate"] == fate
 
 
 def test_blank_and_unanswered_messages_leave_the_turns_where_they_are(pool):
@@ -314,8 +320,8 @@ def test_blank_and_unanswered_messages_leave_the_turns_where_they_are(pool):
         ("user", "three?", at(0)),
     ]
     pool.talk("talk", messages, [(2, 2), (3, 3)])
-    assert pool.choose(turns="fit", training_tokens=30)[1]["talk"]["score"] == 4
-    assert pool.choose(turns="fit", training_tokens=50)[1]["talk"]["score"] == 13
+    assert pool.select(turns="fit", training_tokens=30)[1]["talk"]["score"] == 4
+    assert pool.select(turns="fit", training_tokens=50)[1]["talk"]["score"] == 13
 
 
 def test_the_order_in_which_scores_were_written_changes_no_bit_of_a_score(tmp_path):
@@ -336,7 +342,7 @@ def test_the_order_in_which_scores_were_written_changes_no_bit_of_a_score(tmp_pa
     assert found[0].equals(found[1])
 
 
-# -- the walk
+# -- the scan
 
 
 def crowd(pool, count=60):
@@ -350,13 +356,19 @@ def crowd(pool, count=60):
 
 
 @pytest.mark.parametrize("budget", [5, None])
-def test_a_store_is_walked_like_an_array(pool, budget):
+def test_a_store_is_scanned_like_an_array(pool, budget):
     ids, vectors, scores = crowd(pool)
     expected = select_diverse(vectors.astype(np.float32), scores, budget=budget, threshold=0.8, ids=ids)
-    pool.choose(budget=budget, threshold=0.8)
-    written = pool.store.read(DECISIONS).sort("rank")
+    pool.select(budget=budget, threshold=0.8)
+    the_job = job(budget=budget, threshold=0.8)
+    decided = with_nearest_selected(pool.store, the_job, decisions_of(pool.store, the_job))
+    written = decided.filter(pl.col("fate").is_in(["selected", "near_duplicate"]))
     columns = ["id", "rank", "selected", "duplicate_of", "nearest"]
-    assert written.select(columns).equals(expected.decisions.select(columns))
+    assert (
+        written.with_columns(selected=pl.col("fate") == "selected")
+        .select(columns)
+        .equals(expected.decisions.select(columns))
+    )
     np.testing.assert_allclose(
         written["similarity"].fill_null(0), expected.decisions["similarity"].fill_null(0), atol=1e-6
     )
@@ -365,35 +377,36 @@ def test_a_store_is_walked_like_an_array(pool, budget):
 @pytest.mark.parametrize("block", [1, 7])
 def test_the_block_size_changes_no_bit_of_a_decision(pool, monkeypatch, block):
     crowd(pool)
-    pool.choose(budget=12, threshold=0.8)
+    pool.select(budget=12, threshold=0.8)
     whole = pool.store.read(DECISIONS).sort("rank")
-    monkeypatch.setattr(choosing, "BLOCK", block)
-    pool.choose(budget=12, threshold=0.8)
+    monkeypatch.setattr(selecting, "BLOCK", block)
+    pool.select(budget=12, threshold=0.8)
     assert pool.store.read(DECISIONS).sort("rank").equals(whole)
 
 
-def test_choosing_again_replaces_the_decisions_of_the_same_run(pool):
+def test_selecting_again_replaces_the_decisions_of_the_same_run(pool):
     for number in range(6):
         pool.add(str(number), at(60 * number), (number + 1, 1))
-    pool.choose(budget=5)
-    chosen, rows = pool.choose(budget=2)
-    assert pool.store.count(DECISIONS) == 2
+    pool.select(budget=5)
+    chosen, rows = pool.select(budget=2)
+    assert pool.store.count(DECISIONS) == 6
+    assert pool.store.count(DECISIONS, "fate = 'selected'") == 2
     check_counts(chosen, rows)
 
 
 def test_another_runs_decisions_are_left_alone(pool):
     pool.add("a", at(0))
-    choose(pool.store, job().model_copy(update={"run_id": "earlier"}))
-    pool.choose()
+    select(pool.store, job().model_copy(update={"run_id": "earlier"}))
+    pool.select()
     assert sorted(pool.store.read(DECISIONS)["run_id"]) == ["earlier", "run"]
 
 
 def test_vectors_beyond_the_full_budget_need_not_exist(pool, monkeypatch):
-    monkeypatch.setattr(choosing, "BLOCK", 2)
+    monkeypatch.setattr(selecting, "BLOCK", 2)
     for number in range(6):
         pool.add(str(number), at(60 * number), (6 - number, 1))
     pool.store.delete(VECTORS, f"text_id = '{text_id('5!')}'")
-    chosen, rows = pool.choose(budget=2)
+    chosen, rows = pool.select(budget=2)
     assert chosen.selected == 2
     assert rows["5"]["fate"] == "over_budget"
 
@@ -404,17 +417,17 @@ def test_vectors_beyond_the_full_budget_need_not_exist(pool, monkeypatch):
 @pytest.mark.parametrize("budget", [10, 40])
 def test_auto_finds_the_threshold_that_just_fills_the_budget(pool, budget):
     crowd(pool)
-    chosen, rows = pool.choose(budget=budget, threshold="auto")
+    chosen, rows = pool.select(budget=budget, threshold="auto")
     check_counts(chosen, rows)
     assert chosen.selected == budget
     assert 0 < chosen.threshold < 1
-    assert pool.choose(budget=budget, threshold=chosen.threshold)[0] == chosen
-    assert pool.choose(budget=budget, threshold=round(chosen.threshold - 0.001, 3))[0].selected < budget
+    assert pool.select(budget=budget, threshold=chosen.threshold)[0] == chosen
+    assert pool.select(budget=budget, threshold=round(chosen.threshold - 0.001, 3))[0].selected < budget
 
 
 def test_auto_takes_all_there_is_where_the_pool_is_smaller_than_the_budget(pool):
     ids, _, _ = crowd(pool, 20)
-    chosen, rows = pool.choose(budget=50, threshold="auto")
+    chosen, rows = pool.select(budget=50, threshold="auto")
     assert chosen.threshold == 1
     assert chosen.selected == len(ids)
     check_counts(chosen, rows)
@@ -422,19 +435,19 @@ def test_auto_takes_all_there_is_where_the_pool_is_smaller_than_the_budget(pool)
 
 def test_auto_without_a_budget_takes_all_there_is(pool):
     ids, _, _ = crowd(pool, 20)
-    assert pool.choose(threshold="auto")[0].selected == len(ids)
+    assert pool.select(threshold="auto")[0].selected == len(ids)
 
 
 def test_auto_fills_a_budget_from_samples_all_alike(pool):
     for number in range(8):
         pool.add(str(number), [0.3, 0.5, 0.1, 0.7])
-    chosen, _ = pool.choose(budget=5, threshold="auto")
+    chosen, _ = pool.select(budget=5, threshold="auto")
     assert chosen.selected == 5
 
 
 def test_fewer_than_the_budget_is_a_result(pool):
     pool.add("a", at(0), (5, 5))
     pool.add("b", at(1), (4, 4))
-    chosen, rows = pool.choose(budget=2)
+    chosen, rows = pool.select(budget=2)
     assert (chosen.selected, chosen.near_duplicate) == (1, 1)
     check_counts(chosen, rows)
