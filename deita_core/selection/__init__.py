@@ -1,4 +1,4 @@
-"""Score-first, diversity-aware selection (paper, section 2.4): rank by score, keep what nothing kept is too like."""
+"""Score-first, diversity-aware selection (paper, section 2.4): rank by score, skip near-duplicates of better ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,28 +7,58 @@ import numpy as np
 import polars as pl
 
 from deita_core.errors import InputError
+from deita_core.selection.nearest import nearest_selected, with_nearest
 from deita_core.selection.selector import DiversitySelector
 
-__all__ = ["DiversitySelector", "Selection", "rank_candidates", "select_diverse"]
+__all__ = [
+    "DiversitySelector",
+    "Selection",
+    "nearest_selected",
+    "rank_candidates",
+    "select_diverse",
+    "with_nearest",
+]
+
+BLOCK = 4_096
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was kept and why.
+    """What was selected and why.
 
-    `indices` (m,) int64: positions of the kept candidates, in rank order. `decisions`: one row per walked candidate in
-    rank order with id, rank, score, kept, blocked_by, nearest and similarity. `rejected`: id and reason of candidates
-    without a finite score or a vector with a direction.
+    `indices` (m,) int64: positions of the selected candidates, in rank order. `decisions`: one row per candidate
+    scanned, in rank order, with id, rank, score, selected, duplicate_of, nearest and similarity. `rejected`: id and
+    reason of candidates without a finite score or a finite nonzero vector. `over_budget`: ids that come after the one
+    that filled the budget, in rank order.
     """
 
     indices: np.ndarray
     decisions: pl.DataFrame
     rejected: pl.DataFrame
+    over_budget: pl.Series
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the kept candidates, in rank order."""
-        return self.decisions.filter("kept")["id"].to_list()
+        """Ids of the selected candidates, in rank order."""
+        return self.decisions.filter("selected")["id"].to_list()
+
+    def explain(self, id_: str) -> str:
+        """One sentence: what became of a candidate and why. Raises InputError for an id that is not in the pool."""
+        for row in self.decisions.filter(pl.col("id") == id_).iter_rows(named=True):
+            return f"{id_} has rank {row['rank']:,} (score {row['score']:.4g}) and {_fate(row)}."
+        for (reason,) in self.rejected.filter(pl.col("id") == id_).select("reason").iter_rows():
+            return f"{id_} was rejected: {reason}."
+        if (self.over_budget == id_).any():
+            return f"{id_} was not compared: the budget was full before its turn."
+        raise InputError(f"There is no candidate {id_}; give an id of the pool.")
+
+
+def _fate(row: dict[str, object]) -> str:
+    if not row["selected"]:
+        return f"is a near-duplicate of {row['duplicate_of']}, which ranks higher (similarity {row['similarity']:.4f})"
+    if row["nearest"] is None:
+        return "was selected first"
+    return f"was selected; the most similar one above it is {row['nearest']} (similarity {row['similarity']:.4f})"
 
 
 def select_diverse(
@@ -39,7 +69,7 @@ def select_diverse(
     threshold: float = 0.9,
     ids: Sequence[str] | None = None,
 ) -> Selection:
-    """Select up to `budget` candidates, best score first, none more than `threshold` similar to a better one kept.
+    """Select up to `budget` candidates, best score first, none more than `threshold` similar to a better one selected.
 
     vectors (n, d) float32 or float16, of any length; scores (n,); ids: n unique strings, by default the positions,
     zero-padded. Ties in score go to the smaller id. Raises InputError for arguments that do not fit together.
@@ -53,17 +83,22 @@ def select_diverse(
     )
     order = ranked.candidates["position"].to_numpy()
     selector = DiversitySelector(budget, threshold, vectors.shape[1])
-    frames = []
-    for start in range(0, len(order), 4_096):
-        if selector.full:
-            break
-        block = order[start : start + 4_096]
-        frames.append(selector.offer([names[i] for i in block], vectors[block]))
-    decisions = pl.concat([selector.offer([], vectors[:0]), *frames])
+    frames = [selector.add_block([], vectors[:0])]
+    read = 0
+    while read < len(order) and not selector.full:
+        block = order[read : read + BLOCK]
+        frames.append(selector.add_block([names[i] for i in block], vectors[block]))
+        read += len(block)
+    decisions = with_nearest(pl.concat(frames), selector.selected)
     decisions = decisions.join(ranked.candidates, on="id", how="left", maintain_order="left")
-    columns = ["id", "rank", "score", "kept", "blocked_by", "nearest", "similarity"]
-    rejected = pl.concat([ranked.unscored, selector.rejected])
-    return Selection(decisions.filter("kept")["position"].to_numpy(), decisions.select(columns), rejected)
+    columns = ["id", "rank", "score", "selected", "duplicate_of", "nearest", "similarity"]
+    decided = pl.concat([decisions["id"], selector.rejected["id"]])
+    return Selection(
+        indices=decisions.filter("selected")["position"].to_numpy(),
+        decisions=decisions.select(columns),
+        rejected=pl.concat([ranked.unscored, selector.rejected]),
+        over_budget=ranked.candidates.filter(~pl.col("id").is_in(decided.implode()))["id"],
+    )
 
 
 def _check(vectors: np.ndarray, scores: np.ndarray, ids: list[str]) -> None:
@@ -81,7 +116,7 @@ def _check(vectors: np.ndarray, scores: np.ndarray, ids: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Candidates in the order they are walked (id, score, position), and those without a finite score (id, reason)."""
+    """Candidates in the order they are scanned (id, score, position), and those without a finite score (id, reason)."""
 
     candidates: pl.DataFrame
     unscored: pl.DataFrame

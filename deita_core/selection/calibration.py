@@ -1,4 +1,4 @@
-"""What a similarity threshold means for one encoder: how alike its vectors of one pool are, and what a walk keeps.
+"""What a similarity threshold means for one encoder: how alike its vectors of one pool are, and what a scan selects.
 
 The paper's 0.9 belongs to its own encoder (section 2.4). Encoders differ in how they spread texts over the sphere: in
 some any two texts have a cosine of 0.8, in others only rewordings have.
@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.errors import InputError
-from deita_core.selection import select_diverse
-from deita_core.selection.threshold import smallest_filling
+from deita_core.selection.threshold import count_selected, smallest_filling
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
@@ -19,7 +18,7 @@ BLOCK = 1_024
 
 
 class Kept(BaseModel):
-    """The share of the samples that a walk without a budget keeps at a threshold."""
+    """The share of the samples that a scan without a budget selects at a threshold."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,23 +45,31 @@ class Calibration(BaseModel):
 def calibrate(vectors: np.ndarray, keep: float = 0.9, seed: int = 0) -> Calibration:
     """Measure vectors (n, d) float32, n >= 2, and find the threshold that keeps the share `keep` of them, 0 to 1.
 
-    The vectors are walked in the order given: exact for that order, and much the same for any other. Raises InputError
-    for fewer than two vectors with a direction.
+    The vectors are scanned in the order given: exact for that order, and much the same for any other. Raises
+    InputError for fewer than two finite nonzero vectors.
     """
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    sound = np.isfinite(lengths) & (lengths > 0)
-    if sound.sum() < 2:
-        raise InputError(f"There are {int(sound.sum())} vectors with a direction; give a pool of two samples at least.")
-    unit = (vectors[sound] / lengths[sound, None]).astype(np.float32)
-    budget = max(1, int(np.ceil(keep * len(unit))))
-    wanted = smallest_filling(lambda tau: _walked(unit, tau, budget) >= budget)
+    good = np.isfinite(lengths) & (lengths > 0)
+    if good.sum() < 2:
+        raise InputError(f"There are {int(good.sum())} finite nonzero vectors; give a pool of two samples at least.")
+    unit = (vectors[good] / lengths[good, None]).astype(np.float32)
+    budget, dim = max(1, int(np.ceil(keep * len(unit)))), unit.shape[1]
+    names = [""] * len(unit)
+    wanted = smallest_filling(lambda: iter(_blocks(names, unit)), budget, dim, len(unit)).threshold
+    kept = count_selected([unit], THRESHOLDS, dim)
     return Calibration(
         samples=len(unit),
         nearest=_quantiles(nearest_similarities(unit)),
         pairs=_quantiles(_random_pairs(unit, seed)),
-        kept=tuple(Kept(threshold=tau, share=round(_walked(unit, tau) / len(unit), 4)) for tau in THRESHOLDS),
-        wanted=Kept(threshold=wanted, share=round(_walked(unit, wanted) / len(unit), 4)),
+        kept=tuple(
+            Kept(threshold=tau, share=round(many / len(unit), 4)) for tau, many in zip(THRESHOLDS, kept, strict=True)
+        ),
+        wanted=Kept(threshold=wanted, share=round(count_selected([unit], [wanted], dim)[0] / len(unit), 4)),
     )
+
+
+def _blocks(names: list[str], unit: np.ndarray) -> list[tuple[list[str], np.ndarray]]:
+    return [(names[start : start + BLOCK], unit[start : start + BLOCK]) for start in range(0, len(unit), BLOCK)]
 
 
 def nearest_similarities(unit: np.ndarray) -> np.ndarray:
@@ -74,12 +81,6 @@ def nearest_similarities(unit: np.ndarray) -> np.ndarray:
         products[rows, start + rows] = -np.inf
         found[start : start + BLOCK] = products.max(axis=1)
     return found
-
-
-def _walked(unit: np.ndarray, threshold: float, budget: int | None = None) -> int:
-    """How many a walk in the order given keeps."""
-    order = -np.arange(len(unit), dtype=np.float64)
-    return len(select_diverse(unit, order, threshold=threshold, budget=budget).indices)
 
 
 def _random_pairs(unit: np.ndarray, seed: int, count: int = 20_000) -> np.ndarray:

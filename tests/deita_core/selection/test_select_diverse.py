@@ -10,7 +10,7 @@ from deita_core.errors import InputError
 from deita_core.selection import rank_candidates, select_diverse
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared/golden/selection"
-COLUMNS = ["id", "rank", "score", "kept", "blocked_by", "nearest", "similarity"]
+COLUMNS = ["id", "rank", "score", "selected", "duplicate_of", "nearest", "similarity"]
 BUDGETS = st.one_of(st.none(), st.integers(1, 8))
 THRESHOLDS = st.sampled_from([-0.5, 0.0, 0.5, 0.6, 0.8, 0.9, 0.95])
 
@@ -28,7 +28,7 @@ def pools(draw):
     return vectors, scores, ids
 
 
-def in_walking_order(scores, ids):
+def in_rank_order(scores, ids):
     finite = [i for i, score in enumerate(scores) if np.isfinite(score)]
     return sorted(finite, key=lambda i: (-scores[i], ids[i]))
 
@@ -41,7 +41,7 @@ def in_walking_order(scores, ids):
 def test_candidates_come_by_score_descending_then_id_ascending(pool):
     _, scores, ids = pool
     ranked = rank_candidates(pl.DataFrame({"id": ids, "score": scores}, schema={"id": pl.String, "score": pl.Float64}))
-    assert ranked.candidates["position"].to_list() == in_walking_order(scores, ids)
+    assert ranked.candidates["position"].to_list() == in_rank_order(scores, ids)
     assert ranked.unscored["id"].to_list() == [i for i, s in zip(ids, scores, strict=True) if not np.isfinite(s)]
 
 
@@ -116,10 +116,10 @@ def test_a_selection_is_evidence_for_itself(pool, budget, threshold):
     assert selection.decisions.columns == COLUMNS
     assert budget is None or len(selection.ids) <= budget
     kept = set()
-    for id_, _, score, keeps, blocked_by, nearest, similarity in selection.decisions.rows():
+    for id_, _, score, keeps, duplicate_of, nearest, similarity in selection.decisions.rows():
         assert score == scores[ids.index(id_)]
         assert keeps == (similarity is None or similarity <= threshold)
-        assert blocked_by == (None if keeps else nearest)
+        assert duplicate_of == (None if keeps else nearest)
         assert (nearest is None) == (not kept)
         assert nearest is None or nearest in kept
         if keeps:

@@ -1,0 +1,61 @@
+"""The most similar sample selected above each selected one: for those who export or explain a selection."""
+
+import numpy as np
+import polars as pl
+
+from deita_core.selection.vectors import NOBODY, Vectors, margin, most_similar, normalize
+
+BLOCK = 1_024
+TILE = 512
+
+
+def nearest_selected(vectors: np.ndarray | Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """For each selected vector, the most similar one above it: position (m,) int64 and cosine (m,) float64.
+
+    vectors (m, d) float32 or float16, in rank order, none zero. Of equally similar ones the best ranked. The first has
+    position -1 and cosine -inf. Reads the selected vectors alone, about m * m / 2 products.
+    """
+    selected = vectors if isinstance(vectors, Vectors) else normalize(vectors)
+    place, similarity = np.full(len(selected), NOBODY), np.full(len(selected), -np.inf)
+    for start in range(0, len(selected), BLOCK):
+        block = slice(start, start + BLOCK)
+        place[block], similarity[block] = _nearest_above(selected.take(block), start, selected)
+    return place, similarity
+
+
+def _nearest_above(rows: Vectors, start: int, selected: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    slack = np.float32(margin(rows.raw.shape[1]))
+    best = np.full(len(rows), -np.inf, np.float32)
+    found = []
+    for first in range(0, start + len(rows), TILE):
+        others = selected.unit[first : min(first + TILE, start + len(rows))]
+        product = rows.unit @ others.T
+        if first + len(others) > start:
+            product[np.arange(first, first + len(others)) >= np.arange(start, start + len(rows))[:, None]] = -np.inf
+        np.maximum(best, product.max(axis=1), out=best)
+        near = np.flatnonzero(product >= np.maximum(best - slack, np.float32(-3))[:, None])
+        found.append((near // len(others), first + near % len(others), product.ravel()[near]))
+    row, other, product = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return most_similar(rows, selected, row, other, product)
+
+
+def with_nearest(decisions: pl.DataFrame, vectors: np.ndarray | Vectors) -> pl.DataFrame:
+    """Decisions of a scan with `nearest`, and `similarity` to it, for each row: what a near-duplicate duplicates, and
+    for a selected one the most similar one selected above it.
+
+    vectors (m, d): those of the selected ones, in rank order. Both are null for the first one selected.
+    """
+    place, similarity = nearest_selected(vectors)
+    ids = decisions.filter("selected")["id"]
+    names = ids.to_list()
+    above = pl.DataFrame(
+        {"id": ids, "nearest": [None if i == NOBODY else names[i] for i in place.tolist()], "cosine": similarity},
+        schema={"id": pl.String, "nearest": pl.String, "cosine": pl.Float64},
+    )
+    joined = decisions.join(above, on="id", how="left", maintain_order="left")
+    return joined.with_columns(
+        nearest=pl.coalesce("duplicate_of", "nearest"),
+        similarity=pl.when("selected")
+        .then(pl.when(pl.col("nearest").is_not_null()).then("cosine"))
+        .otherwise("similarity"),
+    ).drop("cosine")
