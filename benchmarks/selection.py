@@ -1,12 +1,12 @@
 """The greedy scan beside a one-by-one scan, and beside nothing but the matrix products that it would take.
 
-    python -m benchmarks.selection [--only 0] [--rounds 3] [--seconds 60] [--stream] [--rows 1000000]
+    python -m benchmarks.selection [--only 0] [--rounds 3] [--seconds 60] [--processor] [--auto] [--stream] [--rows 1000000]
 
 The vectors are made: `like_sentences` and `like_language_model` say how. One by one: a float64 product of each vector
 with the matrix of the selected ones, until the seconds are over. Bare: float32 products of each block with the vectors
 selected so far, and with itself. Scan and bare products take turns, block by block, and of each block the fastest
 of all rounds counts, so that other work on the machine disturbs both alike. All decisions are asserted to be those of
-a blocked float64 scan. With --stream, a LanceDB store of vectors, written into a temporary folder, is scanned in the
+a blocked float64 scan. With --auto, the threshold is sought that fills a budget. With --stream, a LanceDB store of vectors, written into a temporary folder, is scanned in the
 order of scores, not of storage.
 """
 
@@ -25,6 +25,7 @@ import polars as pl
 
 from deita_core.selection import DiversitySelector, nearest_selected
 from deita_core.selection.selector import BLOCK
+from deita_core.selection.threshold import STEPS, smallest_filling
 from deita_core.store import Store
 from deita_core.tables import vectors_table
 
@@ -62,7 +63,11 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true", help="scan a store of vectors instead")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the store")
     parser.add_argument("--processor", action="store_true", help="count processor seconds, on a machine that does more")
+    parser.add_argument("--auto", action="store_true", help="find the threshold that fills a budget instead")
     options = parser.parse_args()
+    if options.auto:
+        find_threshold(process_time if options.processor else perf_counter)
+        return
     if options.stream:
         stream(options.rows)
         return
@@ -113,6 +118,37 @@ def in_turns(
         assert (np.concatenate(found) == selected).all(), "the scan decides otherwise"
     ours, others = seconds.sum(axis=1).tolist()
     return ours, others, selector
+
+
+def find_threshold(clock: Clock, rows: int = 100_000, budget: int = 10_000, kinds: int = 15_000) -> None:
+    """Find the threshold that fills a budget, and compare with one scan at it and with bisection in 10 scans."""
+    vectors = like_sentences(rows, 384, kinds)
+    ids = [f"{i:07d}" for i in range(rows)]
+
+    def read() -> Iterator[tuple[list[str], np.ndarray]]:
+        return ((ids[start : start + READ], vectors[start : start + READ]) for start in range(0, rows, READ))
+
+    def fills(threshold: float) -> bool:
+        selector = DiversitySelector(budget, threshold, 384)
+        for names, part in read():
+            selector.add_block(names, part)
+        return selector.full
+
+    def bisect() -> float:
+        low, high = 0, STEPS
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fills(middle / STEPS) else (middle, high)
+        return high / STEPS
+
+    ours, found = timed(partial(smallest_filling, read, budget, 384, rows), clock)
+    scan, _ = timed(partial(fills, found.threshold), clock)
+    print(
+        f"{budget:,} of {rows:,}: threshold {found.threshold} in {ours:.1f} s: {found.scans} scans, {found.blocks} blocks"
+    )
+    print(f"one scan at that threshold: {scan:.1f} s", flush=True)
+    bisection, threshold = timed(bisect, clock)
+    print(f"bisection: threshold {threshold} in {bisection:.1f} s, 10 scans")
 
 
 class Products:

@@ -186,6 +186,32 @@ def test_vectors_beyond_the_block_that_fills_the_budget_are_never_read():
     assert set(vectors.rows_read) == set(best.tolist())
 
 
+# -- explaining
+
+
+def test_every_candidate_can_be_explained():
+    vectors = np.array([[1, 0], [1, 0.01], [0, 1], [-1, 0], [0, 0]], np.float32)
+    scores = np.array([9.0, 8.0, 7.0, 1.0, 10.0])
+    selection = select_diverse(vectors, scores, budget=2, ids=["first", "copy", "other", "late", "empty"])
+    assert selection.explain("first") == "first has rank 1 (score 9) and was selected first."
+    assert "is a near-duplicate of first, which ranks higher (similarity 1.0000)" in selection.explain("copy")
+    assert "was selected; the most similar one above it is first (similarity 0.0000)" in selection.explain("other")
+    assert selection.explain("late") == "late was not compared: the budget was full before its turn."
+    assert selection.explain("empty") == "empty was rejected: zero_vector."
+    assert selection.over_budget.to_list() == ["late"]
+    with pytest.raises(InputError, match="no candidate nobody"):
+        selection.explain("nobody")
+
+
+@settings(deadline=None, max_examples=40)
+@given(pools(), BUDGETS, THRESHOLDS)
+def test_every_candidate_has_one_fate(pool, budget, threshold):
+    vectors, scores, ids = pool
+    selection = select_diverse(vectors, scores, budget=budget, threshold=threshold, ids=ids)
+    fates = [*selection.decisions["id"], *selection.rejected["id"], *selection.over_budget]
+    assert sorted(fates) == sorted(ids)
+
+
 # -- bad usage
 
 

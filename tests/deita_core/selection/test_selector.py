@@ -1,5 +1,6 @@
 import math
 import tracemalloc
+from contextlib import contextmanager, nullcontext
 from itertools import cycle
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deita_core.errors import InputError
-from deita_core.selection import DiversitySelector, selector
+from deita_core.selection import DiversitySelector, projection, selected, selector
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared/golden/selection"
 GOLDEN_THRESHOLDS = (0.95, 0.9, 0.8, 0.7, 0.6)
@@ -58,6 +59,18 @@ def scan(vectors, budget=None, threshold=0.9, sizes=None, ids=None):
         frames.append(chosen.add_block(ids[start:end], vectors[start:end]))
         start = end
     return chosen, pl.concat([chosen.add_block([], vectors[:0]), *frames])
+
+
+@contextmanager
+def always_projected(*ranks):
+    """Every block fits the projection again and uses it, whatever it costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (projection, selected):
+            patch.setattr(module, "GATHERED", 0)
+        patch.setattr(projection, "RANKS", ranks)
+        patch.setattr(selected, "FIT", 0)
+        patch.setattr(selected, "REDUCE", 0)
+        yield
 
 
 def within_one(rows):
@@ -113,18 +126,60 @@ def test_every_decision_is_that_of_the_plain_filter_to_the_last_bit(vectors, bud
     assert chosen.selected_ids == [row[0] for row in expected if row[2]]
 
 
-@settings(deadline=None, max_examples=60)
-@given(close_calls(), BUDGETS, SIZES)
-def test_pairs_that_differ_from_the_threshold_by_rounding_are_decided_in_float64(pool, budget, sizes):
+@settings(deadline=None, max_examples=120)
+@given(grids(), BUDGETS, THRESHOLDS, SIZES, st.sampled_from([1, 2, 5]), st.sampled_from([(1,), (1, 2)]))
+def test_a_projection_changes_no_bit_of_a_decision(vectors, budget, threshold, sizes, block, ranks):
+    with always_projected(*ranks), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selector, "BLOCK", block)
+        chosen, decisions = scan(vectors, budget, threshold, sizes)
+    expected, _ = reference(names(len(vectors)), vectors, budget, threshold)
+    assert within_one(decisions.rows()) == within_one(expected)
+    assert chosen.selected_ids == [row[0] for row in expected if row[2]]
+
+
+@settings(deadline=None, max_examples=120)
+@given(close_calls(), BUDGETS, SIZES, st.sampled_from([(), (1,), (4,), (2, 12)]))
+def test_pairs_that_differ_from_the_threshold_by_rounding_are_decided_in_float64(pool, budget, sizes, ranks):
     threshold, vectors = pool
-    _, decisions = scan(vectors, budget, threshold, sizes)
+    with always_projected(*ranks) if ranks else nullcontext():
+        _, decisions = scan(vectors, budget, threshold, sizes)
     expected, _ = reference(names(len(vectors)), vectors, budget, threshold)
     assert [row[:3] for row in decisions.rows()] == [row[:3] for row in expected]
     vector_of = dict(zip(names(len(vectors)), vectors.tolist(), strict=True))
-    for (id_, _, _, nearest, found), (*_, similarity) in zip(decisions.rows(), expected, strict=True):
+    for (id_, _, _, duplicate_of, found), (*_, similarity) in zip(decisions.rows(), expected, strict=True):
+        assert (found is None) == (similarity is None)
         if similarity is not None:
             assert found == pytest.approx(similarity, abs=1e-14)
-            assert plain_cosine(vector_of[id_], vector_of[nearest]) == pytest.approx(similarity, abs=1e-14)
+            assert plain_cosine(vector_of[id_], vector_of[duplicate_of]) == pytest.approx(similarity, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "kind", ["steep", "steep and long", "low rank", "one direction", "changing", "float16", "scaled"]
+)
+def test_a_projection_learnt_from_the_data_decides_as_full_products_do(kind):
+    rng = np.random.default_rng(5)
+    n, dim = 3_000, 1_500 if kind == "steep and long" else 96
+    texts = rng.normal(size=(900, dim)) * np.arange(1, dim + 1) ** -0.6
+    vectors = texts[rng.integers(0, 900, n)] + 0.25 * rng.normal(size=(n, dim)) * np.arange(1, dim + 1) ** -0.6
+    if kind == "low rank":
+        vectors[:, 5:] = 0
+    elif kind == "one direction":
+        vectors = 1 + 1e-3 * vectors
+    elif kind == "changing":
+        vectors[1_000:2_000], vectors[2_000:] = vectors[1_000:2_000, ::-1], rng.normal(size=(n - 2_000, dim))
+    elif kind == "scaled":
+        vectors *= 10.0 ** rng.uniform(-30, 30, (n, 1))
+    vectors = vectors.astype(np.float16 if kind == "float16" else np.float32)
+    _, full = scan(vectors, None, 0.9, [500])
+    with always_projected(8, 16, 32):
+        projected, decisions = scan(vectors, None, 0.9, [500])
+    assert projected._set.rank is not None
+    assert decisions.equals(full)
+    unit = vectors.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    products = unit @ unit[full["selected"].to_numpy()].T
+    above = np.arange(n)[:, None] > np.flatnonzero(full["selected"])
+    assert ((np.where(above, products, -1).max(axis=1) <= 0.9) == full["selected"].to_numpy()).all()
 
 
 @settings(deadline=None, max_examples=50)
