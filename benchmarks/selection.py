@@ -1,13 +1,16 @@
 """The greedy scan beside a one-by-one scan, and beside nothing but the matrix products that it would take.
 
-    python -m benchmarks.selection [--only 0] [--rounds 3] [--seconds 60] [--processor] [--auto] [--stream] [--rows 1000000]
+    python -m benchmarks.selection [--only 0] [--rounds 3] [--seconds 60] [--processor]
+    python -m benchmarks.selection --auto | --stream [--rows 1000000]
 
 The vectors are made: `like_sentences` and `like_language_model` say how. One by one: a float64 product of each vector
 with the matrix of the selected ones, until the seconds are over. Bare: float32 products of each block with the vectors
-selected so far, and with itself. Scan and bare products take turns, block by block, and of each block the fastest
-of all rounds counts, so that other work on the machine disturbs both alike. All decisions are asserted to be those of
-a blocked float64 scan. With --auto, the threshold is sought that fills a budget. With --stream, a LanceDB store of vectors, written into a temporary folder, is scanned in the
-order of scores, not of storage.
+selected so far, and with itself. Scan and bare products take turns, block by block, and of each block the fastest of
+all rounds counts, so that other work on the machine disturbs both alike. All decisions are asserted to be those of a
+blocked float64 scan. `nearest` is what it costs to find the most similar sample above each selected one.
+
+With --auto, the threshold is sought that fills a budget. With --stream, a LanceDB store of vectors, written into a
+temporary folder, is scanned in the order of scores, not of storage.
 """
 
 import resource
@@ -144,7 +147,8 @@ def find_threshold(clock: Clock, rows: int = 100_000, budget: int = 10_000, kind
     ours, found = timed(partial(smallest_filling, read, budget, 384, rows), clock)
     scan, _ = timed(partial(fills, found.threshold), clock)
     print(
-        f"{budget:,} of {rows:,}: threshold {found.threshold} in {ours:.1f} s: {found.scans} scans, {found.blocks} blocks"
+        f"{budget:,} of {rows:,}: threshold {found.threshold} in {ours:.1f} s, "
+        f"{found.scans} scans, {found.blocks} blocks"
     )
     print(f"one scan at that threshold: {scan:.1f} s", flush=True)
     bisection, threshold = timed(bisect, clock)
