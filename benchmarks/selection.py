@@ -1,10 +1,16 @@
-"""The walk of a selection beside one-by-one, and beside nothing but the matrix products that it takes.
+"""The greedy scan beside a one-by-one scan, and beside nothing but the matrix products that it would take.
 
-    python -m benchmarks.selection [--only 0] [--rounds 3] [--stream] [--rows 1000000]
+    python -m benchmarks.selection [--only 0] [--rounds 3] [--seconds 60] [--processor]
+    python -m benchmarks.selection --auto | --stream [--rows 1000000]
 
-Each pool is of so many kinds of vectors that most of it is walked. One by one: a product of each vector with a
-preallocated matrix of the kept. Bare products: of each block with the kept so far, and with itself. With --stream, a
-LanceDB store of random vectors, written into a temporary folder, is walked in the order of scores, not of storage.
+The vectors are made: `like_sentences` and `like_language_model` say how. One by one: a float64 product of each vector
+with the matrix of the selected ones, until the seconds are over. Bare: float32 products of each block with the vectors
+selected so far, and with itself. Scan and bare products take turns, block by block, and of each block the fastest of
+all rounds counts, so that other work on the machine disturbs both alike. All decisions are asserted to be those of a
+blocked float64 scan. `nearest` is what it costs to find the most similar sample above each selected one.
+
+With --auto, the threshold is sought that fills a budget. With --stream, a LanceDB store of vectors, written into a
+temporary folder, is scanned in the order of scores, not of storage.
 """
 
 import resource
@@ -14,131 +20,251 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from deita_core.selection import DiversitySelector
+from deita_core.selection import DiversitySelector, nearest_selected
 from deita_core.selection.selector import BLOCK
+from deita_core.selection.threshold import STEPS, smallest_filling
 from deita_core.store import Store
 from deita_core.tables import vectors_table
 
 READ = 2_048
-BAR = 1.3
+THRESHOLD = 0.9
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Select `budget` of `rows` vectors of `dim` dimensions that lie around `kinds` centres."""
+    """Select `budget` of `rows` vectors that are rewordings of `kinds` texts; at most `bar` of the bare products."""
 
-    budget: int
+    budget: int | None
     rows: int
     dim: int
     kinds: int
+    bar: float
 
 
-CASES = (Case(6_000, 30_000, 384, 6_060), Case(10_000, 300_000, 384, 9_990), Case(6_000, 50_000, 4_096, 6_000))
+CASES = (
+    Case(6_000, 30_000, 384, 6_050, 0.8),
+    Case(10_000, 300_000, 384, 9_990, 0.6),
+    Case(20_000, 300_000, 384, 10_000, 0.5),
+    Case(None, 100_000, 384, 80_000, 0.5),
+    Case(6_000, 50_000, 4_096, 6_000, 0.25),
+)
 
 
 def main() -> None:
     """Print the table, or the line of --stream."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--only", type=int, default=None, help="the number of one case, from 0")
-    parser.add_argument("--rounds", type=int, default=3, help="of the walk and of the products, in turns")
+    parser.add_argument("--rounds", type=int, default=3, help="of the scan and of the products, in turns")
     parser.add_argument("--seconds", type=float, default=60, help="after which one-by-one stops")
-    parser.add_argument("--stream", action="store_true", help="walk a store of vectors instead")
+    parser.add_argument("--stream", action="store_true", help="scan a store of vectors instead")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the store")
+    parser.add_argument("--processor", action="store_true", help="count processor seconds, on a machine that does more")
+    parser.add_argument("--auto", action="store_true", help="find the threshold that fills a budget instead")
     options = parser.parse_args()
+    if options.auto:
+        find_threshold(process_time if options.processor else perf_counter)
+        return
     if options.stream:
         stream(options.rows)
         return
     print(
-        f"{'budget':>8}{'of':>9}{'dim':>7}{'walked':>9}{'kept':>8}{'walk':>10}{'one by one':>12}{'products':>10}  ratio"
+        f"{'budget':>8}{'of':>9}{'dim':>7}{'scanned':>9}{'selected':>10}{'scan':>10}{'products':>10}{'ratio':>7}"
+        f"{'at most':>9}{'nearest':>10}  one by one"
     )
     for case in CASES if options.only is None else CASES[options.only : options.only + 1]:
-        compare(case, options.seconds, options.rounds)
+        compare(case, options.seconds, options.rounds, process_time if options.processor else perf_counter)
 
 
-def compare(case: Case, seconds: float, rounds: int) -> None:
-    """Print one line: medians of some rounds in turns; one-by-one is run once and stopped after some seconds."""
-    vectors = around_centres(case)
-    ids = [f"{i:07d}" for i in range(case.rows)]
-    decisions = walk(ids, vectors, case.budget)
-    kept = decisions["selected"].to_numpy()
-    ids, vectors = ids[: len(kept)], vectors[: len(kept)]
+def compare(case: Case, seconds: float, rounds: int, clock: Clock) -> None:
+    """Print one line, and raise AssertionError for a decision that is not the float64 one."""
+    vectors = like_sentences(case.rows, case.dim, case.kinds) if case.dim < 1_000 else like_language_model(case)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    one, ones = timed(partial(one_by_one, unit, case.budget, seconds))
-    pairs = [
-        (timed(partial(walk, ids, vectors, case.budget))[0], timed(partial(products, unit, kept))[0])
-        for _ in range(rounds)
-    ]
-    ours, bare = (float(np.median(column)) for column in zip(*pairs, strict=True))
-    verdict = "" if ours <= BAR * bare else f"  above {BAR}"
+    selected = blocked_float64(vectors, case.budget)
+    vectors, unit = vectors[: len(selected)], unit[: len(selected)]
+    one, ones = timed(partial(one_by_one, vectors, case.budget, seconds))
+    assert (ones == selected[: len(ones)]).all(), "one by one decides otherwise"
+    ours, bare, selector = in_turns(case, vectors, unit, selected, rounds, clock)
+    nearest, _ = timed(partial(nearest_selected, selector.selected), clock)
+    ratio = ours / bare
     print(
-        f"{case.budget:>8,}{case.rows:>9,}{case.dim:>7,}{len(kept):>9,}{kept.sum():>8,}{ours:>9.2f}s{one:>11.2f}s"
-        f"{bare:>9.2f}s{ours / bare:>7.2f}{verdict}  "
-        f"(one by one: {len(ones):,} rows, {int((ones != kept[: len(ones)]).sum())} decided otherwise)",
+        f"{case.budget or '-':>8}{case.rows:>9,}{case.dim:>7,}{len(selected):>9,}{selected.sum():>10,}{ours:>9.2f}s"
+        f"{bare:>9.2f}s{ratio:>7.2f}{case.bar:>9}{nearest:>9.2f}s  {one:.1f}s for {len(ones):,} rows"
+        f"{'' if ratio <= case.bar else '  ABOVE'}",
         flush=True,
     )
 
 
-def around_centres(case: Case) -> np.ndarray:
-    """Vectors (n, d) float32, not of length 1."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((case.kinds, case.dim), dtype=np.float32)
-    vectors = centres[rng.integers(0, case.kinds, case.rows)]
-    for start in range(0, case.rows, READ):
-        part = vectors[start : start + READ]
-        part += 0.2 * rng.standard_normal(part.shape, dtype=np.float32)
-    return vectors
+def in_turns(
+    case: Case, vectors: np.ndarray, unit: np.ndarray, selected: np.ndarray, rounds: int, clock: Clock
+) -> tuple[float, float, DiversitySelector]:
+    """Seconds of the scan and of the bare products: of each block the least of all rounds."""
+    starts = range(0, len(vectors), READ)
+    ids = [f"{i:07d}" for i in range(len(vectors))]
+    seconds = np.full((2, len(starts)), np.inf)
+    for _ in range(rounds):
+        selector = DiversitySelector(case.budget, THRESHOLD, case.dim)
+        bare = Products(int(selected.sum()), case.dim)
+        found = []
+        for number, start in enumerate(starts):
+            part = slice(start, start + READ)
+            spent, frame = timed(partial(selector.add_block, ids[part], vectors[part]), clock)
+            found.append(frame["selected"].to_numpy())
+            others, _ = timed(partial(bare.add_block, unit[part], selected[part]), clock)
+            seconds[:, number] = np.minimum(seconds[:, number], (spent, others))
+        assert (np.concatenate(found) == selected).all(), "the scan decides otherwise"
+    ours, others = seconds.sum(axis=1).tolist()
+    return ours, others, selector
 
 
-def walk(ids: list[str], vectors: np.ndarray, budget: int) -> pl.DataFrame:
-    """Decisions of ours, vectors offered as a stage reads them."""
-    selector = DiversitySelector(budget, 0.9, vectors.shape[1])
-    frames = [selector.offer(ids[s : s + READ], vectors[s : s + READ]) for s in range(0, len(vectors), READ)]
-    return pl.concat(frames)
+def find_threshold(clock: Clock, rows: int = 100_000, budget: int = 10_000, kinds: int = 15_000) -> None:
+    """Find the threshold that fills a budget, and compare with one scan at it and with bisection in 10 scans."""
+    vectors = like_sentences(rows, 384, kinds)
+    ids = [f"{i:07d}" for i in range(rows)]
+
+    def read() -> Iterator[tuple[list[str], np.ndarray]]:
+        return ((ids[start : start + READ], vectors[start : start + READ]) for start in range(0, rows, READ))
+
+    def fills(threshold: float) -> bool:
+        selector = DiversitySelector(budget, threshold, 384)
+        for names, part in read():
+            selector.add_block(names, part)
+        return selector.full
+
+    def bisect() -> float:
+        low, high = 0, STEPS
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fills(middle / STEPS) else (middle, high)
+        return high / STEPS
+
+    ours, found = timed(partial(smallest_filling, read, budget, 384, rows), clock)
+    scan, _ = timed(partial(fills, found.threshold), clock)
+    print(
+        f"{budget:,} of {rows:,}: threshold {found.threshold} in {ours:.1f} s, "
+        f"{found.scans} scans, {found.blocks} blocks"
+    )
+    print(f"one scan at that threshold: {scan:.1f} s", flush=True)
+    bisection, threshold = timed(bisect, clock)
+    print(f"bisection: threshold {threshold} in {bisection:.1f} s, 10 scans")
 
 
-def one_by_one(unit: np.ndarray, budget: int, seconds: float) -> np.ndarray:
-    """Which a plain filter keeps, in float32, as far as it gets: one matrix-vector product for each row."""
+class Products:
+    """Nothing but the matrix products of a scan: of each block with the selected so far, and with itself."""
+
+    def __init__(self, room: int, dim: int) -> None:
+        self._selected, self._count = np.empty((room, dim), np.float32), 0
+
+    def add_block(self, unit: np.ndarray, selected: np.ndarray) -> None:
+        """Multiply, then add those that are selected."""
+        for start in range(0, len(unit), BLOCK):
+            block = unit[start : start + BLOCK]
+            block @ self._selected[: self._count].T
+            block @ block.T
+            new = block[selected[start : start + BLOCK]]
+            self._selected[self._count : self._count + len(new)] = new
+            self._count += len(new)
+
+
+def one_by_one(vectors: np.ndarray, budget: int | None, seconds: float) -> np.ndarray:
+    """Which rows a plain float64 scan selects, as far as it gets: one matrix-vector product for each row."""
     end = perf_counter() + seconds
-    kept = np.empty((budget, unit.shape[1]), dtype=np.float32)
-    chosen = np.zeros(len(unit), dtype=bool)
-    count = 0
-    for row, vector in enumerate(unit):
+    kept = np.empty((budget or len(vectors), vectors.shape[1]))
+    chosen = np.zeros(len(vectors), dtype=bool)
+    size = 0
+    for row, vector in enumerate(vectors):
         if perf_counter() > end:
             return chosen[:row]
-        if count < budget and not (count and (kept[:count] @ vector).max() > 0.9):
-            kept[count], chosen[row], count = vector, True, count + 1
+        wide = vector.astype(np.float64)
+        wide /= np.linalg.norm(wide)
+        if size < len(kept) and not (size and (kept[:size] @ wide).max() > THRESHOLD):
+            kept[size], chosen[row], size = wide, True, size + 1
     return chosen
 
 
-def products(unit: np.ndarray, chosen: np.ndarray) -> None:
-    """Nothing but the matrix products of a walk that keeps these."""
-    kept, count = np.empty((int(chosen.sum()), unit.shape[1]), dtype=np.float32), 0
-    for start in range(0, len(unit), BLOCK):
-        block = unit[start : start + BLOCK]
-        block @ kept[:count].T
-        block @ block.T
-        new = block[chosen[start : start + BLOCK]]
-        kept[count : count + len(new)] = new
-        count += len(new)
+def blocked_float64(vectors: np.ndarray, budget: int | None, step: int = 256) -> np.ndarray:
+    """Which rows (n,) a float64 scan selects, up to the one that fills the budget; in full products of blocks."""
+    kept, size = np.empty((budget or len(vectors), vectors.shape[1])), 0
+    chosen = np.zeros(len(vectors), dtype=bool)
+    for start in range(0, len(vectors), step):
+        block = vectors[start : start + step].astype(np.float64)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        free = np.ones(len(block), dtype=bool)
+        for tile in range(0, size, READ):
+            free &= (block @ kept[tile : min(tile + READ, size)].T).max(axis=1) <= THRESHOLD
+        close = block @ block.T > THRESHOLD
+        for row in np.flatnonzero(free):
+            if not (close[row, :row] & chosen[start : start + row]).any():
+                kept[size], chosen[start + row], size = block[row], True, size + 1
+                if size == budget:
+                    return chosen[: start + row + 1]
+    return chosen
+
+
+def like_sentences(rows: int, dim: int, kinds: int, seed: int = 0) -> np.ndarray:
+    """Vectors (n, d) float32, not of length 1, that are spread like a sentence encoder's: rewordings of `kinds` texts.
+
+    Made to be like 5,143 real MiniLM vectors without near-duplicates. Their spectrum: the first principal direction has
+    0.11 of the squared length, the next 0.056, the 40th 0.005, the first 96 have 0.72 together (here 0.10, 0.03, 0.005
+    and 0.74). Similarity to the nearest at 5%, 50%, 95%: 0.39, 0.62, 0.88 (here 0.40, 0.68, 0.88). Texts of 500
+    topics share part of their vector, and a mean is added; a rewording adds 0.2 of its own.
+    """
+    rng = np.random.default_rng(seed)
+    k = np.arange(dim)
+    scale = np.sqrt((k + 2) ** -0.65 * np.exp(-k / 300)).astype(np.float32)
+    return _reworded(rng, rows, kinds, scale, topics=500, mean=0.27, noise=0.2)
+
+
+def like_language_model(case: Case, seed: int = 0) -> np.ndarray:
+    """Vectors (n, d) float32, not of length 1, that are spread like a language model's: a steep spectrum, a large mean.
+
+    The variance of direction k falls as 1 / k beside a mean of length 0.7 of the rest.
+    """
+    rng = np.random.default_rng(seed)
+    scale = np.sqrt(1 / np.arange(1, case.dim + 1)).astype(np.float32)
+    return _reworded(rng, case.rows, case.kinds, scale, topics=500, mean=0.7, noise=0.2)
+
+
+def _reworded(
+    rng: np.random.Generator, rows: int, kinds: int, scale: np.ndarray, topics: int, mean: float, noise: float
+) -> np.ndarray:
+    """Texts of some topics, larger topics first, each as like its topic as chance has it; in random rewordings."""
+    dim, scale = len(scale), scale / np.linalg.norm(scale)
+    shared = rng.standard_normal((topics, dim), dtype=np.float32) * scale
+    topic = (topics * rng.random(kinds) ** 1.5).astype(int)
+    share = rng.beta(2, 2, (kinds, 1)).astype(np.float32)
+    texts = rng.standard_normal((kinds, dim), dtype=np.float32) * scale
+    texts *= np.sqrt(1 - share)
+    texts += np.sqrt(share) * shared[topic]
+    texts[:, 0] += mean
+    vectors = texts[rng.integers(0, kinds, rows)]
+    for start in range(0, rows, READ):
+        part = vectors[start : start + READ]
+        part += noise * scale * rng.standard_normal(part.shape, dtype=np.float32)
+    # A reflection, so that no coordinate is a principal direction.
+    mirror = rng.standard_normal(dim, dtype=np.float32)
+    mirror /= np.linalg.norm(mirror)
+    vectors -= 2 * (vectors @ mirror)[:, None] * mirror
+    return vectors
 
 
 def stream(rows: int, dim: int = 384) -> None:
-    """Write a store of random vectors, walk it, and print seconds and memory."""
+    """Write a store of random vectors, scan it, and print seconds and memory."""
     table = vectors_table("benchmark", dim)
     order = np.random.default_rng(1).permutation(rows)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
         seconds, _ = timed(partial(write, store, table, rows, dim))
         print(f"written: {rows:,} x {dim} in {seconds:.1f} s, {peak():.2f} GiB at the most", flush=True)
-        seconds, decisions = timed(partial(walk_store, store, table, order, dim))
+        seconds, decisions = timed(partial(scan_store, store, table, order, dim))
         print(
-            f"walked: {len(decisions):,}, kept {decisions['kept'].sum():,} in {seconds:.1f} s, "
+            f"scanned: {len(decisions):,}, selected {decisions['selected'].sum():,} in {seconds:.1f} s, "
             f"{peak():.2f} GiB at the most"
         )
 
@@ -149,23 +275,19 @@ def name_of(row: int) -> str:
 
 
 def write(store: Store, table: Any, rows: int, dim: int, kinds: int = 10_000, part: int = 20_000) -> None:
-    """Vectors around centres, a part at a time."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((kinds, dim), dtype=np.float32)
+    """Vectors like sentences, a part at a time: all are rewordings of the same texts."""
     for start in range(0, rows, part):
-        count = min(part, rows - start)
-        vectors = centres[rng.integers(0, kinds, count)]
-        vectors += 0.2 * rng.standard_normal(vectors.shape, dtype=np.float32)
+        vectors = like_sentences(min(part, rows - start), dim, kinds, seed=start)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        ids = [name_of(row) for row in range(start, start + count)]
+        ids = [name_of(row) for row in range(start, start + len(vectors))]
         frame = pl.DataFrame({"text_id": ids, "n_tokens": 1, "vector": vectors})
         store.write(table, frame.cast({"n_tokens": pl.Int32, "vector": pl.Array(pl.Float32, dim)}))
 
 
-def walk_store(store: Store, table: Any, order: np.ndarray, dim: int) -> pl.DataFrame:
-    """Decisions of a walk through the store, with no budget that would end it."""
+def scan_store(store: Store, table: Any, order: np.ndarray, dim: int) -> pl.DataFrame:
+    """Decisions of a scan of the store, with no budget that would end it."""
     selector = DiversitySelector(None, 0.9, dim)
-    return pl.concat(selector.offer(ids, store.vectors(table, ids)) for ids in blocks(order))
+    return pl.concat(selector.add_block(ids, store.vectors(table, ids)) for ids in blocks(order))
 
 
 def blocks(order: np.ndarray) -> Iterator[list[str]]:
@@ -179,11 +301,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any], clock: Clock = perf_counter) -> tuple[float, Any]:
     """Seconds and result."""
-    start = perf_counter()
+    start = clock()
     result = work()
-    return perf_counter() - start, result
+    return clock() - start, result
 
 
 if __name__ == "__main__":

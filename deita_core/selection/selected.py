@@ -61,7 +61,7 @@ class SelectedSet:
 
         `floor`: as in `close_pairs`.
         """
-        if len(self) and self._wasted >= self._dim * (FIT + REDUCE * len(self)):
+        if len(self) and len(rows) and self._wasted >= self._dim * (FIT + REDUCE * len(self)):
             self._projection, self._expected = fit(rows.unit, self._unit.rows, floor, margin(self._dim))
             self._wasted = 0.0
             self._reduced = GrowingArray(self._projection.rank + 1 if self._projection else 0)

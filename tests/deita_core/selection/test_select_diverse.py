@@ -28,7 +28,7 @@ def pools(draw):
     return vectors, scores, ids
 
 
-def in_walking_order(scores, ids):
+def in_rank_order(scores, ids):
     finite = [i for i, score in enumerate(scores) if np.isfinite(score)]
     return sorted(finite, key=lambda i: (-scores[i], ids[i]))
 
@@ -41,7 +41,7 @@ def in_walking_order(scores, ids):
 def test_candidates_come_by_score_descending_then_id_ascending(pool):
     _, scores, ids = pool
     ranked = rank_candidates(pl.DataFrame({"id": ids, "score": scores}, schema={"id": pl.String, "score": pl.Float64}))
-    assert ranked.candidates["position"].to_list() == in_walking_order(scores, ids)
+    assert ranked.candidates["position"].to_list() == in_rank_order(scores, ids)
     assert ranked.unscored["id"].to_list() == [i for i, s in zip(ids, scores, strict=True) if not np.isfinite(s)]
 
 
@@ -184,6 +184,32 @@ def test_vectors_beyond_the_block_that_fills_the_budget_are_never_read():
     assert len(vectors.rows_read) == len(set(vectors.rows_read)) <= 4_096
     best = np.argsort(-scores)[: len(vectors.rows_read)]
     assert set(vectors.rows_read) == set(best.tolist())
+
+
+# -- explaining
+
+
+def test_every_candidate_can_be_explained():
+    vectors = np.array([[1, 0], [1, 0.01], [0, 1], [-1, 0], [0, 0]], np.float32)
+    scores = np.array([9.0, 8.0, 7.0, 1.0, 10.0])
+    selection = select_diverse(vectors, scores, budget=2, ids=["first", "copy", "other", "late", "empty"])
+    assert selection.explain("first") == "first has rank 1 (score 9) and was selected first."
+    assert "is a near-duplicate of first, which ranks higher (similarity 1.0000)" in selection.explain("copy")
+    assert "was selected; the most similar one above it is first (similarity 0.0000)" in selection.explain("other")
+    assert selection.explain("late") == "late was not compared: the budget was full before its turn."
+    assert selection.explain("empty") == "empty was rejected: zero_vector."
+    assert selection.over_budget.to_list() == ["late"]
+    with pytest.raises(InputError, match="no candidate nobody"):
+        selection.explain("nobody")
+
+
+@settings(deadline=None, max_examples=40)
+@given(pools(), BUDGETS, THRESHOLDS)
+def test_every_candidate_has_one_fate(pool, budget, threshold):
+    vectors, scores, ids = pool
+    selection = select_diverse(vectors, scores, budget=budget, threshold=threshold, ids=ids)
+    fates = [*selection.decisions["id"], *selection.rejected["id"], *selection.over_budget]
+    assert sorted(fates) == sorted(ids)
 
 
 # -- bad usage
