@@ -37,7 +37,6 @@ from deita_core.tables import (
     PLANS,
     REJECTS,
     REMOVALS,
-    RUNS,
     SAMPLES,
     SNAPSHOTS,
     SOURCES,
@@ -51,7 +50,7 @@ STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selec
 # Stages whose work a later run need not do again.
 KEPT = {"reading", "encoding", "scoring complexity", "scoring quality"}
 FILES = ("selected.jsonl", "decisions.parquet")
-FIXED = {table.name: table for table in (SAMPLES, SOURCES, REJECTS, PLANS, DECISIONS, RUNS, SNAPSHOTS, REMOVALS)}
+FIXED = {table.name: table for table in (SAMPLES, SOURCES, REJECTS, PLANS, DECISIONS, SNAPSHOTS, REMOVALS)}
 DONE = re.compile(r"^(.+): (?:[\d,]+ )?done in ([\d.]+) s")
 TOLD = re.compile(r"([\d,]+) texts encoded, ([\d,]+) turns scored")
 

@@ -119,7 +119,7 @@ class GrowingArray:
     """An array that rows are added to; its memory doubles when it is full."""
 
     def __init__(self, *shape: int, dtype: type = np.float32) -> None:
-        self._all = np.empty((0, *shape), dtype)
+        self._all: np.ndarray = np.empty((0, *shape), dtype)
         self._count = 0
 
     @property

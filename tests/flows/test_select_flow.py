@@ -14,7 +14,7 @@ import pytest
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError, StoreError
 from deita_core.store import Store
-from deita_core.tables import DECISIONS, RUNS, SAMPLES, SOURCES
+from deita_core.tables import DECISIONS, SAMPLES, SNAPSHOTS, SOURCES
 
 ALPACA = [
     {"instruction": instruction, "input": context, "output": output}
@@ -277,12 +277,11 @@ def test_a_folder_holds_the_whole_selection(first):
 
 
 def test_the_run_is_recorded(first):
-    runs = Store(first.store).read(RUNS)
-    row = runs.row(by_predicate=pl.col("run_id") == first.manifest["run_id"], named=True)
-    assert json.loads(row["counts"]) == first.manifest["counts"]
-    assert json.loads(row["settings"]) == first.manifest["settings"]
-    walked = Store(first.store).count(DECISIONS, f"run_id = '{first.manifest['run_id']}'")
-    assert walked == first.report.counts.selected + first.report.counts.near_duplicate
+    made = Store(first.store).read(SNAPSHOTS)
+    row = made.row(by_predicate=pl.col("run_id") == first.manifest["run_id"], named=True)
+    assert json.loads(row["report"])["job"]["settings"] == first.manifest["settings"]
+    decided = Store(first.store).count(DECISIONS, f"run_id = '{first.manifest['run_id']}'")
+    assert decided == DISTINCT
 
 
 def test_results_of_tasks_lie_inside_the_store(first):
@@ -510,7 +509,7 @@ def test_a_failed_export_loses_neither_the_earlier_selection_nor_work(small, run
 def test_a_run_that_failed_is_not_recorded(small, run_flow, tmp_path):
     with pytest.raises(InputError):
         run_flow(small, tmp_path / "store", tmp_path / "out", format="alpaca")
-    assert Store(tmp_path / "store").count(RUNS) == 0
+    assert Store(tmp_path / "store").count(SNAPSHOTS) == 0
 
 
 def test_a_failed_task_of_the_users_making_is_not_tried_again(small, run_flow, tmp_path):

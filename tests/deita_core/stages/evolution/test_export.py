@@ -5,10 +5,9 @@ import pytest
 
 from deita_core.errors import InputError
 from deita_core.scorers.training.examples import read_chains
-from deita_core.stages.evolution.export import chain_fates, export_chains, record_evolution
+from deita_core.stages.evolution.export import chain_fates, export_chains
 from deita_core.stages.evolution.run import read_seeds
 from deita_core.store import Store
-from deita_core.tables import RUNS
 from tests.support.evolution_run import KEY, Evolution, holders, lines, seed_row, write_seeds
 from tests.support.llm_server import LLMServer, evenly
 
@@ -234,18 +233,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(rough, tmp_path):
             rough.export(tmp_path / "sealed/out")
 
 
-# -- the record
-
-
-def test_the_run_is_on_record_once(rough):
-    report = rough.report()
-    for _ in range(2):
-        record_evolution(rough.store, report, "run-1")
-    [row] = rough.store.read(RUNS).to_dicts()
-    assert row["run_id"] == "run-1"
-    assert json.loads(row["counts"]) == {axis: counts.model_dump() for axis, counts in report.counts.items()}
-    assert json.loads(row["models"]) == {"model": "m", "judge": "m"}
-    assert json.loads(row["versions"])["chains"] == rough.store.versions()["chains"]
+# -- the report
 
 
 def test_a_report_goes_through_json(rough):
