@@ -10,7 +10,7 @@ from uuid import UUID
 import polars as pl
 import pytest
 import yaml
-from installation import ENDED, ROOT, Installation, make_heads, write_rows
+from tests.support.installation import ENDED, ROOT, Installation, make_heads, write_rows
 
 from deita_core.store import Store
 from flows.ops.deploy_steps import VARIABLES

@@ -9,7 +9,7 @@ import time
 
 import httpx
 import pytest
-from installation import ROOT, Installation, environment, free_port, make_heads, write_rows
+from tests.support.installation import ROOT, Installation, environment, free_port, make_heads, write_rows
 
 from deita_core.errors import InputError
 from flows.cli.operate import _variables

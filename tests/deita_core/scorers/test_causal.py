@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_llama import make_tiny_llama, make_tokenizer
+from tests.support.tiny_llama import make_tiny_llama, make_tokenizer
 
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers.causal import CausalScorer, expected_digit

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_llama import make_tiny_llama
+from tests.support.tiny_llama import make_tiny_llama
 
 from deita_core.errors import ModelError
 from deita_core.models.causal_lm import load_model

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_llama import make_tiny_llama
+from tests.support.tiny_llama import make_tiny_llama
 
 from deita_core.errors import InputError, LLMError
 from deita_core.llm.client import resume_clients, stop_clients

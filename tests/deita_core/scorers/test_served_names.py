@@ -1,7 +1,7 @@
 from time import sleep
 
 import pytest
-from tiny_llama import make_tiny_llama
+from tests.support.tiny_llama import make_tiny_llama
 
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers import ServedScorer, find_scorer, load_scorer

@@ -10,7 +10,7 @@ import obstore
 import polars as pl
 import pyarrow as pa
 import pytest
-from remote_server import s3_server
+from tests.support.remote_server import s3_server
 
 from deita_core.errors import StoreError, StoreUnavailableError
 from deita_core.stages.repair import FOREIGN, check, examine, repair

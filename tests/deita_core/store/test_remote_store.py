@@ -18,7 +18,7 @@ import numpy as np
 import obstore
 import polars as pl
 import pytest
-from remote_server import s3_server
+from tests.support.remote_server import s3_server
 
 from deita_core.errors import InputError, StoreError, StoreUnavailableError
 from deita_core.store import Store

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny_llama import AMOUNTS, make_tiny_llama, telling_chains
+from tests.support.tiny_llama import AMOUNTS, make_tiny_llama, telling_chains
 
 from deita_core.errors import InputError, ModelError
 from deita_core.models.causal_lm import load_tokenizer
@@ -287,7 +287,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from tiny_llama import telling_chains
+from tests.support.tiny_llama import telling_chains
 from deita_core.scorers.tuning import TuningSettings, train_causal
 
 def report(progress):
