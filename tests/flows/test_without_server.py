@@ -360,7 +360,8 @@ def test_an_interruption_is_one_sentence_and_leaves_nothing(tmp_path, stage, num
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         words = ("evolve", "rows.jsonl", "--model", "m", "--out", "out", "--base-url", endpoint)
-        command = Command(tmp_path, *words, OPENAI_API_KEY="key")
+        # What is in flight is paid for, so it is waited for.
+        command = Command(tmp_path, *words, OPENAI_API_KEY="key", DEITA_LLM__TIMEOUT="5")
         end = time.monotonic() + 200
         if stage == "the server starts":
             while len(command.processes()) < 2:
