@@ -10,10 +10,10 @@ from uuid import UUID
 import polars as pl
 import pytest
 import yaml
-from tests.support.installation import ENDED, ROOT, Installation, make_heads, write_rows
 
 from deita_core.store import Store
 from flows.ops.deploy_steps import VARIABLES
+from tests.support.installation import ENDED, ROOT, Installation, make_heads, write_rows
 
 NAMES = {"update/nightly", "train/weekly", "select/on-demand", "evolve/on-demand", "train/on-demand"}
 # So many words make a row that fifty of them are a shard.

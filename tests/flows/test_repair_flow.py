@@ -5,12 +5,11 @@ import shutil
 from functools import partial
 
 import pytest
-from test_select_flow import ALPACA, MESSAGES
-from test_update_flow import FURTHER, MORE, Place
 from typer.testing import CliRunner
 
 from deita_core.errors import StoreError
 from deita_core.store import Store
+from tests.support.pools import ALPACA, FURTHER, MESSAGES, MORE, Place
 
 
 def files_of(place):

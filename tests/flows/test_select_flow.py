@@ -15,23 +15,8 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError, StoreError
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, SNAPSHOTS, SOURCES
+from tests.support.pools import ALPACA, MESSAGES, TOOL_TALK, talk
 
-ALPACA = [
-    {"instruction": instruction, "input": context, "output": output}
-    for instruction, context, output in [
-        ("Name three ways to save water at home.", "", "Fix leaks, shower briefly, and run full loads."),
-        ("Explain recursion to a child.", "", "To clean a room, clean half of it, then the rest the same way."),
-        ("Translate to French.", "The cat sleeps.", "Le chat dort."),
-        ("Why is the sky blue?", "", "Air scatters short waves of light more, so blue reaches us from everywhere."),
-        ("What is 15% of 80?", "", "12, because 10% is 8 and 5% is 4."),
-        (
-            "Ask a landlord to repair a tap.",
-            "",
-            "Dear Ms Hansen, our tap drips. Could you send a plumber? Kind regards",
-        ),
-        ("Give a recipe for pancakes.", "", "Whisk 2 eggs, 250 ml milk and 150 g flour, rest, fry thinly in butter."),
-    ]
-]
 # Another row with the same texts, and one with a word changed.
 TWIN = {**ALPACA[3], "source": "another site"}
 ALMOST = {**ALPACA[3], "output": ALPACA[3]["output"].replace("everywhere", "all sides")}
@@ -62,23 +47,6 @@ SHAREGPT = [
 ]
 
 
-def talk(question, answer, **fields):
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **fields}
-
-
-MESSAGES = [
-    talk("Sort [3, 1, 2] in Python.", "```python\nsorted([3, 1, 2])\n```", level=2),
-    talk(ALPACA[4]["instruction"], ALPACA[4]["output"], level=1),
-    talk("Summarise Hamlet.", "A prince avenges his father, hesitates too long, and nearly everyone dies.", level=5),
-]
-TOOL_TALK = {
-    "messages": [
-        {"role": "user", "content": "What is the weather in Oslo?"},
-        {"role": "assistant", "content": '{"name": "weather", "city": "Oslo"}'},
-        {"role": "tool", "content": '{"celsius": -3}'},
-        {"role": "assistant", "content": "It is minus three degrees in Oslo, so take a warm coat and gloves."},
-    ]
-}
 READ = 7 + 2 + 3 + 3 + 3 + 3
 REJECTED = 3 + 1 + 1
 MERGED = 2

@@ -9,12 +9,12 @@ import time
 
 import httpx
 import pytest
-from tests.support.installation import ROOT, Installation, environment, free_port, make_heads, write_rows
 
 from deita_core.errors import InputError
 from flows.cli.operate import _variables
 from flows.ops.folder_watch import FolderWatch
 from flows.ops.processes import descendants, running
+from tests.support.installation import ROOT, Installation, environment, free_port, make_heads, write_rows
 
 
 class Up:

@@ -1,12 +1,8 @@
 """A pool that grows: every snapshot is the one of a run from scratch, and says what it changed."""
 
-import json
-from pathlib import Path
-
 import orjson
 import polars as pl
 import pytest
-from test_select_flow import ALPACA, MESSAGES, TOOL_TALK, talk
 from typer.testing import CliRunner
 
 from deita_core.config.settings import RemovalSettings, SelectionSettings, removal_settings
@@ -17,73 +13,7 @@ from deita_core.stages.removal import matching, remove
 from deita_core.stages.snapshots import read_snapshot, settings_after, snapshots
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, REMOVALS, SAMPLES, SOURCES
-
-MORE = [
-    talk("List the planets in order.", "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune."),
-    talk("Write a haiku about rain.", "Rain taps on the roof / the gutter hums a low song / a cat counts the drops"),
-    talk("How do I undo a git commit?", "git reset --soft HEAD~1 keeps the changes; --hard discards them."),
-]
-
-
-FURTHER = [
-    {"instruction": "What does HTTP 404 mean?", "output": "The server has nothing at that address."},
-    {"instruction": "Name a noble gas.", "output": "Argon."},
-]
-
-
-class Place:
-    """A folder with a pool, a store and results."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.pool = folder, folder / "pool"
-        self.store, self.out = folder / "store", folder / "out"
-        self.pool.mkdir(parents=True)
-
-    def write(self, name, rows):
-        (self.pool / name).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        return self
-
-    def settings(self, **settings):
-        return SelectionSettings(store=str(self.store), **settings)
-
-    def select(self, pool=None, out=None, **settings):
-        from flows.selection import select
-
-        return select([str(pool or self.pool)], str(out or self.out), self.settings(**settings))
-
-    def update(self, *pool, **settings):
-        from flows.selection import update
-
-        return update([str(path) for path in pool], str(self.out), self.settings(**settings))
-
-    def remove(self, **settings):
-        from flows.maintenance import remove
-
-        return remove(str(self.store), RemovalSettings(**settings))
-
-    def from_scratch(self, **settings):
-        """The same pool selected from in a store that knows nothing."""
-        fresh = Place.__new__(Place)
-        fresh.folder, fresh.pool = self.folder / "fresh", self.pool
-        fresh.store, fresh.out = fresh.folder / "store", fresh.folder / "out"
-        fresh.select(**settings)
-        return fresh
-
-    def lines(self, name="selected.jsonl"):
-        return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").splitlines()]
-
-    @property
-    def decisions(self):
-        return pl.read_parquet(self.out / "decisions.parquet")
-
-    def id_of(self, text):
-        frame = Store(self.store).read(SAMPLES, ["id", "messages"])
-        [found] = [id_ for id_, messages in frame.iter_rows() if text in messages[0]["content"]]
-        return found
-
-    def holds(self, text):
-        """Files of the store that hold these bytes."""
-        return [path for path in self.store.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+from tests.support.pools import ALPACA, FURTHER, MESSAGES, MORE, TOOL_TALK, Place, talk
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ There is no model in it: it evolves and ranks by the plain rules of llm_rules.py
 model would do it. In a thread of its own, or as a process that outlives its clients:
 
     with LLMServer(latency=0.05) as server: ...  # server.url
-    python tests/llm_server.py --port 0 --faults 0.2
+    python tests/support/llm_server.py --port 0 --faults 0.2
 """
 
 import asyncio

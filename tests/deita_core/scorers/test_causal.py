@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.tiny_llama import make_tiny_llama, make_tokenizer
 
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers.causal import CausalScorer, expected_digit
 from deita_core.scorers.digit_reader import DigitReader
 from deita_core.scorers.digits import PromptTokenizer
 from deita_core.scorers.prompts import FRAMES, scoring_prompt
+from tests.support.tiny_llama import make_tiny_llama, make_tokenizer
 
 GOLDEN = Path(__file__).parents[4] / "shared/golden"
 AXES = ("complexity", "quality")

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.tiny_llama import make_tiny_llama
 
 from deita_core.errors import ModelError
 from deita_core.models.causal_lm import load_model
 from deita_core.scorers import digit_reader
 from deita_core.scorers.causal import expected_digit
 from deita_core.scorers.digit_reader import DigitReader, batch_size, common_length
+from tests.support.tiny_llama import make_tiny_llama
 
 DIGITS = list(range(10, 16))
 NEVER = 10**9

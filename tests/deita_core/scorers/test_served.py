@@ -7,7 +7,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.tiny_llama import make_tiny_llama
 
 from deita_core.errors import InputError, LLMError
 from deita_core.llm.client import resume_clients, stop_clients
@@ -25,6 +24,7 @@ from tests.support.llm_completions import (
     refused,
 )
 from tests.support.llm_server import QUICK_FAULTS, LLMServer
+from tests.support.tiny_llama import make_tiny_llama
 
 AXES = ("complexity", "quality")
 KEY = "sk-served-0123456789-very-secret"

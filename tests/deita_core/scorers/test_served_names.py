@@ -1,12 +1,12 @@
 from time import sleep
 
 import pytest
-from tests.support.tiny_llama import make_tiny_llama
 
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers import ServedScorer, find_scorer, load_scorer
 from tests.support.llm_completions import SURE, Scripted
 from tests.support.llm_server import LLMServer
+from tests.support.tiny_llama import make_tiny_llama
 
 
 def test_finding_a_served_scorer_asks_nobody(laptop):

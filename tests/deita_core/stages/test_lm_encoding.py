@@ -17,7 +17,7 @@ from deita_core.scorers import ScorerFiles
 from deita_core.stages import encoding, estimate
 from deita_core.stages.encoding import encode_shard, encoder_table, load_encoder, plan_encoding
 from deita_core.stages.ingest import describe_file, ingest_file
-from deita_core.stages.selecting import BLOCK, Job, candidate_vectors, choose, rank_pool
+from deita_core.stages.selecting import BLOCK, Job, candidate_vectors, rank_pool, select
 from deita_core.stages.shards import read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
@@ -173,7 +173,7 @@ def test_a_conversation_too_like_a_better_one_is_blocked_by_it(storage, folder, 
     pool.encode(encoder)
     first, second, third = (conversation(talk).id for talk in talks)
     pool.score({first: [(3, 3)], second: [(4, 4)], third: [(2, 2)]})
-    chosen = choose(pool.store, pool.job(encoder, threshold=0.99))
+    chosen = select(pool.store, pool.job(encoder, threshold=0.99))
     assert (chosen.selected, chosen.near_duplicate, chosen.rejected) == (2, 1, 0)
 
 

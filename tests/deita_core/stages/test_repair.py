@@ -10,7 +10,6 @@ import obstore
 import polars as pl
 import pyarrow as pa
 import pytest
-from tests.support.remote_server import s3_server
 
 from deita_core.errors import StoreError, StoreUnavailableError
 from deita_core.stages.repair import FOREIGN, check, examine, repair
@@ -18,6 +17,7 @@ from deita_core.store import Store
 from deita_core.store.damage import DamagedTableError, is_of_libraries, surroundings
 from deita_core.store.remote import open_objects
 from deita_core.tables import InvalidTableError, scores_table, vectors_table
+from tests.support.remote_server import s3_server
 
 SCORES = scores_table("quality-1")
 VECTORS = vectors_table("tiny-1", 8)

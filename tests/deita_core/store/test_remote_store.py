@@ -18,13 +18,13 @@ import numpy as np
 import obstore
 import polars as pl
 import pytest
-from tests.support.remote_server import s3_server
 
 from deita_core.errors import InputError, StoreError, StoreUnavailableError
 from deita_core.store import Store
 from deita_core.store.locks import object_lock
 from deita_core.store.remote import open_objects
 from deita_core.tables import SAMPLES, scores_table, vectors_table
+from tests.support.remote_server import s3_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORES = scores_table("quality-1")

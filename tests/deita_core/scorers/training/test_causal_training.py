@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.support.tiny_llama import AMOUNTS, make_tiny_llama, telling_chains
 
 from deita_core.errors import InputError, ModelError
 from deita_core.models.causal_lm import load_tokenizer
@@ -20,6 +19,7 @@ from deita_core.scorers.digits import PromptTokenizer
 from deita_core.scorers.prompts import scoring_prompt
 from deita_core.scorers.training.causal import TuningSettings, read_card, split_by_seed, train_causal, training_rows
 from deita_core.scorers.training.metrics import held_out_figures
+from tests.support.tiny_llama import AMOUNTS, make_tiny_llama, telling_chains
 
 AXES = ("complexity", "quality")
 
