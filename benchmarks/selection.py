@@ -224,7 +224,9 @@ def like_sentences(rows: int, dim: int, kinds: int, seed: int = 0) -> np.ndarray
 def like_language_model(case: Case, seed: int = 0) -> np.ndarray:
     """Vectors (n, d) float32, not of length 1, that are spread like a language model's: a steep spectrum, a large mean.
 
-    The variance of direction k falls as 1 / k beside a mean of length 0.7 of the rest.
+    The variance of direction k falls as 1 / k, and the mean has a third of the squared length. Last-token vectors of
+    1,500 real conversations by SmolLM2-135M (576 dimensions) fall as k ** -1.1 over directions 3 to 200, and their mean
+    has half of the squared length; vectors pooled over tokens fall as k ** -1.4. So the real ones are steeper.
     """
     rng = np.random.default_rng(seed)
     scale = np.sqrt(1 / np.arange(1, case.dim + 1)).astype(np.float32)
