@@ -13,10 +13,9 @@ import numpy as np
 from deita_core.conversation import JOINT, Conversation
 from deita_core.errors import InputError, ModelError
 from deita_core.literals import Pooling
-from deita_core.models.causal_lm import load_model, load_tokenizer, on_device, positions, right_padded
+from deita_core.models.causal_lm import TOKENS_PER_BATCH, load_model, load_tokenizer, on_device, positions, right_padded
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.sentence_encoder import Encoded
-from deita_core.scorers.digit_reader import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     import torch

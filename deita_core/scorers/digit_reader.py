@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deita_core.errors import ModelError
-from deita_core.models.causal_lm import right_padded
+from deita_core.models.causal_lm import TOKENS_PER_BATCH, right_padded
 
 if TYPE_CHECKING:
     import torch
     from transformers import Cache
 
-# A CPU's caches hold what about 1,000 tokens become on their way through a layer; a GPU wants far more to be busy.
-TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 32_768}
 # A row shorter than this share of the widest opens a batch of its own, unless that would be a tiny one.
 NEAR = 0.9
 TINY_BATCH = 512

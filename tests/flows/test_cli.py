@@ -70,7 +70,7 @@ def is_one_sentence(run):
 @pytest.mark.parametrize("arguments", [["--help"], ["select", "--help"], ["doctor", "--help"]])
 def test_help_imports_nothing_heavy(arguments, tmp_path):
     program = (
-        "import sys, flows.cli\n"
+        "import sys, flows.cli.main\n"
         f"sys.argv = ['deita', *{arguments!r}]\n"
         "try:\n    flows.cli.main.main()\nexcept SystemExit as end:\n    assert not end.code\n"
         f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))\n"

@@ -395,7 +395,10 @@ def test_workers_share_the_processors():
 
     workers, each = shares()
     assert 1 <= workers * each <= max(workers, os.cpu_count())
-    code = "from flows.runners import prepare_worker; prepare_worker(1); import torch; print(torch.get_num_threads())"
+    code = (
+        "from tasks.runtime.runners import prepare_worker; prepare_worker(1); "
+        "import torch; print(torch.get_num_threads())"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert said.stdout.strip() == "1", said.stderr

@@ -10,7 +10,7 @@ LIST = "- one\n- two\n- three"
 
 
 @pytest.mark.parametrize(
-    ("instruction", "selected", "lost"),
+    ("instruction", "kept", "lost"),
     [
         ("Answer in at most 10 words.", "Ten words at most stand in this one.", LONG),
         ("Explain it in no more than ten words, please.", "Because of the salt.", LONG),

@@ -363,7 +363,7 @@ def client_process(url, store, n):
     code = f"""
         import asyncio
         from pathlib import Path
-        from deita_core.llm import LLM, LLMSettings
+        from deita_core.llm.client import LLM, LLMSettings
 
         async def main():
             settings = LLMSettings(base_url={url!r}, model="m", concurrency=16, first_pause=0.01)

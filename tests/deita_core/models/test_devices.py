@@ -14,7 +14,7 @@ from deita_core.models.devices import best_device, claim
 CLAIM = """
 import sys
 from pathlib import Path
-from deita_core.devices import claim
+from deita_core.models.devices import claim
 print(claim(sys.argv[2:], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

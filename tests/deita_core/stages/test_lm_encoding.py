@@ -69,7 +69,10 @@ class Pool:
     def job(self, encoder, **changes):
         told = {"turns": "sum", "training_tokens": 2_048, "budget": None, "threshold": 0.9, **changes}
         files = tuple(self.file_ids)
-        return Job(run_id="r", file_ids=files, encoder=encoder, complexity=COMPLEXITY, quality=QUALITY, **told)
+        settings = SelectionSettings(**told)
+        return Job(
+            run_id="r", file_ids=files, encoder=encoder, complexity=COMPLEXITY, quality=QUALITY, settings=settings
+        )
 
 
 @pytest.fixture

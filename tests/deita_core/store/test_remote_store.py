@@ -268,7 +268,7 @@ def test_a_worker_killed_in_the_middle_of_a_write_leaves_a_store_that_a_repeated
 HOLD = """
     import sys
     from deita_core.errors import StoreError
-    from deita_core.locks import object_lock
+    from deita_core.store.locks import object_lock
     from deita_core.store import Store
     sys.path.insert(0, sys.argv[2])
     from test_remote_store import SCORES, scores

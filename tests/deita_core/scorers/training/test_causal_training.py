@@ -288,7 +288,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from tests.support.tiny_llama import telling_chains
-from deita_core.scorers.tuning import TuningSettings, train_causal
+from deita_core.scorers.training.causal import train_causal
+from deita_core.scorers.training.records import TuningSettings
 
 def report(progress):
     if progress.step == 12:
