@@ -1,11 +1,11 @@
 """The example scripts run and do what they say."""
 
 import importlib.util
-from pathlib import Path
 
 from deita_core.scorers import load_scorer
+from tests.support.paths import ROOT
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def load(name):

@@ -69,7 +69,7 @@ def project_folder() -> Path:
     # Where pip installs for everybody, and with --user.
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
     installed = [Path(sysconfig.get_path("data", scheme), "share", "deita") for scheme in schemes]
-    for folder in (Path(__file__).resolve().parents[1], *installed):
+    for folder in (Path(__file__).resolve().parents[2], *installed):
         if (folder / "prefect.yaml").is_file():
             return folder
     raise InputError(f"There is no prefect.yaml in {installed[0]}; install deita again, or run it from a checkout.")

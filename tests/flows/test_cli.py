@@ -15,8 +15,8 @@ import pytest
 from deita_core.models.encoder_spec import find_encoder
 from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT.parent / "shared/data/raw_samples"
 DEITA = [sys.executable, "-m", "flows.cli"]
 HEAVY = (

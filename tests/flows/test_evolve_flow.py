@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,8 @@ from tests.support import llm_server
 from tests.support.evolution_run import KEY, holders, lines, llm_settings, seed_row, write_seeds
 from tests.support.llm_rules import Reply
 from tests.support.llm_server import LLMServer, evenly
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 12
 SETTINGS = {"axis": "both", "rounds": 2, "tries": 2, "audit": 3}
 

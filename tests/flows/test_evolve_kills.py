@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from contextlib import closing
-from pathlib import Path
 from time import monotonic, sleep
 
 import polars as pl
@@ -19,8 +18,8 @@ from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS
 from tests.support.evolution_run import write_seeds
 from tests.support.llm_server import CONTENT_FAULTS, QUICK_FAULTS, SLOW_FAULTS, ServerProcess, evenly
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS, ROUNDS, CONCURRENCY, AUDIT = 200, 5, 32, 20
 AXES = ("complexity", "quality")
 # Whole seconds for which all wait, so only a few of them.

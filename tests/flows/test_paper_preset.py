@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,9 +22,9 @@ from deita_core.selection import select_diverse
 from deita_core.stages import encoding
 from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
+from tests.support.paths import ROOT
 from tests.support.tiny_llama import make_tiny_llama
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["river", "lamp", "garden", "engine", "letter", "clock", "market", "bridge", "violin", "7", "面包", "salt"]
 TALKS = 90
 SHARD = 1_500

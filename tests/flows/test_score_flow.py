@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -8,8 +7,9 @@ import pytest
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError
 from deita_core.store import Store
+from tests.support.paths import ROOT
 
-POOL = str(Path(__file__).resolve().parents[2] / "examples" / "pool")
+POOL = str(ROOT / "examples" / "pool")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,9 +11,9 @@ import pytest
 from deita_core.scorers.causal import CausalScorer
 from tests.support.llm_completions import SURE, ModelCompletions, Scripted, lean_to_digits
 from tests.support.llm_server import LLMServer, evenly
+from tests.support.paths import ROOT
 from tests.support.tiny_llama import make_tiny_llama
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-served-0123456789-very-secret"
 TOPICS = ["tea", "rain", "the moon", "a train", "面包", "salt", "an old clock", "ink"]
 TALKS = 60

@@ -1,5 +1,4 @@
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -7,8 +6,9 @@ from deita_core.config.settings import TrainingSettings
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers import load_scorer
 from deita_core.store import Store
+from tests.support.paths import ROOT
 
-CHAINS = Path(__file__).resolve().parents[2] / "examples" / "evolution" / "complexity.jsonl"
+CHAINS = ROOT / "examples" / "evolution" / "complexity.jsonl"
 
 
 @pytest.fixture(scope="module")

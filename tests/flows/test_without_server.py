@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 from threading import Thread
 from uuid import uuid4
 
@@ -20,11 +19,12 @@ import pytest
 
 from flows.cli.server import TemporaryServer, last_words
 from flows.ops.prefect_settings import LOOPBACK, spare_loopback
+from tests.support.paths import ROOT as PROJECT
 
 ROWS = "".join(
     json.dumps({"instruction": f"the quick fox {number}", "output": f"it runs {number}"}) + "\n" for number in range(4)
 )
-ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = str(PROJECT)
 # The variable by which the processes of one command are told from all others.
 MARK = "DEITA_TEST_OF_A_COMMAND"
 # Nothing listens there.

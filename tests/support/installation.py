@@ -15,8 +15,8 @@ import orjson
 
 from benchmarks.tiny import make_head
 from flows.ops.processes import descendants
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 FOX = "the quick fox runs "
 # Seconds for one answer of a server on a machine that others use too.

@@ -23,9 +23,9 @@ from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.embed import found_here
 from tasks.runtime.interrupt import resume_shards, stop_shards, stoppable
+from tests.support.paths import ROOT
 from tests.support.runner_pool import write_place
 
-ROOT = Path(__file__).resolve().parents[2]
 # Three shards of texts to encode, of some seconds each.
 CHARS = 850_000
 SECONDS = 240

@@ -1,5 +1,4 @@
 from collections import Counter
-from pathlib import Path
 from time import process_time
 
 import orjson
@@ -9,8 +8,9 @@ from hypothesis import strategies as st
 
 from deita_core.evolution.checks import instruction_trouble, response_trouble, words
 from deita_core.evolution.prompts import evolve_instruction, evolve_response
+from tests.support.paths import ROOT
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "evolution"
+EXAMPLES = ROOT / "examples" / "evolution"
 BOOK = "Name a good book about gardens."
 ZH, KO, JA = "推荐一本关于花园的好书。", "정원에 관한 좋은 책을 추천해 주세요.", "庭についての良い本を教えてください。"
 

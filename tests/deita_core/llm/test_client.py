@@ -9,7 +9,6 @@ import sys
 import textwrap
 import traceback
 from collections import Counter
-from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
@@ -31,8 +30,8 @@ from deita_core.llm.client import (
     stop_clients,
 )
 from tests.support.llm_server import QUICK_FAULTS, SLOW_FAULTS, LLMServer, evenly
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-0123456789-very-secret-abcdef"
 # One more answer from an endpoint that works, so that a trouble is not taken for that of the endpoint.
 GOOD = "Is anybody there?"

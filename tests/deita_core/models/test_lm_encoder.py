@@ -12,9 +12,10 @@ from deita_core.errors import InputError, ModelError
 from deita_core.models.causal_lm import load_tokenizer
 from deita_core.models.encoder_spec import LAPTOP_ENCODER, MAX_TOKENS, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
+from tests.support.paths import SHARED
 from tests.support.tiny_llama import make_tiny_llama, make_tokenizer
 
-GOLDEN = Path(__file__).parents[3] / "shared/golden/tiny_llama"
+GOLDEN = SHARED / "golden/tiny_llama"
 POOLINGS = ("last", "mean", "weighted")
 POSITIONS = 512
 TEXTS = [

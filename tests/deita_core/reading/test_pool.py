@@ -32,8 +32,9 @@ from deita_core.reading.pool import (
     stream_file,
 )
 from deita_core.tables import REJECTS, SAMPLES, SOURCES
+from tests.support.paths import SHARED
 
-RAW = Path(__file__).resolve().parents[3] / "shared/data/raw_samples"
+RAW = SHARED / "data/raw_samples"
 FILE_ID = "0123456789abcdef" * 2
 
 

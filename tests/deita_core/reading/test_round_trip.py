@@ -5,7 +5,6 @@ import io
 import json
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +18,9 @@ from deita_core.export.files import SELECTED_SCHEMA, selected_row
 from deita_core.reading.hub import dataset_rows
 from deita_core.reading.layouts import MAX_DEPTH, Reject, Sample, judge_rows
 from deita_core.reading.pool import stream_file
+from tests.support.paths import SHARED
 
-CASES = Path(__file__).resolve().parents[3] / "shared/cases"
+CASES = SHARED / "cases"
 GOOD = '{"instruction": "Why?", "output": "So."}'
 FORMATS = ("same", "messages", "sharegpt", "alpaca")
 

@@ -14,9 +14,10 @@ from deita_core.scorers.causal import CausalScorer, expected_digit
 from deita_core.scorers.digit_reader import DigitReader
 from deita_core.scorers.digits import PromptTokenizer
 from deita_core.scorers.prompts import FRAMES, scoring_prompt
+from tests.support.paths import SHARED
 from tests.support.tiny_llama import make_tiny_llama, make_tokenizer
 
-GOLDEN = Path(__file__).parents[4] / "shared/golden"
+GOLDEN = SHARED / "golden"
 AXES = ("complexity", "quality")
 ASKED = [
     "How do I bake bread?",

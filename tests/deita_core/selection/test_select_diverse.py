@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -8,8 +6,9 @@ from hypothesis import strategies as st
 
 from deita_core.errors import InputError
 from deita_core.selection import rank_candidates, select_diverse
+from tests.support.paths import SHARED
 
-GOLDEN = Path(__file__).resolve().parents[4] / "shared/golden/selection"
+GOLDEN = SHARED / "golden/selection"
 COLUMNS = ["id", "rank", "score", "selected", "duplicate_of", "nearest", "similarity"]
 BUDGETS = st.one_of(st.none(), st.integers(1, 8))
 THRESHOLDS = st.sampled_from([-0.5, 0.0, 0.5, 0.6, 0.8, 0.9, 0.95])

@@ -2,7 +2,6 @@ import math
 import tracemalloc
 from contextlib import contextmanager, nullcontext
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from deita_core.errors import InputError
 from deita_core.selection import DiversitySelector, projection, selected, selector
+from tests.support.paths import SHARED
 
-GOLDEN = Path(__file__).resolve().parents[4] / "shared/golden/selection"
+GOLDEN = SHARED / "golden/selection"
 GOLDEN_THRESHOLDS = (0.95, 0.9, 0.8, 0.7, 0.6)
 COLUMNS = ["id", "rank", "selected", "duplicate_of", "similarity"]
 

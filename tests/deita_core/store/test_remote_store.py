@@ -24,9 +24,9 @@ from deita_core.store import Store
 from deita_core.store.locks import object_lock
 from deita_core.store.remote import open_objects
 from deita_core.tables import SAMPLES, scores_table, vectors_table
+from tests.support.paths import ROOT
 from tests.support.remote_server import s3_server
 
-ROOT = Path(__file__).resolve().parents[2]
 SCORES = scores_table("quality-1")
 VECTORS = vectors_table("tiny-1", 16)
 names = count()

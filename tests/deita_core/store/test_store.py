@@ -4,7 +4,6 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier, Event
 
 import lancedb
@@ -16,10 +15,10 @@ from deita_core.errors import DeitaError, InputError, StoreError
 from deita_core.store import Store
 from deita_core.store.store import SCAN_ABOVE
 from deita_core.tables import SAMPLES, SOURCES, InvalidTableError, scores_table, vectors_table
+from tests.support.paths import ROOT
 
 SCORES = scores_table("quality-1")
 VECTORS = vectors_table("minilm-1", 3)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def id_of(number):

@@ -1,6 +1,5 @@
 import json
 from collections import Counter, defaultdict
-from pathlib import Path
 from statistics import median
 
 import orjson
@@ -10,8 +9,9 @@ from hypothesis import strategies as st
 
 from deita_core.errors import InputError
 from deita_core.scorers.training.examples import Example, read_chains, with_defects
+from tests.support.paths import ROOT
 
-EVOLUTION = Path(__file__).parents[3] / "examples/evolution"
+EVOLUTION = ROOT / "examples/evolution"
 AXES = ("complexity", "quality")
 
 
