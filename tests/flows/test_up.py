@@ -177,7 +177,7 @@ def test_files_that_no_server_could_be_told_of_are_kept_and_told_of_later(tmp_pa
 
 
 def test_a_server_that_is_away_ends_a_command_with_one_sentence(capsys, monkeypatch):
-    from flows.cli.main import main as cli
+    from flows.cli import main as cli
 
     def fail():
         raise httpx.ConnectError("All connection attempts failed")
