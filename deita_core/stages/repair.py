@@ -35,7 +35,6 @@ AFTERWARDS = {
     "plans": "the next run makes them again",
     "selections": "selections whose decisions are lost are forgotten, and the next run makes its own anew",
     "snapshots": "selections that are lost can only be made again",
-    "runs": "they are a record, and nothing rests on them",
     "removals": "conversations whose removal is lost come back with the next run; remove them again",
     "chains": "the next deita evolve asks for them again",
     "rankings": "the next deita evolve asks for them again",
