@@ -33,7 +33,7 @@ AFTERWARDS = {
     "vectors": "the next run encodes them again",
     "scores": "the next run scores them again",
     "plans": "the next run makes them again",
-    "selections": "selections whose decisions are lost are forgotten, and the next run makes its own anew",
+    "decisions": "selections whose decisions are lost are forgotten, and the next run makes its own anew",
     "snapshots": "selections that are lost can only be made again",
     "removals": "conversations whose removal is lost come back with the next run; remove them again",
     "chains": "the next deita evolve asks for them again",
