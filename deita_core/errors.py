@@ -1,5 +1,7 @@
 """The errors a user can act on; each message is one sentence that says what, where and what to do."""
 
+INTERRUPTED = "The run was interrupted; what is done is kept, run the same command to go on."
+
 
 class DeitaError(Exception):
     """Something the user can put right; `exit_code` is what the command line ends with."""

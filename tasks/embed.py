@@ -7,13 +7,13 @@ from threading import Lock
 from prefect import task
 
 from deita_core.errors import InputError, ModelError
+from deita_core.models.cancellation import check_cancelled
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.stages.encoding import Encoder, encode_shard, load_encoder, plan_encoding
 from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.artifacts import naming_rows
-from tasks.runtime.interrupt import stoppable
 from tasks.runtime.policy import RETRIES
 
 _loading = Lock()
@@ -63,5 +63,6 @@ def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> li
 @task(task_run_name="encode {shard.rows} texts ({shard.key})", **RETRIES)
 def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
     """Encode a shard; the model is loaded once per process."""
-    with stoppable(), naming_rows(store, shard):
+    check_cancelled()
+    with naming_rows(store, shard):
         return encode_shard(Store(store), _loaded(encoder), shard)

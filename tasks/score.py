@@ -1,12 +1,12 @@
 """Scoring the pool's turns, a shard a task."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 from threading import Lock
 
 from prefect import task
 
+from deita_core.models.cancellation import check_cancelled
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import Scorer, ScorerFiles, load_found
 from deita_core.stages.scoring import plan_scoring, score_shard
@@ -14,7 +14,6 @@ from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.artifacts import naming_rows
 from tasks.embed import found_here
-from tasks.runtime.interrupt import stoppable
 from tasks.runtime.policy import RETRIES
 
 _loading = Lock()
@@ -41,6 +40,6 @@ def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list
 @task(task_run_name="score {scorer.axis} of {shard.rows} samples", **RETRIES)
 def score_turns(store: str, scorer: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
     """Score a shard; returns the number of turns scored."""
-    # What an endpoint was asked it has to answer, and be paid for: its client stops by itself, without losing that.
-    with nullcontext() if scorer.kind == "served" else stoppable(), naming_rows(store, shard):
+    check_cancelled()
+    with naming_rows(store, shard):
         return score_shard(Store(store), _loaded(scorer, encoder, store), scorer, encoder, shard)

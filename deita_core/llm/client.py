@@ -13,7 +13,7 @@ from time import monotonic
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-from deita_core.errors import LLMError
+from deita_core.errors import INTERRUPTED, LLMError
 from deita_core.llm.cache import Answer, Answers
 from deita_core.llm.errors import (
     NO_ANSWER,
@@ -42,7 +42,6 @@ Messages = Sequence[Mapping[str, str]]
 
 # A reply that goes on for so many times the time-out is given up, also one of which something comes now and then.
 LONGEST_REPLY = 30
-INTERRUPTED = "The run was interrupted; what is done is kept, run the same command to go on."
 _LIVE: "WeakSet[LLM]" = WeakSet()
 _interrupted = Event()
 

@@ -13,6 +13,7 @@ import numpy as np
 from deita_core.conversation import JOINT, Conversation
 from deita_core.errors import InputError, ModelError
 from deita_core.literals import Pooling
+from deita_core.models.cancellation import check_cancelled
 from deita_core.models.causal_lm import TOKENS_PER_BATCH, load_model, load_tokenizer, on_device, positions, right_padded
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.sentence_encoder import Encoded
@@ -115,6 +116,7 @@ class LanguageModelEncoder:
         # Longest first: memory that runs out does so at once.
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         while order:
+            check_cancelled()
             width = len(rows[order[0]])
             batch = order[: max(1, self._budget // width)]
             try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deita_core.models.cancellation import check_cancelled
 from deita_core.models.devices import best_device
 from deita_core.models.encoder_spec import EncoderFiles
 
@@ -68,6 +69,7 @@ class SentenceEncoder:
         windows = [(i, ids) for i, text in enumerate(tokens) for ids in split_evenly(text, self._window)]
         sums = np.zeros((len(texts), self.dim), dtype=np.float64)
         for width, batch in padded_batches(windows, self._specials, self._longest, self._budget):
+            check_cancelled()
             owners = [i for i, _ in batch]
             lengths = np.array([max(1, len(ids)) for _, ids in batch], dtype=np.float64)
             np.add.at(sums, owners, self._forward([ids for _, ids in batch], width) * lengths[:, None])

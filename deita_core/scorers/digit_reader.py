@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deita_core.errors import ModelError
+from deita_core.models.cancellation import check_cancelled
 from deita_core.models.causal_lm import TOKENS_PER_BATCH, right_padded
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class DigitReader:
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         common = self._common_prefix(rows)
         while order:
+            check_cancelled()
             prefix = common if common and len(rows[order[0]]) <= WIDTHS_PER_PREFIX * common.n else None
             skipped = prefix.n if prefix else 0
             batch = order[: batch_size((len(rows[i]) - skipped for i in order), self._budget)]

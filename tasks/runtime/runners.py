@@ -24,11 +24,11 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from deita_core.errors import DeitaError, InputError, cause
+from deita_core.models.cancellation import CANCELLED
 from deita_core.models.devices import count_gpus
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.shards import Shard
-from tasks.runtime.interrupt import resume_shards, stop_shards
 from tasks.runtime.progress import INTERRUPTIONS
 
 # Two shards at a time: one is read or written while the other is computed.
@@ -53,13 +53,13 @@ def open_runner(name: str) -> Iterator[Submit]:
     where a worker is lost for good.
     """
     check_runner(name)
-    resume_shards()
+    CANCELLED.clear()
     kind, _, address = name.partition("://")
     with _started(kind, address) as runner:
         try:
             yield partial(_submit, runner, _on_ray_gpu if kind == "ray" else nullcontext)
         except INTERRUPTIONS:
-            stop_shards()
+            CANCELLED.set()
             raise
 
 
@@ -162,7 +162,7 @@ def prepare_worker(threads: int) -> None:
     """Set up a worker process: its share of the processors, and when it ends."""
     # Read when torch is loaded, which is later.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    signal.signal(signal.SIGTERM, lambda *_: stop_shards())
+    signal.signal(signal.SIGTERM, lambda *_: CANCELLED.set())
     Thread(target=_follow_parent, daemon=True).start()
 
 

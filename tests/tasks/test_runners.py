@@ -9,20 +9,22 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from threading import Event, Thread
+from threading import Thread
 from time import monotonic, sleep
 
 import psutil
 import pytest
 
+from benchmarks.tiny import WORDS
 from deita_core.config.settings import SelectionSettings, load_settings
 from deita_core.errors import DeitaError, InputError, ModelError
+from deita_core.models.cancellation import CANCELLED
 from deita_core.models.encoder_spec import find_encoder
+from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.embed import found_here
-from tasks.runtime.interrupt import resume_shards, stop_shards, stoppable
 from tests.support.paths import ROOT
 from tests.support.runner_pool import write_place
 
@@ -297,62 +299,31 @@ def test_worker_processes_end_with_a_run_that_is_killed(start):
     assert run.end()[2] == []
 
 
-def test_a_shard_stops_between_two_of_its_steps_and_none_begins_after():
+def test_an_interrupted_encoder_stops_before_its_next_batch_and_can_be_used_again(tiny_model):
+    encoder = SentenceEncoder(find_encoder(str(tiny_model)), "cpu", max_tokens_per_batch=1)
+    texts = [f"{word} fox" for word in WORDS] * 200
     told = []
 
     def work():
         try:
-            with stoppable():
-                while True:
-                    sleep(0.01)
+            while True:
+                encoder.encode(texts)
         except DeitaError as error:
             told.append(str(error))
 
-    shards = [Thread(target=work) for _ in range(2)]
-    for shard in shards:
-        shard.start()
-    sleep(0.1)
-    try:
-        stop_shards()
-        for shard in shards:
-            shard.join(5)
-        assert not any(shard.is_alive() for shard in shards)
-        with pytest.raises(DeitaError, match="interrupted"), stoppable():
-            told.append("begun")
-    finally:
-        resume_shards()
-    assert len(told) == 2 and all("run the same command" in sentence for sentence in told)
-    with stoppable():
-        told.append("begun")
-    assert told[-1] == "begun"
-
-
-def test_a_thread_whose_interrupted_shard_is_not_signed_off_is_left_alone_by_the_next_interruption():
-    told, go = [], Event()
-
-    def work():
-        broken_off = stoppable()
-        broken_off.__enter__()
-        try:
-            go.wait(5)
-            sleep(0.01)
-        except BaseException as stop:
-            told.append(stop)
-        resume_shards()
-        stop_shards()
-        sum(range(1000))
-        told.append("something else")
-
     thread = Thread(target=work)
     thread.start()
-    sleep(0.1)
+    sleep(0.2)
     try:
-        stop_shards()
-        go.set()
-        thread.join(5)
+        CANCELLED.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        with pytest.raises(DeitaError, match="interrupted"):
+            encoder.encode(texts)
     finally:
-        resume_shards()
-    assert told[1:] == ["something else"]
+        CANCELLED.clear()
+    assert len(told) == 1 and "run the same command" in told[0]
+    assert len(encoder.encode(texts[:3]).vectors) == 3
 
 
 # -- what cannot work

@@ -1,0 +1,13 @@
+"""One flag for the whole process: the run was interrupted. It is checked before every batch that a model computes."""
+
+from threading import Event
+
+from deita_core.errors import INTERRUPTED, DeitaError
+
+CANCELLED = Event()
+
+
+def check_cancelled() -> None:
+    """Raise DeitaError if the run was interrupted."""
+    if CANCELLED.is_set():
+        raise DeitaError(INTERRUPTED)
