@@ -1,13 +1,14 @@
 """Programs that run beside this one and end with it, with all that they have started."""
 
 import contextlib
-import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
+
+import psutil
 
 from deita_core.errors import DeitaError
 
@@ -42,65 +43,47 @@ def running(
 
 
 def stop(program: "subprocess.Popen[bytes]", end_with: signal.Signals) -> None:
-    """End a program; whatever of its descendants is left after it is killed."""
-    family = descendants(program.pid)
+    """End a program, and kill whatever is left of its descendants."""
+    family = _descendants(program.pid)
     if program.poll() is None:
         program.send_signal(end_with)
     with contextlib.suppress(subprocess.TimeoutExpired):
         program.wait(PATIENCE)
-    for pid in (*family, *descendants(program.pid)):
-        _send(pid, signal.SIGKILL)
+    for process in (*family, *_descendants(program.pid)):
+        # psutil knows a process by its start as well, so that a pid that was given anew is left alone.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     if program.poll() is None:
         program.kill()
         program.wait()
 
 
 def end_children(pid: int) -> None:
-    """Ask the children of a process to end, and wait until they have, and the process has taken note of it."""
-    children = [child for child, parent in _processes().items() if parent == pid]
-    if not children:
-        return
+    """Ask the children of a process to end, and wait until they have ended and the process has noticed."""
+    children = psutil.Process(pid).children() if psutil.pid_exists(pid) else []
     for child in children:
-        _send(child, signal.SIGTERM)
-    started = monotonic()
-    while set(children) & _processes().keys() and monotonic() - started < PATIENCE:
-        sleep(0.2)
-    sleep(NOTE)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    if children:
+        psutil.wait_procs(children, timeout=PATIENCE)
+        sleep(NOTE)
 
 
 def descendants(pid: int) -> list[int]:
-    """The children of a process, theirs, and so on."""
-    parents = _processes()
-    found = [pid]
-    for ancestor in found:
-        found += [child for child, parent in parents.items() if parent == ancestor]
-    return found[1:]
+    """The children of a process, their children, and so on, without those that have ended."""
+    return [process.pid for process in _descendants(pid)]
 
 
-def _processes() -> dict[int, int]:
-    """Every process there is that has not ended, and its parent."""
-    # Where there is one: a small image has no `ps`.
-    return _from_proc() if Path("/proc/self/stat").exists() else _from_ps()
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        found = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [process for process in found if _is_alive(process)]
 
 
-def _from_proc() -> dict[int, int]:
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            # After the name, which may hold anything: the state and the parent.
-            state, parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:2]
-            if state not in (b"Z", b"X"):
-                found[int(folder.name)] = int(parent)
-    return found
-
-
-def _from_ps() -> dict[int, int]:
-    line = ["ps", "-A", "-o", "pid=,ppid=,stat="]
-    table = subprocess.run(line, capture_output=True, text=True, check=True).stdout  # noqa: S603
-    rows = [row.split() for row in table.splitlines()]
-    return {int(pid): int(parent) for pid, parent, state in rows if not state.startswith("Z")}
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
