@@ -17,7 +17,6 @@ from deita_core.stages.snapshots import forget_unfinished, read_snapshot, snapsh
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
 
-CHUNK = 1_000
 # A shard of nothing: a removal that has begun.
 PURGE = {"key": "purge", "plan": "purge", "shard": 0, "ids": [], "owners": []}
 UNFINISHED = "plan = 'purge'"
@@ -98,18 +97,18 @@ def finish_removals(store: Store) -> None:
     # Until the old versions of the tables are gone this says that they are not.
     store.write(PLANS, pl.DataFrame([PURGE], schema=PLANS.empty().schema))
     store.write(REJECTS, removed_rows(rows.join(removed, left_on="sample_id", right_on="id")))
-    _delete(store, SOURCES.name, "sample_id", rows["sample_id"].unique().to_list())
+    store.delete_rows(SOURCES.name, "sample_id", rows["sample_id"].unique().to_list())
     texts = _texts_of_no_other(store, here)
     for name in store.tables():
         if name.startswith("vectors__"):
             # A language model's vectors are keyed by the sample itself.
-            _delete(store, name, "text_id", [*texts, *here])
+            store.delete_rows(name, "text_id", [*texts, *here])
         if name.startswith("scores__"):
-            _delete(store, name, "id", here)
+            store.delete_rows(name, "id", here)
     _forget_chains(store, here)
     _forget_plans(store, [*texts, *here])
     # Last: a sample that is still here says which texts are to go.
-    _delete(store, SAMPLES.name, "id", here)
+    store.delete_rows(SAMPLES.name, "id", here)
     store.compact(purge=True)
     store.delete(PLANS, UNFINISHED)
 
@@ -133,26 +132,20 @@ def forget_unplaced(store: Store) -> None:
     """Drop samples that no row of a file leads to: what a reading that broke off has left."""
     placed = store.read(SOURCES, ["sample_id"]).unique()
     loose = store.read(SAMPLES, ["id"]).join(placed, left_on="id", right_on="sample_id", how="anti")
-    _delete(store, SAMPLES.name, "id", loose["id"].to_list())
+    store.delete_rows(SAMPLES.name, "id", loose["id"].to_list())
 
 
 def _forget_chains(store: Store, ids: Sequence[str]) -> None:
     chains = store.fetch(CHAINS, "seed_id", ids, ["chain"])["chain"].unique().to_list()
-    _delete(store, RANKINGS.name, "chain", chains)
-    _delete(store, CHAINS.name, "chain", chains)
+    store.delete_rows(RANKINGS.name, "chain", chains)
+    store.delete_rows(CHAINS.name, "chain", chains)
 
 
 def _forget_plans(store: Store, ids: Sequence[str]) -> None:
     """Shards that a broken run left, if they hold any of the ids: what else is in them is planned anew."""
     held = pl.col("ids").list.concat("owners").list.set_intersection(pl.lit(list(ids), dtype=pl.List(pl.String)))
     keys = store.read(PLANS, ["key", "ids", "owners"]).filter(held.list.len() > 0)["key"].to_list()
-    _delete(store, PLANS.name, "key", keys)
-
-
-def _delete(store: Store, table: str, column: str, values: Sequence[str]) -> None:
-    for start in range(0, len(values), CHUNK):
-        listed = ",".join(f"'{value}'" for value in values[start : start + CHUNK])
-        store.delete(table, f"{column} IN ({listed})")
+    store.delete_rows(PLANS.name, "key", keys)
 
 
 def mend(store: Store) -> None:

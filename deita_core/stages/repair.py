@@ -230,10 +230,8 @@ def _to_move(store: Store, health: Health) -> list[str]:
 def forget_undecided(store: Store) -> list[int]:
     """Forget snapshots that lack any of their decisions; returns their numbers."""
     found = store.read(DECISIONS, ["run_id"]).group_by("run_id").len("found")
-    chosen = pl.col("report").str.json_path_match("$.chosen.selected").cast(pl.Int64, strict=False)
-    blocked = pl.col("report").str.json_path_match("$.chosen.near_duplicate").cast(pl.Int64, strict=False)
+    decided = pl.col("report").str.json_path_match("$.chosen.samples").cast(pl.Int64, strict=False)
     made = store.read(SNAPSHOTS, ["number", "run_id", "report"]).join(found, on="run_id", how="left")
-    lacking = made.filter(pl.col("found").fill_null(0) < chosen + blocked)["number"].sort().to_list()
-    if lacking:
-        store.delete(SNAPSHOTS, f"number IN ({','.join(map(str, lacking))})")
+    lacking = made.filter(pl.col("found").fill_null(0) < decided)["number"].sort().to_list()
+    store.delete_rows(SNAPSHOTS, "number", lacking)
     return lacking

@@ -53,8 +53,7 @@ def _drop_finished(store: Store, plan: str, present: pl.DataFrame) -> pl.DataFra
     planned = store.read(PLANS, ["key", "shard", "ids"], f"plan = '{plan}'").sort("shard", "key").drop("shard")
     left = planned.explode("ids").join(present, left_on="ids", right_on="id", how="anti")["key"].unique()
     finished = planned.filter(~pl.col("key").is_in(left.implode()))["key"]
-    if len(finished):
-        store.delete(PLANS, f"key IN ({','.join(repr(key) for key in finished)})")
+    store.delete_rows(PLANS, "key", finished.to_list())
     return planned.filter(pl.col("key").is_in(left.implode()))
 
 

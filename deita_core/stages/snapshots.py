@@ -138,7 +138,7 @@ def record_snapshot(store: Store, report: Report) -> None:
 def keep_last(store: Store, folder: str, count: int) -> None:
     """Forget all but the last snapshots of a folder; files that were written of the others stay."""
     if old := snapshots(store).filter(pl.col("folder") == folder)["number"].to_list()[:-count]:
-        store.delete(SNAPSHOTS, f"number IN ({','.join(map(str, old))})")
+        store.delete_rows(SNAPSHOTS, "number", old)
         forget_unfinished(store)
 
 
@@ -156,7 +156,6 @@ def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> Sele
 
 def forget_unfinished(store: Store) -> None:
     """Drop decisions of runs that never became a snapshot; only while holding the store's lock."""
-    finished = snapshots(store)["run_id"].to_list()
-    unfinished = f"run_id NOT IN ({','.join(repr(run_id) for run_id in ['', *finished])})"
-    if store.count(DECISIONS, unfinished):
-        store.delete(DECISIONS, unfinished)
+    runs = store.read(DECISIONS, ["run_id"]).unique()
+    unfinished = runs.join(snapshots(store), on="run_id", how="anti")["run_id"].to_list()
+    store.delete_rows(DECISIONS, "run_id", unfinished)

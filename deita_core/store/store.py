@@ -101,6 +101,11 @@ class Store:
 
         self._using(name, lambda: self._commit(name, remove))
 
+    def delete_rows(self, table: Table | str, column: str, values: Sequence[str] | Sequence[int]) -> None:
+        """Remove the rows whose column is one of the values."""
+        for start in range(0, len(values), IDS_PER_QUERY):
+            self.delete(table, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
+
     def compact(self, purge: bool = False) -> None:
         """Merge the small files that many writes leave behind and drop versions nothing reads any more.
 
@@ -401,5 +406,5 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _quoted(values: Sequence[str]) -> str:
-    return ",".join("'" + value.replace("'", "''") + "'" for value in values)
+def _quoted(values: Sequence[str] | Sequence[int]) -> str:
+    return ",".join(str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'" for value in values)

@@ -116,15 +116,12 @@ def plan_ranking(store: Store, job: EvolutionJob, axis: Axis) -> list[Shard]:
 
 def forget_unanswered(store: Store, table: Table, column: str, ids: Sequence[str]) -> None:
     """Drop rows that stand for want of an answer, so that they are asked for again."""
-    reasons = ",".join(f"'{reason}'" for reason in PASSING_REASONS)
-    unanswered = store.read(table, [column], f"reason IN ({reasons})")[column].unique()
+    unanswered = store.fetch(table, "reason", list(PASSING_REASONS), [column])[column].unique()
     again = unanswered.filter(unanswered.is_in(list(ids)))
-    if len(again):
-        where = f"{column} IN ({','.join(repr(id_) for id_ in again)})"
-        if table is CHAINS:
-            # First, so that a kill between the two leaves a chain to be forgotten once more.
-            store.delete(RANKINGS, where)
-        store.delete(table, where)
+    if table is CHAINS:
+        # First, so that a kill between the two leaves a chain to be forgotten once more.
+        store.delete_rows(RANKINGS, column, again.to_list())
+    store.delete_rows(table, column, again.to_list())
 
 
 def usable_chains(store: Store, job: EvolutionJob, axis: Axis) -> list[str]:
