@@ -86,7 +86,7 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
 
 
 def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
-    """Current counts of the fates, including rows removed since the run."""
+    """Current counts of the fates; rows removed since the run count as rejected."""
     fate = dict(decisions.group_by("fate").len().iter_rows())
     merged = int((decisions["copies"].drop_nulls() - 1).sum())
     now = report.counts.model_copy(

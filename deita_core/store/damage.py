@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from deita_core.errors import StoreError, StoreUnavailableError, cause
 
-# Errors of the operating system or object storage. A missing file (2) is damage.
+# Temporary errors of the operating system or object storage. A missing file (2) is damage.
 PASSING = re.compile(
     r"os error (?!2\))\d+|Generic (?:S3|GCS|MicrosoftAzure) error|error sending request|timed out|Resources exhausted"
 )

@@ -335,7 +335,7 @@ class Store:
             return handle
 
     def _create_remotely(self, name: str, schema: pa.Schema) -> None:
-        """Create an empty table in a local folder and upload its files; of several concurrent calls, one succeeds.
+        """Create an empty table in a local folder and upload its files; concurrent calls create it once.
 
         With LanceDB's own method, a second concurrent call replaces the first table, or fails.
         """
