@@ -1,1 +1,1 @@
-"""Side by side with the plain way of doing the same; each module prints its table when it is run."""
+"""Comparisons with plain implementations of the same work; each module prints a table when run."""

@@ -1,11 +1,11 @@
-"""Every task of every flow made to fail once: at its start, half-way and after its effect. What comes out of the run?
+"""Makes every task of every flow fail once: at its start, half-way and at its end, and checks the result of the run.
 
     python -m benchmarks.faults [--flows select,update] [--stores local,s3]
 
-A pool is selected from, grown, updated, and so on, with a tiny encoder. In each run one task fails once, with an error
-that is retried (OSError, RuntimeError). Afterwards either the run is done, and its files, tables and counts are those
-of an undisturbed run, or it has failed, and what stood before still stands. Anything else ends the program with an
-error. Half-way is before the middle one of the writes that the task makes to the store or to files.
+Each flow runs on a small pool with a tiny encoder. In each run one task fails once, with an error that is retried
+(OSError, RuntimeError). Either the run finishes, with the files, tables and counts of an undisturbed run, or it fails
+and leaves the earlier state unchanged. Anything else ends the program with an error. Half-way is before the middle one
+of the task's writes to the store or to files.
 """
 
 import os
@@ -39,23 +39,23 @@ Point = Literal["start", "half-way", "end"]
 POINTS: tuple[Point, ...] = ("start", "half-way", "end")
 ERRORS = (OSError, RuntimeError)
 STAGES = ("ingest", "embed", "score", "selection", "export", "evolve", "train")
-# What a task may do that lasts: every write to a table, a file or the kept answers goes through one of these.
+# Lasting effects of a task: every write to a table, a file or the response cache calls one of these.
 EFFECTS = (
     (Store, "_commit"), (Path, "replace"), (Path, "write_bytes"), (Path, "write_text"),
     (pl.DataFrame, "write_parquet"), (Answers, "put"),
 )  # fmt: skip
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "evolution"
 BUCKET = "faults"
-# Tables of which a failed run may leave nothing.
+# Tables in which a failed run may leave no rows.
 VISIBLE = ("decisions", "snapshots")
 
 
-# `deita export` runs no flow; its one step stands among the tasks, and nobody retries it.
+# `deita export` runs no flow. Its one step is listed with the tasks, and is not retried.
 EXPORT = SimpleNamespace(fn=export_selection, retry_delay_seconds=0, retry_jitter_factor=None)
 
 
 def project_tasks() -> dict[str, Any]:
-    """Every Prefect task of the project, and what `deita export` does, by the name of its function."""
+    """All Prefect tasks of the project, and the step of `deita export`, by function name."""
     from prefect import Task
 
     modules = [import_module(f"tasks.{stage}") for stage in STAGES]
@@ -68,9 +68,9 @@ def project_tasks() -> dict[str, Any]:
 
 @dataclass
 class Fault:
-    """A failure of a task's first run, or of all: where, and with what.
+    """A failure of a task's first run, or of all its runs if `lasting`: the point and the error.
 
-    `effects`: writes that the first run makes, counted where there is no error.
+    `effects`: number of writes of the first run, counted if `error` is None.
     """
 
     task: str
@@ -83,7 +83,7 @@ class Fault:
 
     @contextmanager
     def injected(self, tasks: dict[str, Any]) -> Iterator[None]:
-        """Let the first run of the task fail; within a flow run of this process."""
+        """Make the first run of the task fail, in flow runs of this process."""
         task, before = tasks[self.task], tasks[self.task].fn
         kept = [(owner, name, owner.__dict__[name]) for owner, name in EFFECTS]
         try:
@@ -119,7 +119,7 @@ class Fault:
     def _counting(self, effect: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(effect)
         def run(*args: Any, **kwargs: Any) -> Any:
-            # Only what the task itself does counts, not what an effect does to come about.
+            # Only writes of the task itself count, not writes within another write.
             if not getattr(self._here, "counting", False):
                 return effect(*args, **kwargs)
             if self.error is None:
@@ -140,11 +140,11 @@ class Fault:
             raise self.error(f"injected into {self.task}")
 
 
-# -- a place that every run finds as it was
+# -- a folder that is restored before every run
 
 
 class Place:
-    """A folder with a pool, models, a store and results; what lies in it can be put back as it was."""
+    """A folder with a pool, models, a store and results; its state can be saved and restored."""
 
     def __init__(self, folder: Path, server: LLMServer, remote: str | None) -> None:
         self.folder, self._server, self._remote = folder, server, remote
@@ -159,20 +159,20 @@ class Place:
         self.clear()
 
     def clear(self) -> None:
-        """Begin with a pool alone."""
+        """Start with only a pool."""
         shutil.rmtree(self.folder / "work", ignore_errors=True)
         self._clear_store()
         write_seeds_of_pool(self.pool, "a.jsonl", 0, 6)
 
     def save(self) -> None:
-        """Note what everything is like now."""
+        """Save the current state."""
         shutil.rmtree(self._saved, ignore_errors=True)
         shutil.copytree(self.folder / "work", self._saved)
         if self._remote:
             self._objects = {key: self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in self._keys()}
 
     def restore(self) -> None:
-        """Have everything as it was noted."""
+        """Restore the saved state."""
         shutil.rmtree(self.folder / "work")
         shutil.copytree(self._saved, self.folder / "work")
         self._clear_store()
@@ -197,10 +197,10 @@ class Place:
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
         return [found["Key"] for page in pages for found in page.get("Contents", [])]
 
-    # -- what is run
+    # -- flows
 
     def settings(self) -> SelectionSettings:
-        """How the tiny pool is selected from."""
+        """Settings of the selection from the tiny pool."""
         scorers = {f"{axis}_scorer": str(self.folder / axis) for axis in ("complexity", "quality")}
         return SelectionSettings(store=self.store, encoder=self.encoder, budget=4, threshold=0.99, **scorers)
 
@@ -211,26 +211,26 @@ class Place:
         return select([str(self.pool)], str(self.out), self.settings()).counts
 
     def update(self) -> Any:
-        """The next one."""
+        """An update of the first selection."""
         from flows.selection import update
 
         return update([], str(self.out), SelectionSettings(store=self.store)).counts
 
     def remove(self) -> Any:
-        """A takedown of the first selected row."""
+        """A removal of the first selected row."""
         from flows.maintenance import remove
 
         first = orjson.loads((self.out / "selected.jsonl").read_bytes().splitlines()[0])["deita"]["id"]
         return remove(self.store, RemovalSettings(ids=[first], where=None, reason="asked for", old_versions=False))
 
     def score(self) -> Any:
-        """The pool's scores."""
+        """An export of the pool's scores."""
         from flows.score import score
 
         return score([str(self.pool)], str(self.out / "scores.parquet"), self.settings())
 
     def evolve(self) -> Any:
-        """Two rounds on both axes."""
+        """An evolution of two rounds on both axes."""
         from flows.evolve import evolve
 
         llm = llm_settings(self._server.url)
@@ -238,19 +238,19 @@ class Place:
         return evolve([str(self.pool)], str(self.out), settings).counts
 
     def train(self) -> Any:
-        """A head on a few chains."""
+        """A training of a head on a few chains."""
         from flows.train import train
 
         settings = TrainingSettings(axis="complexity", store=self.store, encoder=self.encoder)
         return train([str(self.folder / "chains.jsonl")], str(self.out), settings)
 
     def export(self) -> Any:
-        """The first selection's files, over those of the second."""
+        """An export of the first selection over the files of the second."""
         store = Store(self.store)
         return EXPORT.fn(store, read_snapshot(store, 1).report, self.out)
 
     def lay(self, flow: str) -> None:
-        """Make what the flow goes on from, and note it."""
+        """Make the state that the flow starts from, and save it."""
         self.clear()
         if flow in ("update", "remove", "export"):
             self.select()
@@ -261,10 +261,10 @@ class Place:
             self.out.mkdir()
         self.save()
 
-    # -- what came of it
+    # -- results
 
     def state(self) -> dict[str, Any]:
-        """Everything a user or a later run sees: files, but for times; visible tables, but for ids of runs."""
+        """Everything a user or a later run sees: files without times, visible tables without run ids."""
         files = {p.name: p.read_bytes() for p in sorted(self.out.glob("*")) if p.is_file()} if self.out.is_dir() else {}
         if "manifest.json" in files:
             files["manifest.json"] = _lasting(orjson.loads(files["manifest.json"]))
@@ -276,14 +276,14 @@ class Place:
 
 
 def visible(state: dict[str, Any]) -> dict[str, Any]:
-    """What a user sees of a state: files, and the selections; what has been read and computed is kept in any case."""
+    """The part of a state that a user sees: files and selections. Rows read and computed stay after a failure too."""
     decided = {name: state["tables"].get(name) for name in VISIBLE}
     files = {name: content for name, content in state["files"].items() if name != "manifest.json"}
     return {"files": files, "hidden": state["hidden"], **decided}
 
 
 def write_seeds_of_pool(pool: Path, name: str, first: int, count: int) -> None:
-    """A file of rows, two of which are the same, and one that cannot be read."""
+    """Write a file of rows, of which two are equal and one is unreadable."""
     pool.mkdir(parents=True, exist_ok=True)
     file = write_seeds(pool / name, count, first)
     lines = file.read_bytes().splitlines(keepends=True)
@@ -301,14 +301,14 @@ def _rows(store: Store, name: str) -> list[str]:
 
 
 def outcome(place: Place, flow: str, fault: Fault, tasks: dict[str, Any], known: tuple[Any, Any, Any]) -> str:
-    """Run a flow with a fault and say how it ended. Raises AssertionError where that is neither done nor as before."""
+    """Run a flow with a fault; returns its outcome. Raises AssertionError if it is neither done nor unchanged."""
     before, after, counts = known
     place.restore()
     with fault.injected(tasks):
         try:
             found = getattr(place, flow)()
         except Exception as error:
-            # What fails once all of its work is done has done it.
+            # A failure at the end of export comes after all its work.
             whole = after if fault.point == "end" and flow == "export" else before
             assert visible(place.state()) == visible(whole), (
                 f"{flow}, {fault}: failed ({error}), and what stood before does not stand"
@@ -328,7 +328,7 @@ def undisturbed(place: Place, flow: str) -> tuple[Any, Any, Any]:
 
 
 def effects_of(place: Place, flow: str, task: str, tasks: dict[str, Any]) -> int | None:
-    """How many writes the first run of a task in a flow makes; None where the flow has no such task."""
+    """The number of writes of a task's first run in a flow; None if the flow does not run the task."""
     place.restore()
     counted = Fault(task, "half-way", None)
     with counted.injected(tasks):
@@ -340,7 +340,7 @@ FLOWS = ("select", "update", "remove", "export", "score", "evolve", "train")
 
 
 def faults(place: Place, flow: str, tasks: dict[str, Any]) -> Iterator[tuple[Fault, str]]:
-    """Every fault of a flow, and how its run ended."""
+    """Every fault of a flow, and the outcome of its run."""
     known = undisturbed(place, flow)
     for task in tasks:
         effects = effects_of(place, flow, task, tasks)
@@ -354,7 +354,7 @@ def faults(place: Place, flow: str, tasks: dict[str, Any]) -> Iterator[tuple[Fau
 
 @contextmanager
 def hurried(tasks: dict[str, Any]) -> Iterator[None]:
-    """Let tasks be retried at once."""
+    """Retry tasks without delay."""
     kept = {name: (task.retry_delay_seconds, task.retry_jitter_factor) for name, task in tasks.items()}
     for task in tasks.values():
         task.retry_delay_seconds, task.retry_jitter_factor = 0, None
@@ -367,7 +367,7 @@ def hurried(tasks: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def environment() -> Iterator[dict[str, str]]:
-    """A Prefect server and an S3 server; yields the variables that lead to the latter."""
+    """Start a Prefect server and an S3 server; yields the environment variables for the S3 server."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120), s3_server(BUCKET) as variables:

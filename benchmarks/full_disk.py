@@ -1,11 +1,11 @@
-"""Runs whose disk fills up at random moments and has room again later: what comes out is what an undisturbed run gives.
+"""Fills the disk at random moments of a run, frees it later, and checks that the result is that of an undisturbed run.
 
     python -m benchmarks.full_disk [--times 10] [--rows 5000] [--seed 0]
 
-Store and results lie on a small file system in memory of their own (mounting it needs root on Linux). While a selection
-runs, all that is free is taken at a random moment, until the run has ended; then there is room, and the same command
-must end with the files of an undisturbed run. A selection that stood there before must still stand after a failure.
-Ends with an error as soon as anything differs.
+Store and results are on a small file system in memory (mounting it needs root on Linux). At a random moment of a
+selection, all free space is taken until the run ends. Then the space is freed, and the same command must give the files
+of an undisturbed run. An earlier selection must be unchanged after a failure. Ends with an error at the first
+difference.
 """
 
 import os
@@ -28,7 +28,7 @@ SIZE = "400m"
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system in memory at a folder, for as long as the context lasts."""
+    """Mount a file system in memory on a folder."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", folder], check=True)
     try:
@@ -38,13 +38,13 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 class Disk:
-    """The small disk, which can be filled up."""
+    """The small disk, which can be filled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._filler = folder, folder / "filler"
 
     def fill(self) -> None:
-        """Take all that is free, again and again for a moment: what is deleted meanwhile is taken as well."""
+        """Take all free space, three times, to include space freed meanwhile."""
         with self._filler.open("ab") as file:
             for _ in range(3):
                 while free := shutil.disk_usage(self.folder).free:
@@ -55,17 +55,17 @@ class Disk:
                         break
 
     def empty(self) -> None:
-        """Give it back."""
+        """Free the space."""
         self._filler.unlink(missing_ok=True)
 
 
 def files_of(out: Path) -> dict[str, bytes]:
-    """The files of a selection, none where there is no finished one."""
+    """The files of a finished selection; empty if there is none."""
     return {name: (out / name).read_bytes() for name in FILES} if (out / "manifest.json").exists() else {}
 
 
 def run(words: list[str], folder: Path, api: str, disk: Disk | None = None, at: float = 0.0) -> tuple[int, str, float]:
-    """Run `deita`, filling the disk after so many seconds; its exit code, last line on stderr, and seconds."""
+    """Run `deita`, and fill the disk after `at` seconds; returns exit code, last line of stderr, and seconds."""
     env = {**os.environ, "PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "flows.cli", *words]
     started = monotonic()
@@ -83,7 +83,7 @@ def run(words: list[str], folder: Path, api: str, disk: Disk | None = None, at: 
 
 
 def main() -> None:
-    """Print one line for each time."""
+    """Print the result of each run."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--rows", type=int, default=5_000)
@@ -115,7 +115,7 @@ def main() -> None:
             print(f"undisturbed: {whole:.1f} s")
             for time in range(asked.times):
                 lay()
-                # Every other time over a selection that stands there; its store is gone, so that there is work to do.
+                # Every second time over an earlier selection, but without its store, so that there is work to do.
                 over = time % 2 == 1
                 if over:
                     shutil.copytree(folder / "earlier", small / "out")

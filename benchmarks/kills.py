@@ -1,12 +1,12 @@
-"""Runs killed at random points of every stage, and resumed: what comes out is what an undisturbed run gives.
+"""Kills runs at random points of every stage, resumes them, and checks that the result is that of undisturbed runs.
 
     python -m benchmarks.kills [--kills 100] [--rows 5000] [--each 4] [--seed 0]
 
-A pool is selected from, grows by a quarter, and is updated, again and again in new stores. Runs are killed (SIGKILL)
-while they read, encode, score, select, or write and compact; the next one goes on, and is killed as well, until one is
-let finish. Then its files must be those of the undisturbed runs byte for byte, every table must be readable
-and valid and have no key twice, and what was in the store when the last kill came must not have been encoded or scored
-once more. Ends with an error as soon as anything differs.
+Each story, in a new store, is a selection, an addition of one file to three, and an update. Runs are killed (SIGKILL)
+while they read, encode, score, select, or write and compact. The next run resumes and is killed too, until the last one
+finishes. Then its files must equal those of the undisturbed runs byte for byte, every table must be readable and valid
+and have unique keys, and data in the store at the last kill must not be encoded or scored again. Ends with an error at
+the first difference.
 """
 
 import os
@@ -47,7 +47,7 @@ from deita_core.tables import (
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selecting", "writing", "publishing")
-# Stages whose work a later run need not do again.
+# Stages whose work a later run does not repeat.
 KEPT = {"reading", "encoding", "scoring complexity", "scoring quality"}
 FILES = ("selected.jsonl", "decisions.parquet")
 FIXED = {table.name: table for table in (SAMPLES, SOURCES, REJECTS, PLANS, DECISIONS, SNAPSHOTS, REMOVALS)}
@@ -55,13 +55,13 @@ DONE = re.compile(r"^(.+): (?:[\d,]+ )?done in ([\d.]+) s")
 TOLD = re.compile(r"([\d,]+) texts encoded, ([\d,]+) turns scored")
 
 
-# The files that an undisturbed command writes, and the seconds its stages take.
+# The files of an undisturbed command, and the seconds of its stages.
 Known = tuple[list[bytes], dict[str, float]]
 
 
 @dataclass
 class Ended:
-    """How a run ended: the stages it finished with their seconds, what it printed, and whether it was killed."""
+    """The end of a run: seconds of the finished stages, its output, and whether it was killed."""
 
     stages: dict[str, float]
     printed: str
@@ -76,7 +76,7 @@ class Commands:
     server: str
 
     def run(self, words: list[str], kill: tuple[str, float] | None = None) -> Ended:
-        """Run it; kill it so many seconds after a stage has begun. Raises AssertionError where it fails."""
+        """Run it; kill it a number of seconds after the start of a stage. Raises AssertionError if it fails."""
         env = {**os.environ, "PREFECT_API_URL": self.server, "PYTHONPATH": str(ROOT)}
         line = [sys.executable, "-m", "flows.cli", *words]
         program = subprocess.Popen(
@@ -111,11 +111,11 @@ def _timer(program: "subprocess.Popen[str]", kill: tuple[str, float] | None, sta
     return timer
 
 
-# -- what a pool is selected from
+# -- pool, models and server
 
 
 def write_pool(folder: Path, rows: int, seed: int) -> None:
-    """Rows of words at random in four files, with copies, almost copies, and rows that cannot be read."""
+    """Write rows of random words to four files, with exact duplicates and unreadable rows."""
     draw = random.Random(seed)
     words = [word for word in WORDS if word.isascii() and word.isalnum()]
     lines = []
@@ -133,7 +133,7 @@ def write_pool(folder: Path, rows: int, seed: int) -> None:
 
 
 def make_models(folder: Path, server: str) -> list[str]:
-    """A tiny encoder, and heads trained on it from the project's own chains: the options that name them."""
+    """Make a tiny encoder, and heads trained on it with the project's chains; returns the options that name them."""
     commands = Commands(folder, server)
     encoder = str(make_tiny_model(folder / "tiny"))
     options = ["--encoder", encoder]
@@ -146,7 +146,7 @@ def make_models(folder: Path, server: str) -> list[str]:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """The address of a Prefect server with a database of its own."""
+    """Start a Prefect server with its own database; yields its address."""
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -174,7 +174,7 @@ def _answers(address: str) -> bool:
 
 
 class Story:
-    """A pool of three files that is selected from, grows by a fourth, and is updated, in a folder of its own."""
+    """A selection from a pool of three files, the addition of a fourth, and an update, in a new folder."""
 
     def __init__(self, folder: Path, rows: Path, server: str, options: list[str], budget: int) -> None:
         self.folder, self._rows = folder, sorted(rows.iterdir())
@@ -183,7 +183,7 @@ class Story:
         self.commands = Commands(folder, server)
 
     def chapters(self) -> Iterator[list[str]]:
-        """The commands of the story, each after its pool has been laid out."""
+        """The commands of the story, each after its pool has been written."""
         common = ["--out", "out", "--store", "store", "--budget", str(self._budget), "--threshold", "0.98"]
         for file in self._rows[:-1]:
             shutil.copy(file, self.folder / "pool")
@@ -192,16 +192,16 @@ class Story:
         yield ["update", "--out", "out", "--store", "store"]
 
     def files(self) -> list[bytes]:
-        """What the last run has written."""
+        """The content of the last run's files."""
         return [(self.folder / "out" / name).read_bytes() for name in FILES]
 
     def rows_of(self, kind: str) -> int:
-        """Rows of the tables of a kind, of which there is one for each model."""
+        """Total rows of the tables of a kind; each model has one."""
         store = Store(self.folder / "store")
         return sum(store.count(_table(name)) for name in store.tables() if name.startswith(f"{kind}__"))
 
     def check(self) -> None:
-        """Read every table whole. Raises AssertionError where one has rows it should not, or a key twice."""
+        """Read every table in full. Raises an error if one has invalid rows or a duplicate key."""
         store = Store(self.folder / "store")
         for name in store.tables():
             table = _table(name)
@@ -216,7 +216,7 @@ def _table(name: str) -> Table:
 
 
 def killed_at(draw: random.Random, seconds: dict[str, float], over: set[str]) -> tuple[str, float]:
-    """A stage, each as likely as the others, and a moment within the time it takes: next to none where it is over."""
+    """A uniformly drawn stage, and a random moment within its duration, at most 0.05 s if it is finished."""
     stage = draw.choice(STAGES)
     return stage, draw.uniform(0, 0.05 if stage in over & KEPT else max(seconds[stage], 0.05))
 
@@ -224,7 +224,7 @@ def killed_at(draw: random.Random, seconds: dict[str, float], over: set[str]) ->
 def tell(
     story: Story, known: list[tuple[list[bytes], dict[str, float]]], draw: random.Random, each: int
 ) -> Counter[str]:
-    """Tell a story with `each` kills a chapter, and compare it with the undisturbed one; returns kills by stage."""
+    """Run a story with `each` kills per command, and compare it with the undisturbed one; returns kills by stage."""
     kills: Counter[str] = Counter()
     for words, (files, seconds) in zip(story.chapters(), known, strict=True):
         over: set[str] = set()
@@ -245,7 +245,7 @@ def tell(
 
 
 def main() -> None:
-    """Tell stories until there were as many kills as asked for."""
+    """Run stories until there are enough kills."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--rows", type=int, default=5_000)

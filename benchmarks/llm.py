@@ -1,9 +1,9 @@
-"""How near does the client come to what an endpoint allows? Against the test double, in a process of its own.
+"""How close does the client come to an endpoint's limits? Measured with the test server in a separate process.
 
     python -m benchmarks.llm [--requests 4000] [--seconds 75]
 
-First the throughput at a fixed latency, then the limits per minute: the fullest minute at the server, and how much of
-the limit was used.
+First the throughput at a fixed latency, then the limits per minute: the busiest minute at the server, and the share of
+the limit used.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ BURST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table; limits and fullest minutes in requests or tokens."""
+    """One line of the table; limit and busiest minute in requests or tokens."""
 
     name: str
     requests: int
@@ -62,28 +62,28 @@ def show(line: Line) -> None:
 
 
 def throughput(requests: int) -> Line:
-    """So many requests in flight at a fixed latency, and no limit."""
+    """Throughput of concurrent requests at a fixed latency, without limits."""
     log, most = log_of(requests, concurrency=IN_FLIGHT)
     answered = np.array([entry.answered for entry in log if entry.answered is not None])
-    # From the first request's coming to the last one's answer: the start of the client is no part of it.
+    # From the arrival of the first request to the last response, without the start of the client.
     rate = len(answered) / (answered.max() - min(entry.came for entry in log))
     return Line(f"{IN_FLIGHT} in flight, {LATENCY:g} s each", len(log), rate, rate / (IN_FLIGHT / LATENCY), most)
 
 
 def limited(what: str, limit: float, seconds: float) -> Line:
-    """A limit per minute for about so many seconds; the fullest minute is that of the server's log."""
+    """A limit per minute for about `seconds`; the busiest minute is from the server's log."""
     each = 1.0 if what == "requests" else tokens_of_one()
     log, most = log_of(int(limit / 60 * seconds / each), concurrency=IN_FLIGHT, **{f"{what}_per_minute": limit})
     came = np.array([entry.came for entry in log])
     amounts = np.array([amount(entry, what) for entry in log])
     taken = came.max() - came.min()
-    # Up to a second's worth may be sent ahead.
+    # The client may send one second's share ahead.
     share = amounts.sum() / (limit / 60 * (taken + BURST_SECONDS))
     return Line(f"{limit:,.0f} {what} a minute", len(log), len(log) / taken, share, most, fullest(came, amounts), limit)
 
 
 def amount(entry: Entry, what: str) -> float:
-    """What one request takes of a limit."""
+    """The amount of a limit that one request uses."""
     return 1.0 if what == "requests" else entry.prompt_tokens + entry.completion_tokens
 
 
@@ -94,7 +94,7 @@ def tokens_of_one() -> float:
 
 
 def fullest(came: np.ndarray, amounts: np.ndarray, seconds: float = 60.0) -> float:
-    """The most that any window of so many seconds holds."""
+    """The largest sum of amounts in any window of `seconds`."""
     order = np.argsort(came)
     came, sums = came[order], np.concatenate([[0.0], np.cumsum(amounts[order])])
     ends = np.searchsorted(came, came + seconds, "left")
@@ -102,14 +102,14 @@ def fullest(came: np.ndarray, amounts: np.ndarray, seconds: float = 60.0) -> flo
 
 
 def log_of(requests: int, **settings: float) -> tuple[Sequence[Entry], int]:
-    """Ask so many questions of a server of its own; its log, and the most in flight at once."""
+    """Send a number of requests to a new server; returns its log, and the most concurrent requests."""
     with ServerProcess(latency=LATENCY) as server, tempfile.TemporaryDirectory() as store:
         asyncio.run(ask(server.url, Path(store), requests, settings))
         return server.report()
 
 
 async def ask(url: str, store: Path, requests: int, settings: dict[str, float]) -> None:
-    """Ask so many questions at once."""
+    """Send a number of requests concurrently."""
     async with LLM(LLMSettings(base_url=url, model="m", **settings), "none", store, "benchmark") as llm:
         asked = (llm.ask([{"role": "user", "content": f"{i}. {PROMPT}"}]) for i in range(requests))
         await asyncio.gather(*asked)

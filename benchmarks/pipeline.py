@@ -1,8 +1,8 @@
-"""What the main job costs: rows/s of each stage, the flow's overhead around encoding, memory, and a second run.
+"""The cost of a selection: rows/s of each stage, the flow's overhead around encoding, memory, and a second run.
 
     python -m benchmarks.pipeline [--pool FILE] [--rows 20000] [--budget 2000]
 
-Beside it, in the same run: the texts/s of plain SentenceTransformer.encode with its defaults.
+For comparison, in the same run: the texts/s of plain SentenceTransformer.encode with its defaults.
 """
 
 import os
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def compare_second_run(pool: Path, folder: str, settings: SelectionSettings) -> None:
-    """Whole commands in turns: `deita select` with nothing new, and a flow that does nothing."""
+    """Time alternately `deita select` with nothing new, and an empty flow, as whole commands."""
     flags = ["--store", settings.store, "--budget", str(settings.budget), "--limit", str(settings.limit)]
     again = [sys.executable, "-m", "flows.cli", "select", str(pool), "--out", f"{folder}/again", *flags]
     bare = [sys.executable, "-c", BARE]
@@ -68,7 +68,7 @@ def command(line: list[str]) -> None:
 
 
 def compare_encoding(pool: Path, rows: int) -> None:
-    """Texts/s of ours and of the plain way on the same texts, in turns; ours reads long texts to their end."""
+    """Texts/s of our encoder and the plain one, alternately, on the same texts; ours reads long texts in full."""
     from sentence_transformers import SentenceTransformer
 
     samples, _ = read_pool([str(pool)], limit=rows)
@@ -85,7 +85,7 @@ def compare_encoding(pool: Path, rows: int) -> None:
 
 
 def run_pipeline(pool: Path, out: Path, settings: SelectionSettings) -> None:
-    """One run from nothing: seconds of each stage, overhead around encoding, and the peak memory of all processes."""
+    """One run on an empty store: seconds of each stage, overhead around encoding, peak memory of all processes."""
     spent = 0.0
     encode = SentenceEncoder._encode
 
@@ -121,7 +121,7 @@ def run_pipeline(pool: Path, out: Path, settings: SelectionSettings) -> None:
 
 
 class PeakMemory:
-    """The most memory that this process and its children held together, looked at ten times a second."""
+    """The peak memory of this process and its children together, sampled ten times a second."""
 
     def __init__(self) -> None:
         self.peak = 0

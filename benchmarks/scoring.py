@@ -1,11 +1,11 @@
-"""Causal scorers beside the plain way: one text at a time through `generate`, all of the vocabulary, as the original.
+"""Causal scorers beside the original way: `generate` on one text at a time, with logits of the whole vocabulary.
 
     python -m benchmarks.scoring [--rows 500] [--data ../shared/data] [--device cpu] [--seconds 60]
 
-A Llama of 58M random parameters scores the first turns of a pool on both axes, in float32 and in bfloat16 where the
-machine multiplies it. The plain way is stopped after about so many seconds, and ours is given just the rows it got to:
-once before it and once after it, as other work on the machine moves the figures. Then the share of a large matrix
-product's FLOP/s that ours reaches, with a Llama of 7B on a GPU; `--hidden` and `--layers` make it smaller.
+A Llama of 58M random parameters scores the first turns of a pool on both axes, in float32, and in bfloat16 if the
+machine multiplies it. The plain way stops after about `--seconds`. Ours scores the same rows, once before and once
+after it, since other work on the machine affects the figures. Then the share of a large matrix product's FLOP/s that
+ours reaches, with a Llama of 7B on a GPU; `--hidden` and `--layers` make it smaller.
 """
 
 import tempfile
@@ -44,7 +44,7 @@ Turn = tuple[str, str]
 
 @dataclass
 class Forwards:
-    """What went through a decoder: seconds, tokens, and those of them that only padded, one count a pass."""
+    """The forward passes of a decoder: seconds, tokens, and padding tokens, one count per pass."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -53,13 +53,13 @@ class Forwards:
 
     @property
     def padding(self) -> int:
-        """Tokens that only padded."""
+        """Number of padding tokens."""
         return int(sum(self.padded))
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One way of scoring: rows a second, its scores, and the shares of padding tokens and of time not in a forward."""
+    """One way of scoring: rows/s, scores, share of padding tokens, share of time outside the forward pass."""
 
     rate: float
     scores: np.ndarray
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def first_turns(data: Path, rows: int) -> list[Turn]:
-    """First instruction and answer of conversations of the real pool, or of the example pool made longer."""
+    """First instruction and answer of conversations of the real pool, or of the example pool, repeated."""
     if (pool := data / "pool_real.parquet").exists():
         print(f"first turns of {pool.name}, drawn at random", end="; ")
         return turns_of(pl.read_parquet(pool, columns=["messages"]).sample(rows, seed=0, shuffle=True))
@@ -104,7 +104,7 @@ def first_turns(data: Path, rows: int) -> list[Turn]:
 
 
 def that_fit(turns: list[Turn], folder: Path) -> list[Turn]:
-    """Those that need no shortening, which the plain way knows nothing of."""
+    """The turns that need no truncation, which the plain way does not do."""
     prompts = PromptTokenizer(load_tokenizer(folder), "quality", MAX_TOKENS, MAX_TOKENS).encode(turns)
     return [turn for turn, prompt in zip(turns, prompts, strict=True) if not prompt.truncated]
 
@@ -118,7 +118,7 @@ def turns_of(frame: pl.DataFrame) -> list[Turn]:
 
 
 def llama(hidden: int, layers: int, device: str, precision: Precision) -> Any:
-    """A Llama of random weights, in the proportions of the 7B one."""
+    """A Llama with random weights, in the proportions of the 7B model."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -127,11 +127,11 @@ def llama(hidden: int, layers: int, device: str, precision: Precision) -> Any:
         vocab_size=VOCABULARY,
         hidden_size=hidden,
         num_hidden_layers=layers,
-        # 2.69 times as wide within, and heads of at most 128, as in the released models.
+        # 2.69 times the hidden size, and heads of at most 128 dimensions, as in the released models.
         intermediate_size=hidden * 43 // 16,
         num_attention_heads=max(8, hidden // 128),
         max_position_embeddings=MAX_TOKENS,
-        # Wide enough for the scores to differ from text to text.
+        # Large enough for different scores of different texts.
         initializer_range=0.05,
     )
     with torch.device(device):
@@ -139,7 +139,7 @@ def llama(hidden: int, layers: int, device: str, precision: Precision) -> Any:
 
 
 def make_llama(folder: Path, tokenizer: Path) -> None:
-    """Write the model of 58M parameters to a folder, with LLaMA's tokenizer if there is one and else a bytes' one."""
+    """Write the model of 58M parameters to a folder, with LLaMA's tokenizer if it is there, else a byte tokenizer."""
     model = llama(512, 8, "cpu", "float32")
     model.save_pretrained(folder)
     if tokenizer.exists():
@@ -151,7 +151,7 @@ def make_llama(folder: Path, tokenizer: Path) -> None:
 
 
 def byte_tokenizer() -> Any:
-    """A token for each byte."""
+    """A tokenizer with one token per byte."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -167,7 +167,7 @@ def byte_tokenizer() -> Any:
 
 
 def compare(folder: Path, turns: Sequence[Turn], device: str, seconds: float) -> None:
-    """The table: both axes, each precision, with the shared prefix and without it."""
+    """Print the table: both axes, each precision, with and without the shared prefix."""
     print(
         f"\n{'axis':<12}{'way':<18}{'in':<10}{'rows':>5}{'rows/s':>9}{'x plain':>9}{'x plain fp32':>14}"
         f"{'largest difference':>20}{'padding':>9}{'outside':>9}"
@@ -187,7 +187,7 @@ def compare(folder: Path, turns: Sequence[Turn], device: str, seconds: float) ->
 def compare_in(
     folder: Path, axis: Axis, turns: Sequence[Turn], device: str, precision: Precision, seconds: float, base: float
 ) -> float:
-    """The lines of one axis and precision; returns the rows/s of the plain way in float32."""
+    """Print the lines of one axis and precision; returns the rows/s of the plain way in float32."""
     scorer = CausalScorer(folder, axis, device, precision)
     original = Plain(folder, axis, device, precision)
     ways = {"ours": digit_reader.ROWS_PER_PREFIX, "ours, no prefix": len(turns) + 1}
@@ -222,7 +222,7 @@ def show(axis: str, way: str, precision: str, timed: Timed, plain: Timed, base: 
 
 
 class Plain:
-    """The original way: tokenise one text, let `generate` make one token, six logits out of the whole vocabulary."""
+    """The original way: tokenize one text, `generate` one token, take six logits of the whole vocabulary."""
 
     def __init__(self, folder: Path, axis: Axis, device: str, precision: Precision) -> None:
         from transformers import AutoModelForCausalLM
@@ -233,13 +233,13 @@ class Plain:
         self.digits = PromptTokenizer(self.tokenizer, axis, MAX_TOKENS, None).digits
 
     def score(self, instructions: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Scores (n,) of texts, one after another."""
+        """Scores (n,) of texts, one by one."""
         return np.array(
             [self.one(scoring_prompt(self.axis, *turn)) for turn in zip(instructions, responses, strict=True)]
         )
 
     def run(self, turns: Sequence[Turn], seconds: float) -> Timed:
-        """As many of the rows as the time allows."""
+        """Score as many rows as the time allows."""
         scores: list[float] = []
         with counted(self.device) as forwards:
             start = perf_counter()
@@ -266,7 +266,7 @@ class Plain:
 
 
 def ours(scorer: CausalScorer, turns: Sequence[Turn], prefix_from: int) -> Timed:
-    """Our scorer over all rows, with a prefix shared from so many rows on."""
+    """Score all rows with our scorer, which shares a prefix from `prefix_from` rows on."""
     usual, digit_reader.ROWS_PER_PREFIX = digit_reader.ROWS_PER_PREFIX, prefix_from
     try:
         with counted(scorer._reader._device.type) as forwards:
@@ -286,7 +286,7 @@ def columns(turns: Sequence[Turn]) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def counted(device: str) -> Iterator[Forwards]:
-    """Count what goes through the decoder of any Llama in here."""
+    """Count the forward passes of any Llama's decoder in this context."""
     from transformers import LlamaModel
 
     found = Forwards()
@@ -299,7 +299,7 @@ def counted(device: str) -> Iterator[Forwards]:
         if isinstance(module, LlamaModel):
             found.seconds += now(device) - found.began.pop()
             found.tokens += kwargs["input_ids"].numel()
-            # The padding is token 0, which is otherwise the unknown or the first one of a row.
+            # Padding is token 0, which otherwise occurs only as the unknown or first token of a row.
             found.padded.append((kwargs["input_ids"][:, 1:] == 0).sum())
 
     handles = [
@@ -314,7 +314,7 @@ def counted(device: str) -> Iterator[Forwards]:
 
 
 def now(device: str) -> float:
-    """The time when all that was asked of the device is done."""
+    """The time once the device has finished all work."""
     if device == "cuda":
         torch.cuda.synchronize()
     return perf_counter()
@@ -324,7 +324,7 @@ def now(device: str) -> float:
 
 
 def flops(folder: Path, turns: Sequence[Turn], device: str, hidden: int, layers: int) -> None:
-    """Tokens/s in bfloat16, or what the machine has, and the FLOP/s of them beside those of a large matrix product."""
+    """Print tokens/s in bfloat16, or the best precision here, and their FLOP/s beside a large matrix product's."""
     precision: Precision = "bfloat16" if device == "cuda" else best_precision()
     model = llama(hidden, layers, device, precision)
     weights = sum(p.numel() for p in model.get_decoder().layers.parameters())
@@ -338,7 +338,7 @@ def flops(folder: Path, turns: Sequence[Turn], device: str, hidden: int, layers:
         reader.logits(ids[:WARM_UP])
         with counted(device) as forwards:
             taken = timed(partial(reader.logits, ids), device)
-        # Of what was computed and is no padding: two operations for each weight. Attention is left out.
+        # Two operations per weight for each computed token that is not padding. Attention is not counted.
         reached = 2 * weights * (forwards.tokens - forwards.padding) / taken
         print(
             f"  {axis:<12}{sum(map(len, ids)) / taken:>10,.0f} tokens/s  {reached / 1e12:.2f} TFLOP/s, "
@@ -350,7 +350,7 @@ def flops(folder: Path, turns: Sequence[Turn], device: str, hidden: int, layers:
 
 
 def matrix_flops(size: int, device: str, precision: Precision, times: int = 10) -> float:
-    """FLOP/s of a square matrix product, the best of several."""
+    """FLOP/s of a square matrix product, the best of `times`."""
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, precision)) for _ in "ab")
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(times))
 

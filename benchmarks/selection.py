@@ -1,16 +1,16 @@
-"""The greedy scan beside a one-by-one scan, and beside nothing but the matrix products that it would take.
+"""The greedy scan compared with a one-by-one scan, and with the bare matrix products of a blocked scan.
 
     python -m benchmarks.selection [--only 0] [--rounds 3] [--seconds 60] [--processor]
     python -m benchmarks.selection --auto | --stream [--rows 1000000]
 
-The vectors are made: `like_sentences` and `like_language_model` say how. One by one: a float64 product of each vector
-with the matrix of the selected ones, until the seconds are over. Bare: float32 products of each block with the vectors
-selected so far, and with itself. Scan and bare products take turns, block by block, and of each block the fastest of
-all rounds counts, so that other work on the machine disturbs both alike. All decisions are asserted to be those of a
-blocked float64 scan. `nearest` is what it costs to find the most similar sample above each selected one.
+The vectors are synthetic; see `like_sentences` and `like_language_model`. One by one: a float64 product of each vector
+with the matrix of the selected ones, until `--seconds` have passed. Bare: float32 products of each block with the
+vectors selected so far, and with itself. Scan and bare products alternate, block by block, and the fastest round of
+each block counts, so that other work on the machine affects both equally. All decisions are asserted to equal those of
+a blocked float64 scan. `nearest`: the time to find the most similar sample above each selected one.
 
-With --auto, the threshold is sought that fills a budget. With --stream, a LanceDB store of vectors, written into a
-temporary folder, is scanned in the order of scores, not of storage.
+--auto finds the threshold that fills a budget. --stream scans a LanceDB store of vectors, written to a temporary
+folder, in the order of scores, not of storage.
 """
 
 import resource
@@ -39,7 +39,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Case:
-    """Select `budget` of `rows` vectors that are rewordings of `kinds` texts; at most `bar` of the bare products."""
+    """Select `budget` of `rows` vectors, rewordings of `kinds` texts, in at most `bar` of the bare products' time."""
 
     budget: int | None
     rows: int
@@ -58,7 +58,7 @@ CASES = (
 
 
 def main() -> None:
-    """Print the table, or the line of --stream."""
+    """Print the table, or the result of --auto or --stream."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--only", type=int, default=None, help="the number of one case, from 0")
     parser.add_argument("--rounds", type=int, default=3, help="of the scan and of the products, in turns")
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def compare(case: Case, seconds: float, rounds: int, clock: Clock) -> None:
-    """Print one line, and raise AssertionError for a decision that is not the float64 one."""
+    """Print one line. Raises AssertionError if a decision differs from the float64 one."""
     vectors = like_sentences(case.rows, case.dim, case.kinds) if case.dim < 1_000 else like_language_model(case)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     selected = blocked_float64(vectors, case.budget)
@@ -104,7 +104,7 @@ def compare(case: Case, seconds: float, rounds: int, clock: Clock) -> None:
 def in_turns(
     case: Case, vectors: np.ndarray, unit: np.ndarray, selected: np.ndarray, rounds: int, clock: Clock
 ) -> tuple[float, float, DiversitySelector]:
-    """Seconds of the scan and of the bare products: of each block the least of all rounds."""
+    """Seconds of the scan and of the bare products: the sum over blocks of the fastest round."""
     starts = range(0, len(vectors), READ)
     ids = [f"{i:07d}" for i in range(len(vectors))]
     seconds = np.full((2, len(starts)), np.inf)
@@ -124,7 +124,7 @@ def in_turns(
 
 
 def find_threshold(clock: Clock, rows: int = 100_000, budget: int = 10_000, kinds: int = 15_000) -> None:
-    """Find the threshold that fills a budget, and compare with one scan at it and with bisection in 10 scans."""
+    """Find the threshold that fills a budget; compare with one scan at that threshold and bisection in 10 scans."""
     vectors = like_sentences(rows, 384, kinds)
     ids = [f"{i:07d}" for i in range(rows)]
 
@@ -156,13 +156,13 @@ def find_threshold(clock: Clock, rows: int = 100_000, budget: int = 10_000, kind
 
 
 class Products:
-    """Nothing but the matrix products of a scan: of each block with the selected so far, and with itself."""
+    """The bare matrix products of a scan: of each block with the vectors selected so far, and with itself."""
 
     def __init__(self, room: int, dim: int) -> None:
         self._selected, self._count = np.empty((room, dim), np.float32), 0
 
     def add_block(self, unit: np.ndarray, selected: np.ndarray) -> None:
-        """Multiply, then add those that are selected."""
+        """Multiply, then add the selected vectors."""
         for start in range(0, len(unit), BLOCK):
             block = unit[start : start + BLOCK]
             block @ self._selected[: self._count].T
@@ -173,7 +173,7 @@ class Products:
 
 
 def one_by_one(vectors: np.ndarray, budget: int | None, seconds: float) -> np.ndarray:
-    """Which rows a plain float64 scan selects, as far as it gets: one matrix-vector product for each row."""
+    """A mask of the rows a plain float64 scan selects until the time is over; one matrix-vector product per row."""
     end = perf_counter() + seconds
     kept = np.empty((budget or len(vectors), vectors.shape[1]))
     chosen = np.zeros(len(vectors), dtype=bool)
@@ -189,7 +189,7 @@ def one_by_one(vectors: np.ndarray, budget: int | None, seconds: float) -> np.nd
 
 
 def blocked_float64(vectors: np.ndarray, budget: int | None, step: int = 256) -> np.ndarray:
-    """Which rows (n,) a float64 scan selects, up to the one that fills the budget; in full products of blocks."""
+    """A mask (n,) of the rows a float64 scan selects, up to the one that fills the budget; full products of blocks."""
     kept, size = np.empty((budget or len(vectors), vectors.shape[1])), 0
     chosen = np.zeros(len(vectors), dtype=bool)
     for start in range(0, len(vectors), step):
@@ -208,12 +208,12 @@ def blocked_float64(vectors: np.ndarray, budget: int | None, step: int = 256) ->
 
 
 def like_sentences(rows: int, dim: int, kinds: int, seed: int = 0) -> np.ndarray:
-    """Vectors (n, d) float32, not of length 1, that are spread like a sentence encoder's: rewordings of `kinds` texts.
+    """Vectors (n, d) float32, not normalized, distributed like a sentence encoder's: rewordings of `kinds` texts.
 
-    Made to be like 5,143 real MiniLM vectors without near-duplicates. Their spectrum: the first principal direction has
+    Modelled on 5,143 real MiniLM vectors without near-duplicates. Their spectrum: the first principal direction has
     0.11 of the squared length, the next 0.056, the 40th 0.005, the first 96 have 0.72 together (here 0.10, 0.03, 0.005
-    and 0.74). Similarity to the nearest at 5%, 50%, 95%: 0.39, 0.62, 0.88 (here 0.40, 0.68, 0.88). Texts of 500
-    topics share part of their vector, and a mean is added; a rewording adds 0.2 of its own.
+    and 0.74). Similarity to the nearest at 5%, 50%, 95%: 0.39, 0.62, 0.88 (here 0.40, 0.68, 0.88). Texts of each of
+    500 topics share part of their vector. A mean is added, and each rewording adds noise of 0.2.
     """
     rng = np.random.default_rng(seed)
     k = np.arange(dim)
@@ -222,7 +222,7 @@ def like_sentences(rows: int, dim: int, kinds: int, seed: int = 0) -> np.ndarray
 
 
 def like_language_model(case: Case, seed: int = 0) -> np.ndarray:
-    """Vectors (n, d) float32, not of length 1, that are spread like a language model's: a steep spectrum, a large mean.
+    """Vectors (n, d) float32, not normalized, distributed like a language model's: a steep spectrum, a large mean.
 
     The variance of direction k falls as 1 / k, and the mean has a third of the squared length. Last-token vectors of
     1,500 real conversations by SmolLM2-135M (576 dimensions) fall as k ** -1.1 over directions 3 to 200, and their mean
@@ -236,7 +236,7 @@ def like_language_model(case: Case, seed: int = 0) -> np.ndarray:
 def _reworded(
     rng: np.random.Generator, rows: int, kinds: int, scale: np.ndarray, topics: int, mean: float, noise: float
 ) -> np.ndarray:
-    """Texts of some topics, larger topics first, each as like its topic as chance has it; in random rewordings."""
+    """Random rewordings of texts on topics of decreasing size; each text shares a random part with its topic."""
     dim, scale = len(scale), scale / np.linalg.norm(scale)
     shared = rng.standard_normal((topics, dim), dtype=np.float32) * scale
     topic = (topics * rng.random(kinds) ** 1.5).astype(int)
@@ -277,7 +277,7 @@ def name_of(row: int) -> str:
 
 
 def write(store: Store, table: Any, rows: int, dim: int, kinds: int = 10_000, part: int = 20_000) -> None:
-    """Vectors like sentences, a part at a time: all are rewordings of the same texts."""
+    """Write vectors of `like_sentences` in parts."""
     for start in range(0, rows, part):
         vectors = like_sentences(min(part, rows - start), dim, kinds, seed=start)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -287,19 +287,19 @@ def write(store: Store, table: Any, rows: int, dim: int, kinds: int = 10_000, pa
 
 
 def scan_store(store: Store, table: Any, order: np.ndarray, dim: int) -> pl.DataFrame:
-    """Decisions of a scan of the store, with no budget that would end it."""
+    """Decisions of a scan of the store without a budget."""
     selector = DiversitySelector(None, 0.9, dim)
     return pl.concat(selector.add_block(ids, store.vectors(table, ids)) for ids in blocks(order))
 
 
 def blocks(order: np.ndarray) -> Iterator[list[str]]:
-    """Ids in the order of scores, as many as a stage reads at once."""
+    """Ids in the order of scores, in blocks of the size that a stage reads."""
     for start in range(0, len(order), READ):
         yield [name_of(row) for row in order[start : start + READ].tolist()]
 
 
 def peak() -> float:
-    """The most memory that this process has had, in GiB."""
+    """The peak memory of this process, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -1,10 +1,9 @@
-"""How long a command takes to end where Prefect's temporary server cannot be used as it is, and what it says.
+"""How long a command takes, and what it prints, if Prefect's temporary server cannot be used normally.
 
     python -m benchmarks.startup [--only WORDS] [--limit 400] [--root FOLDER]
 
-Every case runs `deita calibrate` of a few rows with a tiny encoder in a folder of its own. Prints the case, the seconds
-until the command has ended, its exit code, how many of its processes are left, and the last line that it wrote to
-stderr.
+Every case runs `deita calibrate` on a few rows with a tiny encoder in a new folder. Prints the case, the seconds until
+the command ends, its exit code, the number of its remaining processes, and its last line on stderr.
 """
 
 import json
@@ -27,7 +26,7 @@ import psutil
 from benchmarks.tiny import make_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
-# The variable by which the processes of one case are told from all others.
+# The variable that identifies the processes of one case.
 MARK = "DEITA_STARTUP_CASE"
 # Nothing listens there.
 DEAD = "127.0.0.1:9"
@@ -35,7 +34,7 @@ DEAD = "127.0.0.1:9"
 
 @dataclass
 class Case:
-    """What is other than usual: variables, files of the working directory, and a signal after so many seconds."""
+    """The conditions of a case: variables, files in the working directory, and a signal after some seconds."""
 
     variables: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
@@ -44,7 +43,7 @@ class Case:
 
 
 def foreign_database(home: Path) -> None:
-    """A prefect.db of a version that this one does not know."""
+    """A prefect.db of an unknown version."""
     home.mkdir()
     with sqlite3.connect(home / "prefect.db") as database:
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
@@ -52,12 +51,12 @@ def foreign_database(home: Path) -> None:
 
 
 def file_as_home(home: Path) -> None:
-    """A home in which nothing can be made, also for root."""
+    """A home in which nothing can be created, even by root."""
     home.write_text("")
 
 
 def broken_profiles(home: Path) -> None:
-    """A profiles.toml that is no TOML."""
+    """A profiles.toml that is not valid TOML."""
     home.mkdir()
     (home / "profiles.toml").write_text("active = [\n")
 
@@ -92,7 +91,7 @@ CASES = {
 
 @dataclass
 class Ended:
-    """How a case ended."""
+    """The end of a case."""
 
     seconds: float
     code: int | None
@@ -101,7 +100,7 @@ class Ended:
 
 
 def run(case: Case, folder: Path, model: Path, root: Path, limit: float) -> Ended:
-    """Run a case in a new folder; what is left of it afterwards is killed."""
+    """Run a case in a new folder; its remaining processes are killed."""
     folder.mkdir()
     rows = [{"instruction": f"the quick fox {number}", "output": "runs"} for number in range(4)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -147,7 +146,7 @@ def run(case: Case, folder: Path, model: Path, root: Path, limit: float) -> Ende
 
 
 def _left(mark: str) -> list[psutil.Process]:
-    """The processes of a case that are there seconds after its end."""
+    """The processes of a case that remain 5 seconds after its end."""
     end = monotonic() + 5
     while left := [process for process in psutil.process_iter() if _is_of(process, mark)]:
         if monotonic() > end:

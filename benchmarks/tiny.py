@@ -1,4 +1,4 @@
-"""A sentence encoder and heads of random weights, so small that thousands of texts take seconds."""
+"""A sentence encoder and heads with random weights, so small that thousands of texts take seconds."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ DIM, WINDOW = 16, 32
 
 
 def make_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Make a sentence-transformers model of 16 dimensions and a window of 32 tokens in a folder; returns the folder."""
+    """Write a sentence-transformers model of 16 dimensions with a window of 32 tokens; returns the folder."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
@@ -45,7 +45,7 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
 
 
 def make_head(folder: Path, axis: Axis, encoder: Path) -> Path:
-    """Make a head of random weights that reads an encoder's vectors, in a folder; returns the folder."""
+    """Write a head with random weights for an encoder's vectors; returns the folder."""
     files = find_encoder(str(encoder), "float32")
     vectors = np.zeros((1, files.dim), np.float32)
     if axis == "complexity":

@@ -1,4 +1,4 @@
-"""Do the scorers agree with judges and with known defects? Each figure stands beside what text length alone scores.
+"""Do the scorers agree with judges and with known defects? Each figure is shown beside that of text length alone.
 
     python -m benchmarks.truth [--data ../shared/data] [--rows 3000]
 
@@ -18,7 +18,7 @@ from deita_core.scorers import Scorer, load_scorer
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: what, over how many, the scorer's figure, length's, and the bar if there is one."""
+    """One line of the table: name, rows, the figures of the scorer and of text length, and the target, if any."""
 
     name: str
     rows: int
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def pair_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
-    """Two answers to one instruction: how often the better one scores higher."""
+    """Pairs of answers to one instruction: how often the better answer scores higher."""
     pairs = pl.read_parquet(data / "quality_pairs_dev.parquet")
     pairs = pairs.filter((pl.col("judge") == "derived_v2") & pl.col("length_matched"))
     yield pair_accuracy(scorer, head(pairs, rows), "pref_b", 0.5, "length-matched pairs, GPT-4 judge: accuracy", 0.62)
@@ -61,7 +61,7 @@ def pair_accuracy(
     scorer: Scorer, pairs: pl.DataFrame, column: str, middle: float, name: str, bar: float | None
 ) -> Figure:
     """Share of pairs in which the preferred answer scores higher."""
-    # Neither a null nor the middle prefers one of the two.
+    # A null and the middle express no preference.
     pairs = pairs.filter(pl.col(column) != middle)
     a, b = (score(scorer, pairs["instruction"], pairs[f"response_{side}"]) for side in "ab")
     b_better = (pairs[column] > middle).to_numpy()
@@ -70,7 +70,7 @@ def pair_accuracy(
 
 
 def planted_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
-    """A pool with planted answers of strong and weak models and with defects: how well the strong ones stand out."""
+    """AUC of strong models' answers against weak, mid and defective ones, in a pool with planted answers."""
     pool = pl.read_parquet(data / "planted_pool.parquet").join(pl.read_parquet(data / "planted_truth.parquet"), on="id")
     first, last = pl.col("messages").list.first(), pl.col("messages").list.last()
     pool = pool.select("kind", instruction=first.struct.field("content"), response=last.struct.field("content")).filter(
@@ -87,7 +87,7 @@ def planted_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Fi
 
 
 def difficulty_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
-    """Instructions with a level of difficulty: order within each chain, or over the whole source."""
+    """Agreement with levels of difficulty of instructions: within each chain, or over the whole source."""
     table = pl.read_parquet(data / "difficulty_dev.parquet")
     tiers = table.filter(pl.col("label") == "coarse_tier")
     for (source,), part in table.filter(pl.col("label") != "coarse_tier").group_by("source", maintain_order=True):
@@ -106,30 +106,30 @@ def difficulty_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator
 
 
 def score(scorer: Scorer, instructions: pl.Series, responses: pl.Series | None = None) -> np.ndarray:
-    """Scores as an array; NaN where unread, which no comparison counts as a hit."""
+    """Scores as an array; NaN if unreadable, which never counts as a hit."""
     frame = scorer.score(instructions.to_list(), None if responses is None else responses.to_list())
     return frame["score"].to_numpy()
 
 
 def head(frame: pl.DataFrame, rows: int | None) -> pl.DataFrame:
-    """A fixed random part of at most so many rows."""
+    """A fixed random sample of at most `rows` rows."""
     return frame if rows is None or rows >= len(frame) else frame.sample(rows, seed=0)
 
 
 def hits(which: np.ndarray) -> float:
-    """A share."""
+    """The share of true values."""
     return float(which.mean())
 
 
 def auc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """Probability that one of `higher` is above one of `lower`; a tie is half a hit."""
+    """Probability that a value of `higher` is above one of `lower`; a tie counts half."""
     below = np.sort(lower)
     left, right = np.searchsorted(below, higher, "left"), np.searchsorted(below, higher, "right")
     return float((left + right).mean() / 2 / len(below))
 
 
 def order_within(values: np.ndarray, levels: np.ndarray, groups: list[str]) -> float:
-    """Share of pairs of one group with different levels that the values put in order; a tie is half a hit."""
+    """Share of pairs in a group with different levels that the values order correctly; a tie counts half."""
     frame = pl.DataFrame({"group": groups, "level": levels, "value": values})
     pairs = frame.join(frame, on="group").filter(pl.col("level") > pl.col("level_right"))
     right = (pairs["value"] > pairs["value_right"]).cast(float) + 0.5 * (pairs["value"] == pairs["value_right"])

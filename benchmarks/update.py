@@ -1,10 +1,10 @@
-"""An update after a pool has grown: seconds of each stage, beside the first selection; nothing old is computed again.
+"""An update of a grown pool: seconds of each stage, beside the first selection; nothing old is computed again.
 
     python -m benchmarks.update [--rows 50000] [--share 0.01]
 
-The rows are words at random, the encoder and the heads are tiny, so that the seconds are those of everything around
-the models. Ends with an error if an old text is encoded or an old turn scored, or if the files are not those of a
-selection from scratch.
+Rows are random words, and the encoder and the heads are tiny, so the seconds are those of everything but the models.
+Ends with an error if an old text is encoded or an old turn scored, or if the files differ from those of a selection
+from scratch.
 """
 
 import shutil

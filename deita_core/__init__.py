@@ -1,1 +1,1 @@
-"""The Deita method as a library: usable from a notebook, and knowing nothing of Prefect."""
+"""The Deita method as a library, usable from a notebook and without Prefect."""

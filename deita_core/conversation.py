@@ -1,4 +1,4 @@
-"""Conversations: their messages, turns, canonical form and content ids. Imports nothing of ours."""
+"""Conversations: messages, turns, canonical form and content ids. Imports only `literals` of this project."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,31 +14,31 @@ JOINT = "\n\n"
 
 
 def content_id(data: bytes) -> str:
-    """BLAKE2b-128 of the bytes, as 32 hex digits: the id of everything that is known by its content."""
+    """BLAKE2b-128 of the bytes, as 32 hex digits: the id of all content-addressed data."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def text_id(text: str) -> str:
-    """The id of one message's text, as it keys the vectors tables."""
+    """The id of one message's text, the key of the vectors tables."""
     return content_id(text.encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message, its text exactly as read."""
+    """One message, with its text exactly as read."""
 
     role: Role
     content: str
 
     @property
     def is_blank(self) -> bool:
-        """True where there is nothing to encode or to learn from."""
+        """True if the text is only whitespace, so there is nothing to encode."""
         return not self.content.strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A user's message (or several in a row) and the answer to it; positions index the conversation's messages."""
+    """One or more consecutive user messages and the answer; positions index the conversation's messages."""
 
     user: tuple[int, ...]
     assistant: tuple[int, ...]
@@ -54,12 +54,12 @@ class Conversation:
 
     @cached_property
     def id(self) -> str:
-        """Content id of the canonical JSON of the messages: role and content, exact text, no normalisation."""
+        """Content id of the canonical JSON of the messages: role and content, exact text, no normalization."""
         return content_id(orjson.dumps([{"role": m.role, "content": m.content} for m in self.messages]))
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
-        """The exchanges a scorer judges; see `pair_turns`."""
+        """The turns to score; see `pair_turns`."""
         return tuple(
             Turn(user, assistant, self._text(user), self._text(assistant))
             for user, assistant in pair_turns((m.role, m.is_blank) for m in self.messages)
@@ -80,10 +80,10 @@ def conversation(pairs: Iterable[tuple[Role, str]]) -> Conversation:
 
 
 def pair_turns(message_index: Iterable[tuple[str, bool]]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Positions of (user, assistant) messages of each turn, from (role, is blank) of each message.
+    """Positions of the (user, assistant) messages of each turn, from (role, is blank) of each message.
 
-    System and tool messages shift nothing, consecutive messages of one role are joined, blank messages count as
-    absent; an opening assistant message and a trailing user message belong to no turn.
+    System, tool and blank messages are ignored. Consecutive messages of one role are joined. An initial assistant
+    message and a trailing user message belong to no turn.
     """
     spoken = [(role, i) for i, (role, blank) in enumerate(message_index) if role in ("user", "assistant") and not blank]
     asked: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""What is installed here and which presets can run, and why not."""
+"""Diagnoses the installation: versions, the machine, and which presets can run."""
 
 import platform
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 class Diagnosis(BaseModel):
-    """Versions (None where not installed), facts about the machine, and per preset None or why it cannot run."""
+    """Versions (None if not installed), facts about the machine, and per preset None or why it cannot run."""
 
     versions: dict[str, str | None]
     machine: dict[str, str]
@@ -28,7 +28,7 @@ class Diagnosis(BaseModel):
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine; loads no model."""
+    """Diagnose this machine; loads no model."""
     return Diagnosis(
         versions={name: _version(name) for name in PACKAGES},
         machine=dict(_machine()),
@@ -58,7 +58,7 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 
 def _trouble(preset: PresetName) -> str | None:
-    """Why the parts that a preset names cannot be used here."""
+    """The reason why the models of a preset cannot be used here, or None."""
     names = {"encoder": LAPTOP_ENCODER, "complexity_scorer": "laptop", "quality_scorer": "laptop", **PRESETS[preset]}
     try:
         encoder = find_encoder(names["encoder"])

@@ -1,4 +1,4 @@
-"""Every closed vocabulary of the project, once. Imports nothing of ours."""
+"""All closed vocabularies of the project. Imports no other module of this project."""
 
 from typing import Literal, get_args
 
@@ -9,14 +9,14 @@ Format = Literal["same", "messages", "sharegpt", "alpaca"]
 Turns = Literal["fit", "sum", "mean", "max"]
 PresetName = Literal["laptop", "paper"]
 Status = Literal["ok", "truncated", "unreadable"]
-# What became of a sample of a pool.
+# The outcome of a selection for a sample.
 Fate = Literal["selected", "near_duplicate", "over_budget", "rejected"]
 Precision = Literal["float32", "bfloat16"]
 Pooling = Literal["last", "mean", "weighted"]
 Storage = Literal["float32", "float16"]
-# Where a text that is too long for a scorer is shortened.
+# Where a text too long for a scorer is truncated.
 Cut = Literal["middle", "end"]
-# What a scorer or an encoder is.
+# Kinds of scorers and encoders.
 ScorerKind = Literal["head", "causal", "served"]
 TrainedKind = Literal["head", "causal"]
 EncoderKind = Literal["sentence", "causal"]

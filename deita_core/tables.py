@@ -1,4 +1,4 @@
-"""The Pandera model of every table of the store: the one description of the data. Imports nothing of ours."""
+"""The Pandera models of all tables of the store: the only schema. Imports only `literals` of this project."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -10,14 +10,14 @@ from pandera.errors import SchemaErrors
 from deita_core.literals import Fate, Status, Storage
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
-# A message without its text: what the stages need when they follow ids.
+# A message without its text, for stages that need only ids.
 MESSAGE_INDEX_TYPE = pl.Struct({"role": pl.String, "text_id": pl.String, "n_chars": pl.Int32, "blank": pl.Boolean})
 ID = r"^[0-9a-f]{32}$"
 KEY = r"^[0-9a-f]{32}:\d+$"
 
 
 class TableModel(pa.DataFrameModel):
-    """What all tables share: no column more, none less."""
+    """The base of all tables: exactly the columns given."""
 
     class Config:
         """Unknown columns are an error."""
@@ -60,7 +60,7 @@ class Rejects(TableModel):
 
 
 class Scores(TableModel):
-    """One row per turn; a score that could not be read is null and its status says so."""
+    """One row per turn; an unreadable score is null, with the status unreadable."""
 
     id: str = pa.Field(str_matches=ID)
     turn: pl.Int32 = pa.Field(ge=0)
@@ -70,14 +70,14 @@ class Scores(TableModel):
     @pa.dataframe_check
     @classmethod
     def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """NaN is no score, and null only stands where the status says unreadable."""
+        """A score is null exactly if its status is unreadable, and never NaN."""
         unread = pl.col("status") == "unreadable"
         finite = pl.col("score").is_finite().fill_null(False)
         return data.lazyframe.select((unread & pl.col("score").is_null()) | (~unread & finite))
 
 
 class Chains(TableModel):
-    """One row per attempt of a round of evolution; step 0 is the seed. A chain ends with a failed round or the last."""
+    """One row per attempt at a round of evolution; step 0 is the seed. A chain ends at a failed or the last round."""
 
     chain: str = pa.Field(str_matches=ID)
     axis: str = pa.Field(isin=("complexity", "quality"))
@@ -93,7 +93,7 @@ class Chains(TableModel):
     @pa.dataframe_check
     @classmethod
     def good_has_text_and_failed_a_reason(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """A round that worked has its text and no reason; a failed one says why."""
+        """A successful round has a text and no reason; a failed one has a reason."""
         good, told = pl.col("status") == "ok", pl.col("reason").is_not_null()
         written = pl.col("text").str.strip_chars().str.len_chars().fill_null(0) > 0
         return data.lazyframe.select((good & written & ~told) | (~good & told))
@@ -101,7 +101,7 @@ class Chains(TableModel):
     @pa.dataframe_check
     @classmethod
     def no_step_is_left_out(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """The steps of a chain that worked are 0, 1, 2 and so on, each once."""
+        """The successful steps of a chain are 0, 1, 2 and so on, each once."""
         good = pl.col("status") == "ok"
         steps = pl.col("step").filter(good).sort()
         return (
@@ -112,7 +112,7 @@ class Chains(TableModel):
 
 
 class Rankings(TableModel):
-    """One row per variant a judge was shown; a reply that could not be read leaves the scores null."""
+    """One row per variant shown to a judge; scores of an unreadable reply are null."""
 
     ranking: str = pa.Field(str_matches=ID)
     step: pl.Int32 = pa.Field(ge=0)
@@ -128,14 +128,14 @@ class Rankings(TableModel):
     @pa.dataframe_check
     @classmethod
     def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """A score stands where the reply was read, a reason where it was not."""
+        """A read reply has a score and no reason; an unreadable one has a reason and no score."""
         read, scored = pl.col("status") == "ok", pl.col("score").is_not_null()
         told = pl.col("reason").is_not_null()
         return data.lazyframe.select((read & scored & ~told) | (~read & ~scored & told))
 
 
 class Plans(TableModel):
-    """Shards still to do: which texts or samples each one holds, so that a resumed run cuts them the same way."""
+    """Unfinished shards with their texts or samples, so that a resumed run has the same shards."""
 
     key: str = pa.Field(str_length={"min_value": 1}, unique=True)
     plan: str = pa.Field(str_length={"min_value": 1})
@@ -145,7 +145,7 @@ class Plans(TableModel):
 
 
 class Decisions(TableModel):
-    """One row per distinct sample of a selection's pool: its fate, written once, when it is decided."""
+    """One row per distinct sample of a selection's pool: its fate, written once when decided."""
 
     run_id: str = pa.Field(str_length={"min_value": 1})
     id: str = pa.Field(str_matches=ID)
@@ -162,7 +162,7 @@ class Decisions(TableModel):
     @pa.dataframe_check
     @classmethod
     def every_fate_has_what_belongs_to_it(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Only what was not selected has a reason, only a near-duplicate its better, only a rejected row no rank."""
+        """All but selected rows have a reason, only near-duplicates a duplicate_of, all but rejected rows a rank."""
         fate = pl.col("fate")
         return data.lazyframe.select(
             (pl.col("reason").is_null() == (fate == "selected"))
@@ -172,7 +172,7 @@ class Decisions(TableModel):
 
 
 class Snapshots(TableModel):
-    """One row per finished selection, written last of all: only what has one is visible."""
+    """One row per finished selection, written last; it makes the selection visible."""
 
     number: pl.Int32 = pa.Field(ge=1, unique=True)
     run_id: str = pa.Field(str_length={"min_value": 1}, unique=True)
@@ -182,7 +182,7 @@ class Snapshots(TableModel):
 
 
 class Removals(TableModel):
-    """One row per conversation taken down for good: wherever its text is met again, it is not read."""
+    """One row per permanently removed conversation; it is rejected wherever it is read again."""
 
     id: str = pa.Field(str_matches=ID, unique=True)
     removed: str = pa.Field(str_length={"min_value": 1})
@@ -191,19 +191,19 @@ class Removals(TableModel):
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the store: its name, the columns that identify a row, and what a row must be."""
+    """A table of the store: its name, key columns, and schema."""
 
     name: str
     key: tuple[str, ...]
     model: type[pa.DataFrameModel] | pa.DataFrameSchema
 
     def empty(self) -> pl.DataFrame:
-        """A frame of no rows with the table's columns and types."""
+        """An empty frame with the table's columns and types."""
         schema = self.model if isinstance(self.model, pa.DataFrameSchema) else self.model.to_schema()
         return pl.DataFrame(schema={name: column.dtype.type for name, column in schema.columns.items()})
 
     def validate(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame as it came, if it is what the table holds. Raises InvalidTableError with the first failures."""
+        """The frame, unchanged, if it is valid. Raises InvalidTableError with the first failures."""
         try:
             return self.model.validate(frame, lazy=True)
         except SchemaErrors as error:
@@ -211,7 +211,7 @@ class Table:
 
 
 class InvalidTableError(ValueError):
-    """A frame that its table does not admit: a defect of the program that made it, not of the input."""
+    """A frame is invalid for its table: a defect of the program that made it, not of the input."""
 
     def __init__(self, table: str, error: SchemaErrors) -> None:
         failures = error.failure_cases.select(pl.col("column", "check", "index").cast(pl.String)).unique().head(5)
@@ -231,14 +231,14 @@ RANKINGS = Table("rankings", ("ranking", "step"), Rankings)
 
 
 def scores_table(scorer: str) -> Table:
-    """The table of one scorer's scores; `scorer` is its slug, with its fingerprint."""
+    """The table of one scorer's scores; `scorer` is its slug, which includes its fingerprint."""
     return Table(f"scores__{scorer}", ("id", "turn"), Scores)
 
 
 def vectors_table(encoder: str, dim: int, storage: Storage = "float32") -> Table:
-    """The table of one encoder's vectors: one row per distinct text, each of unit length.
+    """The table of one encoder's vectors: one row per distinct text, each normalized.
 
-    A language model's has one row per conversation, whose sample id stands in `text_id`.
+    A language model's table has one row per conversation, with the sample id as `text_id`.
     """
     unit = pa.Check(_is_unit, error="not a finite vector of length 1")
     columns = {
@@ -252,5 +252,5 @@ def vectors_table(encoder: str, dim: int, storage: Storage = "float32") -> Table
 def _is_unit(data: pa.PolarsData) -> pl.LazyFrame:
     column = data.lazyframe.select(data.key).collect().to_series().to_numpy()
     norms = (column.astype("f8") ** 2).sum(axis=1) ** 0.5
-    # Comparisons with NaN are false, so that a non-finite vector fails as well.
+    # Comparisons with NaN are false, so a non-finite vector fails too.
     return pl.LazyFrame({data.key: abs(norms - 1) < 1e-3})

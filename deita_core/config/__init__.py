@@ -1,1 +1,1 @@
-"""Settings: what can be set, and where the values come from."""
+"""Settings, presets and the sources of their values."""

@@ -1,4 +1,4 @@
-"""Settings and presets: a preset's values, then a YAML file, then DEITA_* variables, then what the caller gives."""
+"""Settings and presets. Precedence, lowest first: preset, YAML file, DEITA_* variables, arguments."""
 
 import re
 from pathlib import Path
@@ -24,14 +24,14 @@ def _known_runner(name: str) -> str:
 
 
 class SelectionSettings(BaseModel):
-    """How a pool is scored and selected from; the defaults are the laptop preset."""
+    """Settings of a selection; the defaults are the laptop preset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, given: Any) -> Any:
-        """A preset's values wherever nothing else is given, and no truth value where a number is meant."""
+        """Add a preset's values for settings not given. Raises ValueError for a bool in place of a number."""
         if not isinstance(given, dict):
             return given
         preset = given.get("preset", "laptop")
@@ -80,7 +80,7 @@ class SelectionSettings(BaseModel):
 
 
 class RemovalSettings(BaseModel):
-    """Which conversations are taken down."""
+    """The conversations to remove."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -93,7 +93,7 @@ class RemovalSettings(BaseModel):
 
 
 def removal_settings(ids: list[str], where: str | None, reason: str, old_versions: bool) -> RemovalSettings:
-    """What to take down; no file and no environment has a say in that. Raises InputError naming the setting."""
+    """Settings of a removal, from arguments only, no file or environment. Raises InputError naming the setting."""
     try:
         return RemovalSettings(ids=ids, where=where, reason=reason, old_versions=old_versions)
     except ValidationError as error:
@@ -101,9 +101,9 @@ def removal_settings(ids: list[str], where: str | None, reason: str, old_version
         raise InputError(f"The setting {problem['loc'][0]} cannot be so: {problem['msg'].lower()}.") from None
 
 
-# The laptop's threshold: among examples/pool every rewording planted there is at 0.95 or more, and no other pair is
-# above 0.8. Its mean over turns: a sum over many short turns of small talk outweighs any single good answer.
-# The paper's settings: sections 2.3 and 2.4, and the released checkpoints.
+# Threshold of laptop: in examples/pool every planted rewording has a similarity of 0.95 or more, and no other pair is
+# above 0.8. Mean over turns: the sum over many short turns of small talk outweighs a single good answer.
+# Settings of paper: sections 2.3 and 2.4, and the released checkpoints.
 PRESETS: dict[PresetName, dict[str, Any]] = {
     "laptop": {},
     "paper": {
@@ -118,7 +118,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 def why_not(preset: PresetName) -> str | None:
-    """Why a preset cannot run here without the hub, or None; nothing is fetched to find out."""
+    """The reason why a preset cannot run here without the hub, or None; downloads nothing."""
     if preset != "paper":
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -134,22 +134,22 @@ def why_not(preset: PresetName) -> str | None:
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> SelectionSettings:
-    """Settings of a selection: its preset, a YAML file, the environment and flags, each overriding those before it.
+    """Settings of a selection from its preset, a YAML file, the environment and flags, each overriding those before it.
 
-    Flags that are None are not given. Raises InputError naming the setting and what it may be.
+    Flags that are None count as not given. Raises InputError naming the setting and its valid values.
     """
     return fitting(load(SelectionSettings, config, flags))
 
 
 def fitting(settings: SelectionSettings) -> SelectionSettings:
-    """The settings, if they fit together; raises InputError if not."""
+    """The settings, if they are consistent; raises InputError if not."""
     if settings.threshold == "auto" and settings.budget is None:
         raise InputError("Threshold auto looks for what fills a budget; give a budget as well.")
     return settings
 
 
 class EvolutionSettings(BaseModel):
-    """How chains are evolved from seeds and ranked; the defaults are the paper's (section 2.2)."""
+    """Settings of an evolution: evolving chains from seeds and ranking them; paper defaults (section 2.2)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -175,7 +175,7 @@ class EvolutionSettings(BaseModel):
 
 
 class TrainingSettings(BaseModel):
-    """How a scorer is trained on ranked chains."""
+    """Settings of training a scorer on ranked chains."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

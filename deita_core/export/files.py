@@ -1,4 +1,4 @@
-"""A selection as files: the chosen rows, every decision, the dataset card, and last of all the manifest."""
+"""Writes a selection as files: the selected rows, all decisions, the dataset card, and last the manifest."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ SELECTED_SCHEMA: dict[str, Any] = {
 
 
 def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:
-    """A conversation as a row of a layout: `same` is the input row as it was.
+    """A conversation as a row of a layout; `same` is the unchanged input row.
 
     Raises InputError for a conversation that the layout cannot hold.
     """
@@ -55,7 +55,7 @@ def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> di
 
 
 def _alpaca(talk: Conversation) -> dict[str, Any]:
-    """The last turn as instruction and output, those before it as history."""
+    """The last turn as instruction and output, the earlier turns as history."""
     if any(m.role == "tool" for m in talk.messages):
         raise InputError(
             f"Sample {talk.id} has tool messages, which the alpaca layout cannot hold; "
@@ -78,7 +78,7 @@ def _alpaca(talk: Conversation) -> dict[str, Any]:
 
 
 def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
-    """One line of selected.jsonl: the row in its layout, and under `deita` what is known about it."""
+    """One line of selected.jsonl: the row in its layout, with rank, scores and source under `deita`."""
     talk = conversation((m["role"], m["content"]) for m in row["messages"])
     facts = {name: row[name] for name in SELECTED_SCHEMA if name not in ("messages", "fields")}
     # The standard library's parser keeps integers of any size as they are.
@@ -87,7 +87,7 @@ def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Changed:
-    """What has changed since the selection before: `added` (id, reason), `dropped` (id, rank, score, reason), text."""
+    """Changes since the previous selection: `added` (id, reason), `dropped` (id, rank, score, reason), text."""
 
     added: pl.DataFrame
     dropped: pl.DataFrame
@@ -103,7 +103,7 @@ def prepare_selection(
     format_: Format,
     changed: Changed | None = None,
 ) -> list[str]:
-    """Write a selection's files, hidden, beside those of an earlier one; returns their names, the manifest's last.
+    """Write a selection's files under hidden names beside those of an earlier one; returns names, the manifest last.
 
     `selected` has the columns of SELECTED_SCHEMA, in rank order.
     """
@@ -117,7 +117,7 @@ def prepare_selection(
     }
     if changed:
         reasons = dict(changed.added.select("id", "reason").iter_rows())
-        # Beside what else is known of the row: a field of its own may be called so.
+        # Under `deita`, because the row may have a field of its own called reason.
         added = [_with_reason(row, reasons[row["deita"]["id"]]) for row in rows if row["deita"]["id"] in reasons]
         files |= {
             "added.jsonl": partial(_write_lines, added),
@@ -129,7 +129,7 @@ def prepare_selection(
 
 
 def place_selection(folder: Path, names: Sequence[str]) -> None:
-    """Have a selection's files that were prepared take the places of the earlier ones."""
+    """Replace the files of an earlier selection with the prepared ones."""
     place_files(folder, names, obsolete=[name for name in OF_CHANGES if name not in names])
 
 

@@ -1,4 +1,4 @@
-"""Files that take their places whole: written hidden beside the earlier ones, then moved together."""
+"""Replaces files atomically: new files are written under hidden names, then all are renamed."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ Write = Callable[[Path], Any]
 
 
 def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
-    """Raise InputError if the folder cannot be made, or files of these names not be written; makes nothing yet."""
+    """Raise InputError if the folder cannot be created, or the named files cannot be written; creates nothing."""
     nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
     if not nearest.is_dir():
         raise InputError(f"{folder} cannot hold the results: {nearest} is a file; give another folder.")
@@ -22,7 +22,7 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
 
 
 def prepare_files(folder: Path, files: Mapping[str, Write]) -> list[str]:
-    """Write files, hidden, beside those that they are to replace; returns their names. Raises as `check_folder`."""
+    """Write files under hidden names beside those they will replace; returns their names. Raises as `check_folder`."""
     check_folder(folder, list(files))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -35,18 +35,18 @@ def prepare_files(folder: Path, files: Mapping[str, Write]) -> list[str]:
 
 
 def drop_prepared(folder: Path, names: Sequence[str]) -> None:
-    """Remove files that were prepared and not placed."""
+    """Delete files that were prepared but not placed."""
     for name in names:
         partial_path(folder / name).unlink(missing_ok=True)
 
 
 def place_files(folder: Path, names: Sequence[str], obsolete: Sequence[str] = ()) -> None:
-    """Have prepared files take the places of the earlier ones: all of them, or none where that fails.
+    """Replace earlier files with the prepared ones: all of them, or none if that fails.
 
-    The last one named is the first to go and the last to come, so that a folder that has it is complete. The
-    `obsolete` files go.
+    The last file named is removed first and placed last, so that a folder with it is complete. The `obsolete` files
+    are deleted.
     """
-    # A second attempt finds files in their places.
+    # A second attempt finds files already placed.
     due = [name for name in names if partial_path(folder / name).exists() or not (folder / name).exists()]
     old = [name for name in [*reversed(due), *obsolete] if (folder / name).exists()]
     moves = [(folder / name, _before(folder / name)) for name in old]
@@ -65,7 +65,7 @@ def place_files(folder: Path, names: Sequence[str], obsolete: Sequence[str] = ()
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written before it takes its place."""
+    """The hidden path a file is written to before it is placed."""
     return path.with_name(f".{path.name}.partial")
 
 
@@ -74,5 +74,5 @@ def _before(path: Path) -> Path:
 
 
 def place_file(path: Path, write: Write) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file atomically."""
     place_files(path.parent, prepare_files(path.parent, {path.name: write}))

@@ -1,1 +1,1 @@
-"""Files of any supported layout into samples and rejects."""
+"""Reads files of any supported layout into samples and rejects."""

@@ -1,4 +1,4 @@
-"""The rows of one file, whatever its format: JSON, JSON Lines, CSV and Parquet, packed or not, in bounded memory."""
+"""Reads the rows of a JSON, JSON Lines, CSV or Parquet file, compressed or not, in bounded memory."""
 
 import codecs
 import csv
@@ -17,20 +17,20 @@ import zstandard
 from deita_core.errors import InputError, cause
 from deita_core.reading.layouts import BadRow, Reject, Row, detect_layout, json_row, unparsed
 
-# Keys under which a JSON object holds the file's rows.
+# Keys of a JSON object that can hold the file's rows.
 LIST_KEYS = ("data", "rows", "train", "examples")
 MAX_LINE = 64 << 20
 MAX_CELL = 16 << 20
 CHUNK = 1 << 20
 SPACE = re.compile(r"[ \t\n\r]*")
 NUMBER = re.compile(r"[-+.0-9eE]*")
-# Up to and with the next bracket or whole string: enough to step over a value.
+# Matches up to and including the next bracket or whole string, which is enough to skip a value.
 TOKEN = re.compile(
     r'[^"\[\]{}]*(?:(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<opening>[\[{])|(?P<closing>[\]}]))', re.DOTALL
 )
 DECODER = json.JSONDecoder()
 PARQUET_BATCH = 512
-# What a piece unpacks to is held: at most some 40 MB, however well the file is packed.
+# A decompressed piece is held in memory: at most about 40 MB, however well the file is compressed.
 ZSTD_PIECE = 1 << 10
 UNPACKING = (OSError, EOFError, zlib.error)
 
@@ -50,7 +50,7 @@ def text_rows(file: str) -> Iterator[Row | Reject]:
 
 
 def _opened(file: str) -> Any:
-    """The file's bytes, unpacked, from behind the byte order mark on."""
+    """The file's decompressed bytes, after the byte order mark."""
     if file.lower().endswith(".gz"):
         stream: Any = gzip.GzipFile(file)
     elif file.lower().endswith(".zst"):
@@ -65,7 +65,7 @@ def _opened(file: str) -> Any:
 
 
 class _Zstd(io.RawIOBase):
-    """A zstd file's content; zstandard's own reader takes a truncated file for a whole one."""
+    """A zstd file's content. zstandard's own reader accepts a truncated file as complete."""
 
     def __init__(self, file: str) -> None:
         self.packed, self.pending, self.unpacked = io.BufferedReader(io.FileIO(file)), b"", memoryview(b"")
@@ -99,7 +99,7 @@ def _parsed(file: str, name: str, stream: Any) -> Iterator[Row | Reject]:
 
 
 def _lines(stream: Any, start: int = 1) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines; None stands for one longer than MAX_LINE, which is skipped piece by piece."""
+    """Numbered lines; a line longer than MAX_LINE is None, and is skipped piece by piece."""
     for number in count(start):
         line = stream.readline(MAX_LINE)
         if not line:
@@ -121,7 +121,7 @@ def _jsonl_rows(stream: Any, start: int = 1) -> Iterator[Row | Reject]:
 
 
 def _json_rows(stream: Any) -> Iterator[Row | Reject]:
-    """A list, an object that holds one, or one object after the other: line by line if the first line is whole."""
+    """The rows of a list, of an object with a list, or of consecutive objects: by line if the first line is whole."""
     if stream.peek(1).lstrip()[:1] != b"{":
         return _document_rows(_Window(stream))
     head = stream.readline(MAX_LINE)
@@ -165,9 +165,9 @@ def _object_or_list(window: "_Window") -> Iterator[object]:
 
 
 class _Window:
-    """The part of a JSON text that is not parsed yet, a chunk at a time; bytes that are not UTF-8 become surrogates.
+    """The part of a JSON text that is not parsed yet, read in chunks; bytes that are not UTF-8 become surrogates.
 
-    It stands in for ijson, which changes texts: it reads half a surrogate pair as "?" or as another character.
+    It replaces ijson, which changes texts: ijson reads half a surrogate pair as "?" or as another character.
     """
 
     def __init__(self, stream: Any, head: bytes = b"") -> None:
@@ -180,7 +180,7 @@ class _Window:
         if self.failure:
             raise self.failure
         texts = [self.text[self.at :]]
-        # Twice as much each time, so that one long row is not parsed again for every chunk.
+        # Doubles each time, so that one long row is not parsed again for every chunk.
         wanted = max(CHUNK, len(texts[0]))
         try:
             while wanted > 0 and not self.ended:
@@ -188,12 +188,12 @@ class _Window:
                 texts.append(self.decoder.decode(data, final=not data))
                 wanted, self.ended = wanted - len(data), not data
         except UNPACKING as error:
-            # What came before it still counts.
+            # The text before the failure is still parsed.
             self.failure = error
         self.text, self.at = "".join(texts), 0
 
     def peek(self) -> str:
-        """The next character that is no white space, "" at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
             self.at = SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
             if self.at < len(self.text) or self.ended:
@@ -206,7 +206,7 @@ class _Window:
         self.at += 1
 
     def members(self, opening: str, closing: str) -> Iterator[object]:
-        """The values of a list, or the keys of an object: whoever asks for those reads on from there."""
+        """The values of a list, or the keys of an object; the caller reads the value after each key."""
         self.expect(opening)
         while self.peek() != closing:
             yield self.value()
@@ -215,12 +215,12 @@ class _Window:
         self.expect(closing)
 
     def value(self) -> object:
-        """The next value, or why the parser refuses it though it is JSON."""
+        """The next value, or the reason why the parser refuses valid JSON."""
         self.peek()
         while True:
             try:
                 value, end = DECODER.raw_decode(self.text, self.at)
-                # A number that ends where the window does may go on behind it.
+                # A number at the end of the window may continue in the next chunk.
                 if end < len(self.text) or self.ended:
                     self.at = end
                     return value
@@ -234,7 +234,7 @@ class _Window:
             self.grow()
 
     def _step_over(self) -> None:
-        """Go on behind a list, an object or a number without parsing it."""
+        """Skip a list, an object or a number without parsing it."""
         if self.peek() not in "[{":
             self.at = NUMBER.match(self.text, self.at).end()  # type: ignore[union-attr]
             return
@@ -258,12 +258,12 @@ class _Window:
 
 
 def _is_final(error: json.JSONDecodeError) -> bool:
-    """Whether it stays an error whatever follows: only at the window's end may a token be cut."""
+    """True if more text cannot resolve the error: a token can be cut only at the end of the window."""
     return not error.msg.startswith("Unterminated string") and error.pos < len(error.doc) - 16
 
 
 def _csv_rows(file: str, stream: Any, delimiter: str) -> Iterator[Row | Reject]:
-    # The limit belongs to the whole process: it is only ever raised.
+    # The limit is global to the process, so it is never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
     cut: list[int] = []
     reader = csv.reader(_csv_lines(stream, cut), delimiter=delimiter, strict=True)
@@ -320,7 +320,7 @@ def parquet_rows(file: str) -> Iterator[Row | Reject]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        # Without buffering, a column of a row group is held as a whole.
+        # Without buffer_size, a whole column of a row group would be held in memory.
         opened = ParquetFile(file, pre_buffer=False, buffer_size=CHUNK)
         batches = opened.iter_batches(PARQUET_BATCH)
     except (pyarrow.ArrowException, ValueError, OSError) as error:
@@ -335,7 +335,7 @@ def parquet_rows(file: str) -> Iterator[Row | Reject]:
 
 
 def _values(batch: Any) -> Iterator[object]:
-    """The batch's rows, or the error that one raises: the year 10000, bytes that are no text, no known time zone."""
+    """The batch's rows, or the error of each that cannot be converted: year 10000, invalid text, unknown time zone."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError, LookupError):

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub as pools: hf://datasets/ORG/NAME[@REVISION][?config=C&split=S]."""
+"""Reads datasets of the Hugging Face hub: hf://datasets/ORG/NAME[@REVISION][?config=C&split=S]."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -24,10 +24,10 @@ def hub_rows(address: str) -> Iterator[Row | Reject]:
     except ImportError:
         raise InputError(f"{address} needs the package datasets; install deita-flows[hub].") from None
     try:
-        # Asked first because it fails at once where load_dataset tries again for half a minute.
+        # First, because it fails at once; load_dataset retries for half a minute.
         commit = _commit(name, revision)
         yield from dataset_rows(load_dataset(name, config, split=split, revision=commit, streaming=True))
-    except Exception as error:  # datasets and the network fail in a hundred ways
+    except Exception as error:  # datasets and the network raise many types
         raise _unreachable(address, error) from error
 
 

@@ -1,4 +1,4 @@
-"""Rows of any layout -> samples, or rejects with a reason. Reads no files."""
+"""Converts rows of any layout to samples, or to rejects with a reason. Reads no files."""
 
 import json
 import math
@@ -15,11 +15,11 @@ from deita_core.conversation import JOINT, Conversation, conversation
 from deita_core.literals import LAYOUTS, Layout, Role
 
 MAX_CHARS = 1_000_000
-# Levels of lists and objects in a row: what every JSON parser and writer takes, however deep its own caller stands.
+# Levels of nested lists and objects in a row: every JSON parser and writer supports this, at any call depth.
 MAX_DEPTH = 200
 PEEK = 100
 NESTED = (dict, list, tuple)
-# Python's own limit, against numbers that take minutes to read.
+# Python's own limit, which prevents numbers that take minutes to parse.
 TOO_LONG = f"an integer has more than {sys.int_info.default_max_str_digits:,} digits"
 TOO_DEEP = f"the row is nested more than {MAX_DEPTH} levels deep, so that it could not be given back"
 
@@ -35,8 +35,8 @@ ROLE_NAMES: dict[Role, str] = {
 ROLE_OF: dict[str, Role] = {name: role for role, names in ROLE_NAMES.items() for name in names.split()}
 QUESTIONS = ("prompt", "question", "query", "instruction", "input")
 ANSWERS = ("response", "answer", "completion", "output")
-# What a row of each layout must have, any name of each group; in order of precedence where several fit equally often:
-# a list of messages says more than a pair of texts beside it, and instruction + output is the narrower of the pairs.
+# A row of a layout has at least one name of each group. If several layouts fit equally often, the first wins: a list of
+# messages holds more than a pair of texts beside it, and instruction + output is the more specific pair.
 NEEDED: dict[Layout, tuple[Names, ...]] = {
     "sharegpt": (("conversations", "conversation", "items"),),
     "messages": (("messages", "conversation"),),
@@ -47,7 +47,7 @@ NEEDED: dict[Layout, tuple[Names, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A row that became a conversation; `fields` is the row itself as JSON, `line` where it starts, from 1."""
+    """A row read as a conversation; `fields` is the row as JSON, `line` the line where it starts, from 1."""
 
     line: int
     conversation: Conversation
@@ -57,7 +57,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that could not; `reason` is a code, `detail` a sentence."""
+    """A row that could not be read as a conversation; `reason` is a code, `detail` a sentence."""
 
     line: int
     reason: str
@@ -65,14 +65,14 @@ class Reject:
 
 
 class Row(NamedTuple):
-    """A row as parsed, whatever it holds; `text` is its JSON where that can be kept just as it was written."""
+    """A parsed row with any content; `text` is its original JSON, if it can be stored unchanged."""
 
     line: int
     value: object
     text: str | None = None
 
 
-class BadRow(ValueError):  # noqa: N818 - a verdict about the input, not a failure of the program
+class BadRow(ValueError):  # noqa: N818 - it describes the input, not a failure of the program
     """A row that cannot become a sample: `reason` is a code, `detail` a short sentence without the user's text."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -81,7 +81,7 @@ class BadRow(ValueError):  # noqa: N818 - a verdict about the input, not a failu
 
 
 def parse_row(row: object, layout: Layout) -> Conversation:
-    """The row's conversation, every text exactly as it stands. Raises BadRow."""
+    """The row's conversation, with all texts unchanged. Raises BadRow."""
     if not isinstance(row, dict):
         raise BadRow("not_an_object", f"the row is of type {type(row).__name__}, not an object with named fields")
     match layout:
@@ -97,9 +97,9 @@ def parse_row(row: object, layout: Layout) -> Conversation:
 
 
 def detect_layout(rows: Sequence[object]) -> Layout | None:
-    """The layout that most of the rows fit, judged by the fields they have; None where no row fits any.
+    """The layout that most rows fit, by their fields; None if no row fits any.
 
-    Nulls hide no layout, except that a layout whose fields are null in every row gives way to one that has values.
+    Null fields count, unless a layout's fields are null in every row and another layout has values.
     """
     objects = [row for row in rows if isinstance(row, dict)]
     present = {layout: sum(_fits(row, layout) for row in objects) for layout in NEEDED}
@@ -109,9 +109,9 @@ def detect_layout(rows: Sequence[object]) -> Layout | None:
 
 
 def judge_rows(rows: Iterator[Row | Reject], layout: Layout | None = None) -> Iterator[Sample | Reject]:
-    """Each row's fate, in order; the layout is detected on the first PEEK rows unless given.
+    """A sample or a reject for each row, in order; the layout is detected from the first PEEK rows unless given.
 
-    Rows that fit no layout are rejects, and the next ones are tried: some junk on top does not cost a whole file.
+    Rows that fit no layout are rejects, and detection continues, so that bad rows at the start do not lose the file.
     """
     for row in rows:
         waiting = [row, *islice(rows, PEEK - 1)] if layout is None and isinstance(row, Row) else [row]
@@ -132,7 +132,7 @@ def _fate(row: Row, layout: Layout | None) -> Sample | Reject:
 
 
 def json_row(line: int, data: bytes) -> Row | Reject:
-    """A row from its own JSON, such as a line of a JSONL file."""
+    """The row of one JSON text, such as a line of a JSONL file."""
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
@@ -144,7 +144,7 @@ def json_row(line: int, data: bytes) -> Row | Reject:
 
 
 def _lenient_row(line: int, text: str) -> Row | Reject:
-    # The standard library reads what orjson refuses: NaN, infinities, integers of any size, half a surrogate pair.
+    # The standard library accepts what orjson refuses: NaN, infinities, integers of any size, half a surrogate pair.
     try:
         return Row(line, json.loads(text))
     except json.JSONDecodeError as error:
@@ -155,12 +155,12 @@ def _lenient_row(line: int, text: str) -> Row | Reject:
 
 
 def unparsed(error: ValueError | RecursionError) -> BadRow:
-    """What it means that the standard library refuses something that is JSON."""
+    """The reason why the standard library refuses valid JSON."""
     return BadRow("unsupported_content", TOO_DEEP if isinstance(error, RecursionError) else TOO_LONG)
 
 
 def check_depth(value: object) -> None:
-    """Raise BadRow for lists and objects within each other to more than MAX_DEPTH levels."""
+    """Raise BadRow if lists and objects are nested more than MAX_DEPTH levels deep."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [member for outer in level for member in _members(outer) if isinstance(member, NESTED)]
@@ -176,12 +176,11 @@ def _members(value: object) -> Iterable[object]:
 
 
 def fields_json(row: object) -> str:
-    """The row as one line of JSON, as its own fields are given back.
+    """The row as one line of JSON, the form in which its fields are exported.
 
-    What JSON does not know becomes text: dates and times in ISO 8601, bytes in base64, anything else (Decimal,
-    timedelta, ...) as Python writes it; NaN and infinities become null. Integers keep all their digits. Raises only
-    BadRow: for half a surrogate pair, which no UTF-8 file can hold, for hundreds of nested levels, and for integers
-    of thousands of digits.
+    Types that JSON lacks become text: dates and times in ISO 8601, bytes in base64, others (Decimal, timedelta, ...) as
+    `str` gives them. NaN and infinities become null. Integers keep all digits. Raises only BadRow: for half a surrogate
+    pair, which UTF-8 cannot encode, for hundreds of nested levels, and for integers of thousands of digits.
     """
     try:
         return orjson.dumps(row, default=_as_text).decode()
@@ -190,7 +189,7 @@ def fields_json(row: object) -> str:
 
 
 def _slow_json(value: object) -> str:
-    # orjson refuses integers beyond 64 bits, keys that are no strings and all that UTF-8 cannot hold.
+    # orjson refuses integers beyond 64 bits, keys that are not strings and text that UTF-8 cannot encode.
     try:
         text = json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
         text.encode()
@@ -290,7 +289,7 @@ def _part(part: object, where: str) -> str:
 
 
 def _field(row: dict, names: Names, where: str = "the row") -> str:
-    """The first of the names that the row has, one that is not null if there is any."""
+    """The first of the names that the row has, preferring fields that are not null."""
     present = [name for name in names if name in row]
     if not present:
         raise BadRow("missing_field", f"{where} has no field {' or '.join(names)}")
@@ -316,7 +315,7 @@ def _optional(row: dict, names: Names) -> str:
 
 
 def _as_list(value: object, name: str) -> list:
-    """The value, or the list that it is in JSON: a CSV cell cannot hold a list otherwise."""
+    """The value as a list; text is parsed as JSON, because a CSV cell holds a list as JSON."""
     if value is None:
         raise BadRow("null_field", f"{name} is null")
     if isinstance(value, str):
@@ -347,7 +346,7 @@ def _checked(found: Conversation) -> Conversation:
     if not found.turns:
         raise _unanswered(found)
     try:
-        # orjson refuses what cannot be encoded in UTF-8, and the id is needed anyway.
+        # orjson refuses text that UTF-8 cannot encode. The id is needed anyway.
         found.id  # noqa: B018
     except TypeError:
         raise BadRow("bad_unicode", "a message holds half of a surrogate pair, which UTF-8 cannot hold") from None
@@ -370,7 +369,7 @@ def _fits(row: dict, layout: Layout) -> bool:
 
 
 def _is_openai(messages: object) -> bool:
-    """`conversation` is a name that both lists of messages go by; their first message tells."""
+    """True for a list of OpenAI messages: both layouts use `conversation`, and the first message tells them apart."""
     first = messages[0] if isinstance(messages, list) and messages else None
     return isinstance(first, dict) and "role" in first and "from" not in first
 

@@ -1,4 +1,4 @@
-"""Files, folders, globs and hub datasets -> streamed samples and rejects, in bounded memory whatever their size."""
+"""Streams samples and rejects from files, folders, globs and hub datasets, in bounded memory at any size."""
 
 import glob
 import hashlib
@@ -40,7 +40,7 @@ POOL_REJECTS: dict[str, Any] = {"file": pl.String, "line": pl.Int64, "reason": p
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows as frames of the tables `samples`, `sources` and `rejects`."""
+    """Rows for the tables `samples`, `sources` and `rejects`."""
 
     samples: pl.DataFrame
     sources: pl.DataFrame
@@ -48,9 +48,9 @@ class Batch:
 
 
 def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
-    """The files that paths, folders and globs name, each once and in order; hf://datasets/... stays as it is.
+    """The files that paths, folders and globs name, each once and in order; hf://datasets/... is unchanged.
 
-    Folders are searched to the bottom, without hidden files. Raises InputError where a path names nothing readable.
+    Folders are searched recursively, without hidden files. Raises InputError if a path names nothing readable.
     """
     found: dict[Path | str, str] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
@@ -62,9 +62,9 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
 
 
 def stream_file(path: str | Path, layout: Layout | None = None, limit: int | None = None) -> Iterator[Sample | Reject]:
-    """The first `limit` rows of one file or hub dataset, good or bad, in order; the layout is detected unless given.
+    """The first `limit` rows of one file or hub dataset, samples and rejects, in order; the layout is detected if None.
 
-    Raises InputError at once for wrong arguments, and at the end where not one row could be read.
+    Raises InputError at once for invalid arguments, and at the end if no row could be read.
     """
     if limit is not None and limit < 1:
         raise InputError(f"The limit is {limit}; it must be at least 1 row.")
@@ -79,10 +79,10 @@ def stream_file(path: str | Path, layout: Layout | None = None, limit: int | Non
 def read_pool(
     paths: str | Path | Iterable[str | Path], layout: Layout | None = None, limit: int | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The samples of a pool in the order they are met, exact duplicates merged, and its rejects.
+    """The samples of a pool in reading order, exact duplicates merged, and its rejects.
 
-    samples: id, messages, n_turns, n_chars, copies, sources (file, line of each copy), fields (the first copy's own,
-    as JSON); rejects: file, line, reason, detail. `limit` counts the rows of all files together.
+    samples: id, messages, n_turns, n_chars, copies, sources (file, line of each copy), fields (of the first copy, as
+    JSON); rejects: file, line, reason, detail. `limit` counts the rows of all files together.
     """
     first: dict[str, Sample] = {}
     sources: dict[str, list[dict]] = {}
@@ -103,7 +103,7 @@ def read_pool(
 def batches(
     rows: Iterable[Sample | Reject], max_rows: int = 4096, max_chars: int = 32_000_000
 ) -> Iterator[list[Sample | Reject]]:
-    """The rows in lists of at most `max_rows`, each closed once its rows' JSON reaches `max_chars` characters."""
+    """The rows in lists of at most `max_rows`; a list ends once its JSON reaches `max_chars` characters."""
     batch: list[Sample | Reject] = []
     chars = 0
     for row in rows:
@@ -117,7 +117,7 @@ def batches(
 
 
 def samples_frames(file_id: str, file: str, rows: Iterable[Sample | Reject]) -> Batch:
-    """Rows of one file as frames of the store's tables; a conversation that is met twice is one sample, two sources."""
+    """Rows of one file for the store's tables; a conversation that occurs twice is one sample with two sources."""
     rows = list(rows)
     good = [row for row in rows if isinstance(row, Sample)]
     bad = [row for row in rows if isinstance(row, Reject)]
@@ -130,7 +130,7 @@ def samples_frames(file_id: str, file: str, rows: Iterable[Sample | Reject]) -> 
 
 
 def content_hash(path: str | Path) -> str:
-    """BLAKE2b-128 of the file's bytes, as 32 hex digits; for hf:// of the commit's hash, configuration and split."""
+    """BLAKE2b-128 of the file's bytes (for hf:// of name, commit, configuration and split), as 32 hex digits."""
     if str(path).startswith(HUB):
         return hub_hash(str(path))
     try:
@@ -148,7 +148,7 @@ def _files(path: str) -> list[str]:
     if where.is_dir():
         found = [p for p in where.rglob("*") if not any(part.startswith(".") for part in p.relative_to(where).parts)]
     else:
-        # Path takes no absolute pattern.
+        # Path.glob does not accept absolute patterns.
         found = [where] if where.exists() else [Path(match) for match in glob.glob(path, recursive=True)]  # noqa: PTH207
     files = sorted(p.as_posix() for p in found if p.name.lower().endswith(SUPPORTED) and p.is_file())
     if strange := [file for file in files if not _is_utf8(file)]:
@@ -182,7 +182,7 @@ def _pool_rows(files: Sequence[str], layout: Layout | None, limit: int | None) -
 def _verdict(
     file: str, rows: Iterator[Sample | Reject], layout: Layout | None, limit: int | None
 ) -> Iterator[Sample | Reject]:
-    """The rows as they come, and an InputError at the end if not one of them is a sample."""
+    """The rows, unchanged. Raises InputError at the end if none is a sample."""
     good, reasons, details = 0, Counter[str](), dict[str, str]()
     for row in rows:
         if isinstance(row, Sample):
@@ -193,7 +193,7 @@ def _verdict(
         yield row
     if not good and not reasons:
         raise InputError(f"{file} is empty: it holds no row; leave it out or put it right.")
-    # So few rows of a limit's last file say nothing of the file.
+    # The limit can leave the last file too few rows to judge it by.
     cut_short = limit is not None and limit < FEW and reasons.total() == limit
     if not good and not cut_short:
         [(reason, n)] = reasons.most_common(1)

@@ -24,12 +24,12 @@ BLOCK = 4_096
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected and why.
+    """The result of a selection.
 
     `indices` (m,) int64: positions of the selected candidates, in rank order. `decisions`: one row per candidate
     scanned, in rank order, with id, rank, score, selected, duplicate_of, nearest and similarity. `rejected`: id and
-    reason of candidates without a finite score or a finite nonzero vector. `over_budget`: ids that come after the one
-    that filled the budget, in rank order.
+    reason of candidates without a finite score or a valid vector. `over_budget`: ids ranked after the candidate that
+    filled the budget, in rank order.
     """
 
     indices: np.ndarray
@@ -43,7 +43,7 @@ class Selection:
         return self.decisions.filter("selected")["id"].to_list()
 
     def explain(self, id_: str) -> str:
-        """One sentence: what became of a candidate and why. Raises InputError for an id that is not in the pool."""
+        """One sentence with a candidate's fate and the reason. Raises InputError for an id that is not in the pool."""
         for row in self.decisions.filter(pl.col("id") == id_).iter_rows(named=True):
             return f"{id_} has rank {row['rank']:,} (score {row['score']:.4g}) and {_fate(row)}."
         for (reason,) in self.rejected.filter(pl.col("id") == id_).select("reason").iter_rows():
@@ -69,10 +69,10 @@ def select_diverse(
     threshold: float = 0.9,
     ids: Sequence[str] | None = None,
 ) -> Selection:
-    """Select up to `budget` candidates, best score first, none more than `threshold` similar to a better one selected.
+    """Select up to `budget` candidates, best score first, skipping near-duplicates: similarity above `threshold`.
 
-    vectors (n, d) float32 or float16, of any length; scores (n,); ids: n unique strings, by default the positions,
-    zero-padded. Ties in score go to the smaller id. Raises InputError for arguments that do not fit together.
+    vectors (n, d) float32 or float16, not necessarily normalized; scores (n,); ids: n unique strings, by default the
+    zero-padded positions. Among equal scores the smaller id is first. Raises InputError for inconsistent arguments.
     """
     vectors, scores = np.asarray(vectors), np.asarray(scores)
     width = len(str(max(len(vectors) - 1, 0)))
@@ -116,16 +116,16 @@ def _check(vectors: np.ndarray, scores: np.ndarray, ids: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Candidates in the order they are scanned (id, score, position), and those without a finite score (id, reason)."""
+    """Candidates in rank order (id, score, position), and those without a finite score (id, reason)."""
 
     candidates: pl.DataFrame
     unscored: pl.DataFrame
 
 
 def rank_candidates(scored: pl.DataFrame) -> Ranked:
-    """Order candidates by score descending, then id ascending: a total order, whatever order they come in.
+    """Order candidates by score descending, then id ascending; the result does not depend on the input order.
 
-    `scored` has id and score, and keeps its other columns; `position` is added.
+    `scored` has id and score; other columns are kept, and `position` is added.
     """
     scored = scored.with_row_index("position").with_columns(pl.col("position").cast(pl.Int64))
     finite = pl.col("score").is_finite().fill_null(False)

@@ -1,7 +1,7 @@
-"""What a similarity threshold means for one encoder: how alike its vectors of one pool are, and what a scan selects.
+"""Calibrates similarity thresholds for an encoder: cosines within a pool, and the share that a scan selects.
 
-The paper's 0.9 belongs to its own encoder (section 2.4). Encoders differ in how they spread texts over the sphere: in
-some any two texts have a cosine of 0.8, in others only rewordings have.
+The paper's 0.9 is for its own encoder (section 2.4). Encoders distribute texts differently: with some, any two texts
+have a cosine of 0.8; with others, only rewordings have.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ class Kept(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Cosine similarities among `samples` vectors, and what thresholds keep of them.
+    """Cosine similarities of `samples` vectors, and the share selected at each threshold.
 
-    `nearest`: of each vector to the one most like it; `pairs`: of random pairs; both at QUANTILES. `wanted`: the
-    smallest threshold, in steps of 0.001, that keeps the wanted share.
+    `nearest`: cosine of each vector to the most similar one; `pairs`: of random pairs; both at QUANTILES. `wanted`: the
+    smallest threshold, in steps of 0.001, that selects the requested share.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,10 +43,10 @@ class Calibration(BaseModel):
 
 
 def calibrate(vectors: np.ndarray, keep: float = 0.9, seed: int = 0) -> Calibration:
-    """Measure vectors (n, d) float32, n >= 2, and find the threshold that keeps the share `keep` of them, 0 to 1.
+    """Measure vectors (n, d) float32, n >= 2, and find the threshold that selects the share `keep`, 0 to 1, of them.
 
-    The vectors are scanned in the order given: exact for that order, and much the same for any other. Raises
-    InputError for fewer than two finite nonzero vectors.
+    The result is exact for the given order of the vectors, and similar for other orders. Raises InputError for fewer
+    than two valid vectors.
     """
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     good = np.isfinite(lengths) & (lengths > 0)
@@ -73,7 +73,7 @@ def _blocks(names: list[str], unit: np.ndarray) -> list[tuple[list[str], np.ndar
 
 
 def nearest_similarities(unit: np.ndarray) -> np.ndarray:
-    """Cosine (n,) of each vector of length 1 (n, d) to the most similar other one; a block of rows at a time."""
+    """Cosine (n,) of each normalized vector (n, d) to the most similar other one; computed in blocks of rows."""
     found = np.empty(len(unit), dtype=np.float32)
     for start in range(0, len(unit), BLOCK):
         products = unit[start : start + BLOCK] @ unit.T
@@ -94,7 +94,7 @@ def _quantiles(similarities: np.ndarray) -> tuple[float, ...]:
 
 
 def calibration_text(found: Calibration, encoder: str) -> str:
-    """The calibration as Markdown, with what it means."""
+    """The calibration as Markdown, with an explanation."""
     return "\n".join(
         [
             f"# What a threshold means for {encoder}",

@@ -1,4 +1,4 @@
-"""The evol score of a sample: complexity times quality of each turn, over its turns (paper, sections 2.2 and 2.3)."""
+"""The evol score of a sample: complexity times quality, aggregated over turns (paper, sections 2.2 and 2.3)."""
 
 import polars as pl
 
@@ -8,12 +8,12 @@ from deita_core.literals import Turns
 def evol_scores(turns: pl.DataFrame, how: Turns, training_tokens: int) -> pl.DataFrame:
     """Sample scores from turn scores.
 
-    `turns`: id, turn (from 0), complexity and quality (null where unread), end (tokens of the conversation up to the
-    end of the turn's answer). `sum`, `mean` and `max` take every turn; `fit` sums the turns that end within
-    `training_tokens`, and always takes the first one, of which training sees at least the beginning.
+    `turns`: id, turn (from 0), complexity and quality (null if unreadable), end (tokens of the conversation up to the
+    end of the turn's answer). `sum`, `mean` and `max` count every turn. `fit` sums the turns that end within
+    `training_tokens`, and always counts the first turn, because training sees at least its beginning.
 
-    Returns, ordered by id: id, score (null where a turn that counts is unread), complexity and quality (means over the
-    turns that count), n_scored (how many count).
+    Returns, ordered by id: id, score (null if a counted turn is unreadable), complexity and quality (means over counted
+    turns), n_scored (number of counted turns).
     """
     counted = (pl.col("end") <= training_tokens) | (pl.col("turn") == 0) if how == "fit" else pl.lit(True)
     product = pl.col("complexity") * pl.col("quality")
@@ -21,7 +21,7 @@ def evol_scores(turns: pl.DataFrame, how: Turns, training_tokens: int) -> pl.Dat
     read = product.is_not_null().all()
     return (
         turns.filter(counted)
-        # A sum depends on the order of its terms in the last bit.
+        # The order of its terms changes the last bit of a sum.
         .sort("id", "turn")
         .group_by("id", maintain_order=True)
         .agg(

@@ -1,4 +1,4 @@
-"""The most similar sample selected above each selected one: for those who export or explain a selection."""
+"""The most similar sample selected above each selected one, for exporting and explaining a selection."""
 
 import numpy as np
 import polars as pl
@@ -12,8 +12,8 @@ TILE = 512
 def nearest_selected(vectors: np.ndarray | Vectors) -> tuple[np.ndarray, np.ndarray]:
     """For each selected vector, the most similar one above it: position (m,) int64 and cosine (m,) float64.
 
-    vectors (m, d) float32 or float16, in rank order, none zero. Of equally similar ones the best ranked. The first has
-    position -1 and cosine -inf. Reads the selected vectors alone, about m * m / 2 products.
+    vectors (m, d) float32 or float16, in rank order, none zero. Among equally similar vectors, the best ranked. The
+    first has position -1 and cosine -inf. Computes about m * m / 2 products.
     """
     selected = vectors if isinstance(vectors, Vectors) else normalize(vectors)
     place, similarity = np.full(len(selected), NOBODY), np.full(len(selected), -np.inf)
@@ -40,10 +40,10 @@ def _nearest_above(rows: Vectors, start: int, selected: Vectors) -> tuple[np.nda
 
 
 def with_nearest(decisions: pl.DataFrame, vectors: np.ndarray | Vectors) -> pl.DataFrame:
-    """Decisions of a scan with `nearest`, and `similarity` to it, for each row: what a near-duplicate duplicates, and
-    for a selected one the most similar one selected above it.
+    """Decisions of a scan with `nearest`, and `similarity` to it; both are null for the first one selected.
 
-    vectors (m, d): those of the selected ones, in rank order. Both are null for the first one selected.
+    `nearest`: `duplicate_of` of a near-duplicate; for a selected candidate, the most similar one selected above it.
+    vectors (m, d): the selected vectors, in rank order.
     """
     place, similarity = nearest_selected(vectors)
     ids = decisions.filter("selected")["id"]

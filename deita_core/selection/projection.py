@@ -1,8 +1,8 @@
 """A cheap upper bound of cosine similarity, from the leading principal directions of a sample.
 
 Split each normalized vector into its part along r orthonormal directions and the remainder. The product of two vectors
-is the product of the parts plus the product of the remainders, and that is at most the product of the remainders'
-lengths (Cauchy-Schwarz). So r + 1 numbers a vector bound the product from above, for any directions. The principal
+is the product of the parts plus the product of the remainders. The latter is at most the product of the remainders'
+lengths (Cauchy-Schwarz). So r + 1 numbers per vector bound the product from above, for any directions. The principal
 directions of similar data make the bound tight.
 """
 
@@ -14,14 +14,14 @@ RANKS = (16, 24, 32, 48, 64, 96, 128, 192)
 SAMPLE = 1_024
 PROBES = 256
 # Costs in multiply-adds of a matrix product, measured with OpenBLAS and AVX-512 on 384 and 4,096 dimensions: comparing
-# one product with the threshold, and one multiply-add of a pair of gathered rows. They decide on speed alone.
+# one product with the threshold, and one multiply-add of a pair of gathered rows. They affect only speed.
 COMPARE = 20
 GATHERED = 60
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Directions (d, r) float32, and how far the coordinates along them can be off.
+    """Directions (d, r) float32, and the error of coordinates along them.
 
     `error`: the largest distance of the float32 coordinates of a normalized vector from its coordinates along exactly
     orthonormal directions.
@@ -37,14 +37,14 @@ class Projection:
 
     @property
     def slack(self) -> float:
-        """How far the float32 product of two reduced vectors can be below the product of the vectors.
+        """How far the float32 product of two reduced vectors can be below the product of the full vectors.
 
         2.1 errors from the coordinates of both, and less than one from the rounding of the r + 1 products.
         """
         return 4 * self.error
 
     def reduce(self, unit: np.ndarray) -> np.ndarray:
-        """Coordinates and the length of the remainder, (n, r + 1) float32, of normalized vectors (n, d) float32."""
+        """Coordinates and remainder length, (n, r + 1) float32, of normalized vectors (n, d) float32."""
         reduced = np.empty((len(unit), self.rank + 1), np.float32)
         np.matmul(unit, self.directions, out=reduced[:, :-1])
         reduced[:, -1] = self._remainder(np.einsum("ij,ij->i", reduced[:, :-1], reduced[:, :-1], dtype=np.float64))
@@ -53,17 +53,17 @@ class Projection:
     def _remainder(self, squared: np.ndarray) -> np.ndarray:
         """An upper bound of the remainder's length, from the squared length of the coordinates.
 
-        The error in the coordinates makes one of 2 errors in the square; the third covers all other rounding.
+        The error of the coordinates adds 2 errors to the square; the third covers all other rounding.
         """
         return np.sqrt(np.maximum(1 - squared, 0) + 3 * self.error)
 
     def reduced_to(self, rank: int) -> "Projection":
-        """The same with fewer directions."""
+        """The same projection with fewer directions."""
         return projection(self.directions[:, :rank])
 
 
 def projection(directions: np.ndarray) -> Projection:
-    """A projection on directions (d, r) that are nearly orthonormal, r at most d."""
+    """A projection on nearly orthonormal directions (d, r), r <= d."""
     directions = np.ascontiguousarray(directions, dtype=np.float32)
     dim, rank = directions.shape
     wide = directions.astype(np.float64)
@@ -73,7 +73,7 @@ def projection(directions: np.ndarray) -> Projection:
 
 
 def leading_directions(sample: np.ndarray, rank: int) -> np.ndarray:
-    """About the leading principal directions (d, rank) of vectors (n, d), by subspace iteration; the first lead most.
+    """Approximate leading principal directions (d, rank) of vectors (n, d), by subspace iteration, in descending order.
 
     The mean is not subtracted: it is part of a cosine.
     """
@@ -88,10 +88,10 @@ def leading_directions(sample: np.ndarray, rank: int) -> np.ndarray:
 def fit(
     candidates: np.ndarray, others: np.ndarray, floor: float | np.ndarray, margin: float
 ) -> tuple[Projection | None, float]:
-    """The projection with which the products above `floor` are found at the least cost, and that cost.
+    """The projection that finds the products above `floor` at the lowest cost, and that cost.
 
-    Judged on a sample of candidates (n, d) and others (m, d), normalized; `floor` is one number or (m,). The cost is
-    in multiply-adds for a pair. None where the full product costs less.
+    Estimated on a sample of candidates (n, d) and others (m, d), normalized; `floor` is one number or (m,). The cost is
+    in multiply-adds per pair. None if the full product costs less.
     """
     dim = others.shape[1]
     pick = np.linspace(0, len(others) - 1, min(SAMPLE, len(others))).astype(int)
@@ -113,5 +113,5 @@ def fit(
 
 
 def pair_cost(dim: int, rank: int, near: float) -> float:
-    """Multiply-adds for a pair, where the share `near` of pairs needs the full product of gathered rows."""
+    """Multiply-adds per pair, if the share `near` of pairs needs the full product of gathered rows."""
     return rank + 1 + COMPARE + GATHERED * dim * near

@@ -1,4 +1,4 @@
-"""The selected vectors of a scan, and the pairs of candidates and selected vectors that are close."""
+"""The selected vectors of a scan, and the close pairs of candidates and selected vectors."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -8,31 +8,31 @@ import numpy as np
 from deita_core.selection.projection import COMPARE, GATHERED, Projection, fit, pair_cost
 from deita_core.selection.vectors import GrowingArray, Vectors, margin, products
 
-# Selected vectors in one product: with a block of candidates it stays in the cache until it is compared.
+# Selected vectors per product: the product with a block of candidates stays in the cache until it is compared.
 TILE = 512
-# The share of all work that may go into fitting the projection again, in case the data has changed without a sign.
+# Share of all work reserved for fitting the projection again, in case the data has changed without visible cost.
 REFIT = 0.03
-# About the multiply-adds of a fit, for each dimension, and of reducing each selected vector anew.
+# Approximate multiply-adds per dimension of a fit, and of reducing one selected vector again.
 FIT = 1.2e6
 REDUCE = 200
 
 
 class Pairs(NamedTuple):
-    """Pairs (p,): positions of candidate and selected vector, and their float32 product."""
+    """Pairs (p,): positions of the candidate and the selected vector, and their float32 product."""
 
     row: np.ndarray
     other: np.ndarray
     product: np.ndarray
 
     def where(self, mask: np.ndarray) -> "Pairs":
-        """Some of the pairs."""
+        """The pairs where the mask is true."""
         return Pairs(*(part[mask] for part in self))
 
 
 class SelectedSet:
-    """Selected vectors that grow in number, with a projection that rules out most pairs at little cost.
+    """A growing set of selected vectors, with a projection that rules out most pairs at low cost.
 
-    The projection is learnt from the vectors that come. It changes how fast pairs are found and never which.
+    The projection is fitted to the vectors seen. It affects only speed, never which pairs are found.
     """
 
     def __init__(self, dim: int) -> None:
@@ -48,16 +48,16 @@ class SelectedSet:
 
     @property
     def vectors(self) -> Vectors:
-        """All of them, not copied."""
+        """All selected vectors, not copied."""
         return Vectors(self._raw.rows, self._lengths.rows, self._unit.rows, self._reduced.rows)
 
     @property
     def rank(self) -> int | None:
-        """Directions of the projection in use, None where full products are computed."""
+        """Number of directions of the projection in use; None if full products are computed."""
         return self._projection.rank if self._projection else None
 
     def prepare(self, rows: Vectors, floor: float | np.ndarray) -> Vectors:
-        """The next block of candidates, as all other methods take it; fits the projection again where that pays.
+        """The next block of candidates, reduced as all other methods need it; refits the projection when worthwhile.
 
         `floor`: as in `close_pairs`.
         """
@@ -73,12 +73,12 @@ class SelectedSet:
         return self._projection.reduce(unit) if self._projection else np.empty((len(unit), 0), np.float32)
 
     def extend(self, new: Vectors) -> None:
-        """Add vectors of the block last prepared."""
+        """Add vectors of the last prepared block."""
         for array, rows in zip(self._arrays, (new.raw, new.lengths, new.unit, new.reduced), strict=True):
             array.extend(rows)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Drop all but some of the vectors, by position."""
+        """Keep only the vectors at some positions."""
         for array in self._arrays:
             array.keep(rows)
 
@@ -87,9 +87,9 @@ class SelectedSet:
         return self._raw, self._lengths, self._unit, self._reduced
 
     def close_pairs(self, rows: Vectors, floor: float | np.ndarray) -> Pairs:
-        """All pairs whose cosine similarity exceeds `floor`, one number or one for each selected vector (m,).
+        """All pairs with a cosine similarity above `floor`, one number or one per selected vector (m,).
 
-        Others that are there are below it by rounding alone. `rows`: the block last prepared.
+        Pairs below it by rounding error may be included. `rows`: the last prepared block.
         """
         found, near = [no_pairs()], 0
         for start in range(0, len(self), TILE):
@@ -101,7 +101,7 @@ class SelectedSet:
         return concatenated(found)
 
     def close_pairs_among(self, rows: Vectors, others: np.ndarray, floor: float) -> Pairs:
-        """The same among candidates: of each row with those of `others` (m,), ascending positions, that precede it."""
+        """The same within a block: pairs of a row and an earlier row of `others` (m,), positions in ascending order."""
         found = [no_pairs()]
         for start in range(0, len(others), TILE):
             tile = others[start : start + TILE]
@@ -112,7 +112,7 @@ class SelectedSet:
         return concatenated(found)
 
     def _tile(self, rows: Vectors, others: Vectors, floor: float | np.ndarray) -> tuple[Pairs, int]:
-        """Close pairs, and how many products the projection could not save, as if each was one of gathered rows."""
+        """Close pairs, and the full products computed, counted in products of gathered rows."""
         floor, size = floor - margin(self._dim), len(rows) * len(others)
         if self._projection:
             near = _above(rows.reduced @ others.reduced.T, floor - self._projection.slack)
@@ -126,7 +126,7 @@ class SelectedSet:
         return pairs, size // GATHERED if self._projection else 0
 
     def _account(self, pairs: int, near: int) -> None:
-        """Add up the work beyond what the last fit promised, and the share that may go into a new fit."""
+        """Add the work beyond the estimate of the last fit, and the share reserved for a new fit."""
         if not pairs:
             return
         rank = self.rank
@@ -139,16 +139,16 @@ def _part(floor: float | np.ndarray, of: slice | np.ndarray) -> float | np.ndarr
 
 
 def _above(product: np.ndarray, floor: float | np.ndarray) -> np.ndarray:
-    """Flat positions of products above the floor."""
+    """Flat positions of the products above the floor."""
     rounded_down = np.nextafter(np.asarray(floor, np.float32), np.float32(-4))
     return np.flatnonzero(product > rounded_down)
 
 
 def no_pairs() -> Pairs:
-    """None at all."""
+    """An empty set of pairs."""
     return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 def concatenated(parts: list[Pairs]) -> Pairs:
-    """All pairs of several parts."""
+    """The pairs of several parts, joined."""
     return Pairs(*(np.concatenate(part) for part in zip(*parts, strict=True)))

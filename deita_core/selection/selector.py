@@ -1,7 +1,7 @@
-"""The streaming exact greedy filter (paper, section 2.4: score-first, diversity-aware selection).
+"""The exact streaming greedy scan (paper, section 2.4: score-first, diversity-aware selection).
 
-A cheap upper bound rules out most pairs, float32 products most of the others, and float64 decides the rest. So every
-decision is that of a one-by-one scan in float64, whatever the block size.
+A cheap upper bound rules out most pairs, float32 products most others, and float64 decides the rest. So every decision
+equals that of a one-by-one float64 scan, for any block size.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ REJECT_SCHEMA = {"id": pl.String, "reason": pl.String}
 
 
 def check_settings(budget: int | None, threshold: float) -> None:
-    """Raise InputError for a budget below 1 or a threshold that is no cosine."""
+    """Raise InputError for a budget below 1 or a threshold outside -1 to 1."""
     if budget is not None and budget < 1:
         raise InputError(f"The budget is {budget}; give the number of samples to select, at least 1.")
     if not -1 <= threshold <= 1:
@@ -46,7 +46,7 @@ def check_settings(budget: int | None, threshold: float) -> None:
 
 
 class _Block(NamedTuple):
-    """Decisions of candidates (n,): place among all selected of the one that it duplicates, and their similarity."""
+    """Decisions for candidates (n,); `place`: position among all selected of the one the candidate duplicates."""
 
     ids: list[str]
     selected: np.ndarray
@@ -55,11 +55,10 @@ class _Block(NamedTuple):
 
 
 class DiversitySelector:
-    """Scan candidates in rank order and select each whose cosine similarity to every selected one is <= threshold.
+    """Scans candidates in rank order and selects each whose cosine similarity to every selected one is <= threshold.
 
-    Give it blocks in order with `add_block`; it stops looking once the budget is full. Memory is the selected set plus
-    one block. `budget` None selects as many as the threshold admits. `rejected` lists vectors that are zero or not
-    finite.
+    Pass blocks in order to `add_block`; the scan ends once the budget is full. Memory is the selected set plus one
+    block. With `budget` None only the threshold limits the selection. `rejected` lists invalid vectors.
     """
 
     def __init__(self, budget: int | None, threshold: float, dim: int) -> None:
@@ -74,7 +73,7 @@ class DiversitySelector:
 
     @property
     def full(self) -> bool:
-        """True once the budget is filled: vectors beyond this point need not be read."""
+        """True once the budget is full: no further vectors are needed."""
         return self.budget is not None and len(self._set) >= self.budget
 
     @property
@@ -84,7 +83,7 @@ class DiversitySelector:
 
     @property
     def selected(self) -> Vectors:
-        """The vectors selected so far, in rank order; `nearest_selected` takes them."""
+        """The vectors selected so far, in rank order, as input for `nearest_selected`."""
         return self._set.vectors
 
     @property
@@ -96,8 +95,8 @@ class DiversitySelector:
         """Decide the next candidates in order: ids (n,), vectors (n, dim) float32 or float16.
 
         Returns one row per candidate scanned: id, rank (from 1), selected, duplicate_of (for a near-duplicate the most
-        similar one selected above it, of equally similar ones the best ranked) and similarity (their cosine; null for a
-        selected one). Candidates after the one that fills the budget get no row.
+        similar one selected above it, among equals the best ranked) and similarity (their cosine; null if selected).
+        Candidates after the one that fills the budget have no row.
         """
         check_shape(vectors, len(ids), self._dim)
         before, blocks = self.scanned, []
@@ -113,7 +112,7 @@ class DiversitySelector:
         good = np.flatnonzero(valid(vectors))
         scanned = vectors if len(good) == len(ids) else vectors.take(good)
         place, similarity, selected = self._decide(scanned)
-        # Beyond the one that filled the budget nothing was looked at, so nothing is rejected either.
+        # Candidates after the one that filled the budget are not scanned, so they are not rejected either.
         end = int(good[len(place) - 1]) if self.full else len(ids)
         bad = np.setdiff1d(np.arange(end), good)
         self._rejected += reject([ids[i] for i in bad], vectors.lengths[bad])
@@ -124,7 +123,7 @@ class DiversitySelector:
         return _Block([ids[i] for i in good[: len(place)]], chosen, place, similarity)
 
     def _decide(self, rows: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Place and similarity of what each row scanned duplicates, and the positions of the rows selected."""
+        """Place and similarity of the vector each scanned row duplicates, and the positions of the selected rows."""
         before, end = len(self._set), len(rows)
         if self.threshold >= 1:
             place, similarity, selected = np.full(end, NOBODY), np.full(end, -np.inf), np.arange(end)
@@ -144,7 +143,7 @@ class DiversitySelector:
         return place[:end], similarity[:end], selected
 
     def _frame(self, blocks: list[_Block], first: int) -> pl.DataFrame:
-        """The decisions of all blocks at once: a frame costs as much for few rows as for many."""
+        """The decisions of all blocks in one frame, because each frame has a fixed cost."""
         ids = [id_ for block in blocks for id_ in block.ids]
         selected, place, similarity = (np.concatenate(parts) for parts in list(zip(*blocks, strict=True))[1:])
         duplicate_of = [None if i == NOBODY else self._selected_ids[i] for i in place.tolist()]
@@ -161,9 +160,9 @@ class DiversitySelector:
 
 
 def greedy(rows: Vectors, free: np.ndarray, pairs: Pairs, threshold: float) -> np.ndarray:
-    """Which rows (n,) are selected: the free ones (n,) that are near-duplicates of no row selected above them.
+    """A mask (n,) of the selected rows: the `free` ones (n,) that are not near-duplicates of a row selected above them.
 
-    `pairs`: of rows with free rows above them, at least all that are more than `threshold` similar.
+    `pairs`: pairs of a row and a free row above it, including all that are more than `threshold` similar.
     """
     chosen = free.copy()
     pairs = pairs.where(free[pairs.row])
@@ -183,9 +182,9 @@ def greedy(rows: Vectors, free: np.ndarray, pairs: Pairs, threshold: float) -> n
 def _raise_to_block(
     place: np.ndarray, similarity: np.ndarray, rows: Vectors, pairs: Pairs, before: int, chosen: np.ndarray
 ) -> None:
-    """Where a row selected in the same block is the most similar one of a near-duplicate, say so in place.
+    """Update place and similarity of near-duplicates whose most similar selected row is in the same block.
 
-    `pairs`: of rows with rows selected in the block; `before`: how many were selected before the block.
+    `pairs`: pairs of a row and a row selected in the block; `before`: the number selected before the block.
     """
     pairs = pairs.where(~chosen[pairs.row] & (pairs.product > similarity[pairs.row] - margin(rows.raw.shape[1])))
     inside, similar = most_similar(rows, rows, *pairs)

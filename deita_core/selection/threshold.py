@@ -1,8 +1,7 @@
-"""Finding the threshold: the most diversity that still fills a budget.
+"""Finds the smallest threshold, and so the most diversity, that still fills a budget.
 
-One scan decides for up to 32 thresholds at once. What they select has much in common, so the vectors selected at any of
-them are little more than those selected at one, and each candidate is compared with them once. Two scans, a coarse
-and a fine one, find the threshold.
+One scan decides for up to 32 thresholds at once. Their selections overlap, so the vectors selected at any threshold are
+not many more than at one. Each candidate is compared with them once. A coarse and a fine scan find the threshold.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,13 +26,13 @@ STEPS = 1_000
 COARSE = 32
 BLOCK = 1_024
 
-# A pool in rank order, to be read again from the start at each call: ids (n,) and vectors (n, d) of each block.
+# Reads a pool in rank order, from the start at each call: ids (n,) and vectors (n, d) of each block.
 Blocks = Callable[[], Iterator[tuple[Sequence[str], np.ndarray]]]
 
 
 @dataclass(frozen=True)
 class Filling:
-    """A threshold, and what it took to find it: scans of the pool and blocks read in all of them."""
+    """A threshold, and the cost of finding it: scans of the pool and blocks read in total."""
 
     threshold: float
     scans: int
@@ -41,11 +40,11 @@ class Filling:
 
 
 def smallest_filling(blocks: Blocks, budget: int, dim: int, count: int | None = None) -> Filling:
-    """The smallest threshold, in steps of 0.001 from 0 to 1, that fills the budget where one step below does not.
+    """The smallest threshold, in steps of 0.001 from 0 to 1, that fills the budget while the next lower one does not.
 
-    1.0 if nothing below fills the budget either. `count`: how many candidates there are, if known; then a threshold is
-    given up as soon as what remains cannot fill the budget. More similarity allowed selects more, by and large. A
-    greedy scan is not strictly monotone, so a threshold further below may fill the budget by chance.
+    1.0 if no lower threshold fills the budget. `count`: the number of candidates, if known; a threshold is then dropped
+    once the remaining candidates cannot fill the budget. A higher threshold usually selects more. But a greedy scan is
+    not strictly monotone, so a much lower threshold may fill the budget by chance.
     """
     coarse, read = _lowest_filling(blocks, range(0, STEPS, COARSE), budget, dim, count)
     if coarse == 0:
@@ -57,7 +56,7 @@ def smallest_filling(blocks: Blocks, budget: int, dim: int, count: int | None = 
 
 
 def count_selected(blocks: Iterable[np.ndarray], thresholds: Sequence[float], dim: int) -> list[int]:
-    """How many vectors a scan without a budget selects at each threshold: 32 at most, ascending, from -1 to 1."""
+    """The number of vectors that a scan without a budget selects at each threshold: at most 32, ascending, -1 to 1."""
     scan = _Scan(np.asarray(thresholds, np.float64), dim)
     for vectors in blocks:
         scan.add(vectors)
@@ -65,7 +64,7 @@ def count_selected(blocks: Iterable[np.ndarray], thresholds: Sequence[float], di
 
 
 def _lowest_filling(blocks: Blocks, steps: range, budget: int, dim: int, count: int | None) -> tuple[int | None, int]:
-    """The lowest step whose threshold fills the budget, None if none does, and how many blocks were read."""
+    """The lowest step whose threshold fills the budget, None if none does, and the number of blocks read."""
     scan, read, lowest, remaining = _Scan(np.array(steps) / STEPS, dim), 0, None, count
     for ids, vectors in blocks():
         check_shape(vectors, len(ids), dim)
@@ -84,7 +83,7 @@ def _lowest_filling(blocks: Blocks, steps: range, budget: int, dim: int, count: 
 
 
 class _Scan:
-    """A scan for several thresholds (t,), ascending, at once; bit i of a number stands for threshold i."""
+    """One scan for several thresholds (t,), ascending; bit i of a number represents threshold i."""
 
     def __init__(self, thresholds: np.ndarray, dim: int) -> None:
         self.thresholds = thresholds
@@ -95,7 +94,7 @@ class _Scan:
         self._at = GrowingArray(dtype=np.uint64)
 
     def close(self, positions: np.ndarray) -> None:
-        """Stop scanning for some thresholds, and drop what is selected at no other."""
+        """Stop scanning for some thresholds, and drop vectors selected only at those."""
         before = self.open
         for position in positions.tolist():
             self.open &= ~(1 << position)
@@ -106,7 +105,7 @@ class _Scan:
             self._set.keep(rows)
 
     def add(self, vectors: np.ndarray) -> None:
-        """Decide the next candidates in order, vectors (n, d); those that are zero or not finite are left out."""
+        """Decide the next candidates in order, vectors (n, d); invalid vectors are ignored."""
         for start in range(0, len(vectors), BLOCK):
             rows = normalize(vectors[start : start + BLOCK])
             self._add(rows.take(np.flatnonzero(valid(rows))))
@@ -126,7 +125,7 @@ class _Scan:
         self.counts += [np.count_nonzero(at >> np.uint64(i) & np.uint64(1)) for i in range(len(self.counts))]
 
     def _hits(self, rows: Vectors, pairs: Pairs) -> np.ndarray:
-        """At which thresholds each row (n,) is a near-duplicate of a vector selected."""
+        """The thresholds at which each row (n,) is a near-duplicate of a selected vector."""
         sure, unsure = self._exceeded(pairs.product)
         at = self._at.rows[pairs.other]
         hits = np.zeros(len(rows), np.uint64)
@@ -137,7 +136,7 @@ class _Scan:
         return hits
 
     def _among(self, rows: Vectors, at: np.ndarray, pairs: Pairs) -> None:
-        """Take from `at` (n,) the thresholds at which a row is a near-duplicate of one selected above it."""
+        """Clear in `at` (n,) the thresholds at which a row is a near-duplicate of one selected above it."""
         pairs = pairs.where(at[pairs.row] != 0)
         pairs = pairs.where(np.argsort(pairs.row, kind="stable"))
         sure, unsure = self._exceeded(pairs.product)
@@ -151,7 +150,7 @@ class _Scan:
                 at[row] &= ~np.bitwise_or.reduce(self._below(exact) & above[open_])
 
     def _exceeded(self, product: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Thresholds that pairs exceed whatever the rounding of their products, and those that they may exceed."""
+        """Thresholds that pairs exceed for any rounding error of their products, and those they may exceed."""
         wide, slack = product.astype(np.float64), margin(self._dim)
         sure = self._below(wide - slack)
         return sure, self._below(wide + slack) & ~sure
@@ -163,5 +162,5 @@ class _Scan:
 
 
 def _lowest_bit(bits: np.ndarray) -> np.ndarray:
-    """Position (n,) of the lowest bit of numbers (n,) uint64, none of them 0."""
+    """Position (n,) of the lowest set bit of nonzero numbers (n,) uint64."""
     return np.bitwise_count((bits & (~bits + np.uint64(1))) - np.uint64(1))

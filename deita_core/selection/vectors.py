@@ -1,4 +1,4 @@
-"""Vectors scaled to length 1, their exact cosines, and how far a float32 product can be from them."""
+"""Normalized vectors, their exact cosines, and the error of float32 products."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ import numpy as np
 
 from deita_core.errors import InputError
 
-# Numbers in one pass over gathered rows: the next operation finds them in the cache.
+# Numbers in one pass over gathered rows, so that they stay in the cache for the next operation.
 PASS = 2**16
 NOBODY = -1
 
 
 def margin(dim: int) -> float:
-    """Twice the largest error of a float32 product of two normalized vectors, in whatever order it is summed."""
+    """Twice the largest error of a float32 product of two normalized vectors, for any order of summation."""
     return 2 * (dim + 4) * 2.0**-24
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors as given, raw (n, d) float32, their lengths (n,) float64, normalized (n, d) float32, and reduced (n, k).
+    """Vectors: raw (n, d) float32, lengths (n,) float64, normalized (n, d) float32, reduced (n, k) float32.
 
-    The reduced ones are float32 and belong to a projection; without one k is 0.
+    Reduced vectors belong to a projection; without one k is 0.
     """
 
     raw: np.ndarray
@@ -38,7 +38,7 @@ class Vectors:
 
 
 def normalize(raw: np.ndarray) -> Vectors:
-    """Normalize vectors (n, d); a zero vector gets length 0, one that is not finite a length that is not finite."""
+    """Normalize vectors (n, d); the length of a zero vector is 0, of a non-finite vector non-finite."""
     raw = np.ascontiguousarray(raw, dtype=np.float32)
     lengths, unit = np.empty(len(raw)), np.empty_like(raw)
     for part in passes(*raw.shape):
@@ -50,12 +50,12 @@ def normalize(raw: np.ndarray) -> Vectors:
 
 
 def valid(vectors: Vectors) -> np.ndarray:
-    """Which vectors (n,) are finite and nonzero."""
+    """A mask (n,) of the vectors that are finite and nonzero."""
     return np.isfinite(vectors.lengths) & (vectors.lengths > 0)
 
 
 def reject(ids: Sequence[str], lengths: np.ndarray) -> list[tuple[str, str]]:
-    """Id and reason of each candidate whose vector is not valid."""
+    """Id and reason of each candidate with an invalid vector."""
     reasons = ("zero_vector" if length == 0 else "vector_not_finite" for length in lengths)
     return list(zip(ids, reasons, strict=True))
 
@@ -69,7 +69,7 @@ def check_shape(vectors: np.ndarray, count: int, dim: int) -> None:
 def cosines(a: Vectors, rows: np.ndarray, b: Vectors, others: np.ndarray) -> np.ndarray:
     """Cosine similarity (p,) of pairs, rows of `a` and others of `b`, in float64.
 
-    Each pair is summed by itself. The order of summation in a matrix product would depend on how many rows it has.
+    Each pair is summed separately, because the order of summation in a matrix product depends on its number of rows.
     """
     found = np.empty(len(rows))
     for part in passes(len(rows), a.raw.shape[1]):
@@ -77,7 +77,7 @@ def cosines(a: Vectors, rows: np.ndarray, b: Vectors, others: np.ndarray) -> np.
         wide *= b.raw[others[part]]
         found[part] = wide.sum(axis=1)
     found /= a.lengths[rows] * b.lengths[others]
-    # Rounding can put a copy slightly above 1, which no threshold would admit.
+    # Rounding can give a copy a cosine slightly above 1, above every threshold.
     return np.clip(found, -1.0, 1.0)
 
 
@@ -94,7 +94,7 @@ def most_similar(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most similar vector of `b` among the pairs of each vector of `a`: position (n,) and cosine (n,) float64.
 
-    Of equally similar ones the first. Without any pair the position is NOBODY and the cosine -inf.
+    Among equally similar vectors, the first. Without a pair the position is NOBODY and the cosine -inf.
     """
     place, similarity = np.full(len(a), NOBODY), np.full(len(a), -np.inf)
     best = np.full(len(a), -np.inf, np.float32)
@@ -110,13 +110,13 @@ def most_similar(
 
 
 def passes(rows: int, dim: int) -> list[slice]:
-    """Parts of so many rows that a pass over one stays in the cache."""
+    """Slices of rows small enough for the cache."""
     step = max(1, PASS // max(dim, 1))
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 class GrowingArray:
-    """An array that rows are added to; its memory doubles when it is full."""
+    """An array to append rows to; its memory doubles when full."""
 
     def __init__(self, *shape: int, dtype: type = np.float32) -> None:
         self._all: np.ndarray = np.empty((0, *shape), dtype)
@@ -138,6 +138,6 @@ class GrowingArray:
         self._count = end
 
     def keep(self, rows: np.ndarray) -> None:
-        """Drop all but some rows, by position."""
+        """Keep only the rows at some positions."""
         kept = self.rows[rows]
         self._all[: len(kept)], self._count = kept, len(kept)

@@ -1,4 +1,4 @@
-"""The steps from files to decisions, each a function over a Store that does only what is missing from it.
+"""The steps from files to decisions: functions over a Store that compute only missing results.
 
-Every function here works without an orchestrator; the tasks wrap one call each.
+Every function works without an orchestrator. Each task wraps one call.
 """

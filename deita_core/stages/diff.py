@@ -1,4 +1,4 @@
-"""What a snapshot has that an earlier one had not, what it has no longer, and why."""
+"""Compares two snapshots: the rows added and dropped, and why."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ MODELS = ("encoder", "complexity", "quality")
 
 @dataclass(frozen=True)
 class Changes:
-    """Two snapshots compared.
+    """The difference of two snapshots.
 
-    `added`: id, rank, score, reason of what the later one alone selected, by its rank; `dropped`: the same, with rank
-    and score as they were, of what the earlier one alone selected.
+    `added`: id, rank, score, reason of samples that only the later snapshot selected, in rank order; `dropped`: the
+    same for samples that only the earlier one selected, with their earlier rank and score.
     """
 
     before: Report
@@ -50,7 +50,7 @@ def compare(store: Store, before: Snapshot, after: Report) -> Changes:
 
 
 def compare_snapshots(store: Store, before: int | None = None, after: int | None = None) -> Changes:
-    """Compare two snapshots by their numbers: by default the last with the one before it."""
+    """Compare two snapshots by number: by default the last one with its predecessor."""
     later = read_snapshot(store, after)
     earlier = later.report.previous if before is None else before
     if earlier is None:
@@ -59,7 +59,7 @@ def compare_snapshots(store: Store, before: int | None = None, after: int | None
 
 
 def _why_added(added: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
-    """Why each was not selected before: id, reason."""
+    """Why each sample was not selected before: id, reason."""
     before = added.select("id").join(old.select("id", told="reason"), on="id", how="left")
     is_new = pl.col("told").is_null()
     reason = pl.when(is_new).then(pl.lit("new in the pool")).otherwise(pl.format("before: {}", "told"))
@@ -69,7 +69,7 @@ def _why_added(added: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
 def _why_dropped(
     store: Store, after: Report, added: pl.DataFrame, dropped: pl.DataFrame, new: pl.DataFrame
 ) -> pl.DataFrame:
-    """Why each is no longer selected: id, reason."""
+    """Why each sample is no longer selected: id, reason."""
     removed, pool = store.read(REMOVALS), pool_ids(store, after.job.file_ids)
     gone = dropped.select("id").join(removed.drop("reason"), on="id", how="left")
     gone = gone.join(new.select("id", "duplicate_of", told="reason"), on="id", how="left")
@@ -87,7 +87,7 @@ def _why_dropped(
 
 
 def changed_settings(before: SelectionSettings, after: SelectionSettings) -> list[tuple[str, str, str]]:
-    """Settings that are not what they were: name, before, after."""
+    """Settings that differ: name, before, after."""
     old, new = before.model_dump(exclude={"store"}), after.model_dump(exclude={"store"})
     return [(name, str(old[name]), str(new[name])) for name in new if old[name] != new[name]]
 
@@ -111,7 +111,7 @@ def changes_text(found: Changes) -> str:
 
 
 def _counted(title: str, rows: pl.DataFrame) -> list[str]:
-    """How many rows have each reason; ids and numbers in a reason are left out."""
+    """A Markdown list of reasons and their counts; ids and numbers in a reason are ignored."""
     if rows.is_empty():
         return []
     kind = pl.col("reason").str.replace_all(r"[0-9a-f]{32}", "another").str.replace_all(r" \([-\d.]+\)", "")
@@ -120,7 +120,7 @@ def _counted(title: str, rows: pl.DataFrame) -> list[str]:
 
 
 def _files(before: Report, after: Report) -> list[tuple[str, str, str]]:
-    """Files that came, went, or have other rows than before: name, rows before, rows now."""
+    """Files that were added, removed or changed: name, rows before, rows now."""
     old, new = ({file.file: file for file in report.files} for report in (before, after))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
@@ -132,7 +132,7 @@ def _files(before: Report, after: Report) -> list[tuple[str, str, str]]:
 
 
 def _models(before: Report, after: Report) -> list[tuple[str, str, str]]:
-    """Models that are not what they were, though they may be called the same."""
+    """Models whose fingerprints differ, even if their names are equal."""
     parts = [(part, getattr(before.job, part), getattr(after.job, part)) for part in MODELS]
 
     def told(model: EncoderFiles | ScorerFiles) -> str:

@@ -1,4 +1,4 @@
-"""The pool into vectors, each thing once per encoder: distinct texts of messages, or whole conversations."""
+"""Encodes the pool: each distinct message text, or each whole conversation, once per encoder."""
 
 from collections.abc import Sequence
 
@@ -17,28 +17,28 @@ from deita_core.tables import SAMPLES, Table, vectors_table
 
 STAGE = "encode"
 BLOCK = 2_048
-# Several seconds' work on two cores.
+# Several seconds of work on two cores.
 CHARS_PER_SHARD = 400_000
-# Some 5,000 tokens: 10 TFLOP for each billion parameters of a language model. A large pool has larger shards.
+# About 5,000 tokens: 10 TFLOP per billion parameters of a language model. A large pool has larger shards.
 CHARS_PER_CAUSAL_SHARD = 20_000
-# A conversation longer than a language model reads takes no longer than one it reads to the end.
+# A language model truncates long conversations, so their cost is limited.
 CHARS_PER_TOKEN = 4
 
 Encoder = SentenceEncoder | LanguageModelEncoder
 
 
 def load_encoder(files: EncoderFiles) -> Encoder:
-    """Load an encoder of either kind."""
+    """Load a sentence encoder or a language model."""
     return LanguageModelEncoder(files) if files.kind == "causal" else SentenceEncoder(files)
 
 
 def encoder_table(encoder: EncoderFiles) -> Table:
-    """The table of an encoder's vectors: keyed by text id, or by sample id where it reads whole conversations."""
+    """The table of an encoder's vectors: keyed by text id, or by sample id if it encodes whole conversations."""
     return vectors_table(encoder.slug, encoder.dim, encoder.storage)
 
 
 def pool_texts(store: Store, sample_ids: Sequence[str]) -> pl.DataFrame:
-    """The distinct texts of samples that are not blank: id, owner (a sample that has it), size (characters)."""
+    """The distinct nonblank texts of samples: id, owner (a sample with the text), size (characters)."""
     samples = store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]).sort("id")
     messages = samples.explode("message_index", empty_as_null=False).unnest("message_index").filter(~pl.col("blank"))
     texts = messages.select(id="text_id", owner="id", size="n_chars")
@@ -46,18 +46,18 @@ def pool_texts(store: Store, sample_ids: Sequence[str]) -> pl.DataFrame:
 
 
 def pool_conversations(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> pl.DataFrame:
-    """The conversations of samples: id, owner (the same), size (characters a language model reads, about)."""
+    """The conversations of samples: id, owner (the same), size (approximate characters a language model reads)."""
     samples = store.fetch(SAMPLES, "id", sample_ids, ["id", "n_chars"])
     return samples.select("id", owner="id", size=pl.col("n_chars").clip(upper_bound=chars_read(encoder)))
 
 
 def chars_read(encoder: EncoderFiles) -> int:
-    """How many characters of a conversation a language model reads before its cut, about."""
+    """Approximate characters of a conversation that a language model reads before it truncates."""
     return encoder.max_tokens * CHARS_PER_TOKEN
 
 
 def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the texts, or the conversations, that have no vector yet; those of like length together."""
+    """Shards of the texts or conversations without a vector, sorted by length."""
     ids = pool_ids(store, file_ids).to_list()
     if encoder.kind == "causal":
         work, size = pool_conversations(store, encoder, ids), CHARS_PER_CAUSAL_SHARD
@@ -67,7 +67,7 @@ def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) 
 
 
 def shard_texts(store: Store, rows: pl.DataFrame) -> list[str]:
-    """The texts of a shard, in its order."""
+    """The texts of a shard, in order."""
     owners = store.fetch(SAMPLES, "id", rows["owner"].unique().to_list(), ["messages", "message_index"])
     texts: dict[str, str] = {}
     for messages, message_index in owners.iter_rows():
@@ -76,13 +76,13 @@ def shard_texts(store: Store, rows: pl.DataFrame) -> list[str]:
 
 
 def shard_conversations(store: Store, rows: pl.DataFrame) -> list[Conversation]:
-    """The conversations of a shard, in its order."""
+    """The conversations of a shard, in order."""
     samples = dict(store.fetch(SAMPLES, "id", rows["id"].to_list(), ["id", "messages"]).iter_rows())
     return [conversation((m["role"], m["content"]) for m in samples[id_]) for id_ in rows["id"]]
 
 
 def encode_shard(store: Store, encoder: Encoder, shard: Shard) -> int:
-    """Encode a shard and write its vectors in one commit; returns how many."""
+    """Encode a shard and write its vectors in one commit; returns the number of rows."""
     rows = read_shard(store, shard)
     if isinstance(encoder, LanguageModelEncoder):
         texts = [render(talk, encoder.tokenizer) for talk in shard_conversations(store, rows)]
@@ -100,9 +100,9 @@ def vector_frame(table: Table, text_ids: pl.Series, n_tokens: np.ndarray, vector
 
 
 def message_tokens(store: Store, encoder: EncoderFiles, samples: pl.DataFrame) -> dict[str, int]:
-    """Tokens of each message of samples (id, message_index) that is not blank, by its text id.
+    """Number of tokens of each nonblank message of samples (id, message_index), by text id.
 
-    As stored with the messages' vectors; a language model, which has none of messages, has its tokenizer count them.
+    Counts are stored with message vectors. A language model has no message vectors, so its tokenizer counts.
     """
     if encoder.kind == "causal":
         return _counted(store, encoder, samples["id"].to_list())

@@ -1,4 +1,4 @@
-"""What a selection would do, without doing it: rows to read, texts to encode, turns to score, and how long."""
+"""Estimates the work of a selection without running it: rows, texts to encode, samples to score, and seconds."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ from deita_core.store import Store
 from deita_core.tables import scores_table
 
 MEASURED = 64
-# A language model may take minutes for as many conversations.
+# A language model may take minutes for MEASURED conversations.
 MEASURED_SECONDS = 5.0
 
 
 class _Unit(NamedTuple):
-    """What is encoded: its id, its size in characters, and the text or the conversation."""
+    """A text or a conversation to encode, with its id and its size in characters."""
 
     id: str
     size: int
@@ -33,9 +33,9 @@ class _Unit(NamedTuple):
 
 
 class Estimate(BaseModel):
-    """Counts of the pool, what the store lacks of it, and the seconds that encoding it would take here.
+    """Counts of the pool, of the results missing in the store, and the seconds to encode them on this machine.
 
-    `texts` are what is encoded: distinct texts of messages, or conversations where the encoder is a language model.
+    `texts` counts distinct message texts, or conversations if the encoder is a language model.
     """
 
     files: int
@@ -50,7 +50,7 @@ class Estimate(BaseModel):
 
 
 def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
-    """Read the pool and compare it with the store; nothing is written."""
+    """Read the pool and compare it with the store; writes nothing."""
     files = pool_files(pool, [settings.store])
     encoder = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
     rows = rejects = 0
@@ -109,7 +109,7 @@ def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, 
 
 
 def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:
-    """Measured on this machine, on some of the pool's own texts or conversations."""
+    """Encoding speed on this machine, measured on a sample of the pool."""
     model = load_encoder(encoder)
     if isinstance(model, LanguageModelEncoder):
         return _reading_rate(model, units)
@@ -121,7 +121,7 @@ def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:
 
 
 def _reading_rate(model: LanguageModelEncoder, units: list[_Unit]) -> float:
-    """On ever more conversations at once, until enough time has gone by."""
+    """Characters per second, measured on growing batches until MEASURED_SECONDS have passed."""
     texts = [render(unit.content, model.tokenizer) for unit in units if isinstance(unit.content, Conversation)]
     model.encode([texts[0][:64]])
     started, done = perf_counter(), 0
@@ -133,7 +133,7 @@ def _reading_rate(model: LanguageModelEncoder, units: list[_Unit]) -> float:
 
 
 class _Reservoir:
-    """A fair sample of a stream of what is to be encoded."""
+    """A uniform random sample of a stream of units."""
 
     def __init__(self, size: int) -> None:
         self.kept: list[_Unit] = []

@@ -1,4 +1,4 @@
-"""A finished selection out of the store, as files that are checked before they take their places."""
+"""Exports a finished selection from the store as files that are checked before they are placed."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from deita_core.tables import DECISIONS, REJECTS, REMOVALS, SAMPLES, SOURCES
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
-    """Write the selection's files, all of them or none; returns their names."""
+    """Write the selection's files, all or none; returns their names."""
     try:
         names = prepare_export(store, report, folder)
         place_selection(folder, names)
@@ -38,7 +38,7 @@ def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
 
 
 def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
-    """Write the selection's files beside those of the snapshot before, with what has changed since; returns names."""
+    """Prepare the selection's files, with the changes since the previous snapshot; returns their names."""
     placed = all_decisions(store, report.job)
     selected = selected_rows(store, placed)
     decisions = placed.drop("key")
@@ -54,10 +54,10 @@ def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
 
 
 def check_prepared(store: Store, report: Report, folder: Path) -> None:
-    """Raise StoreError unless the files prepared in a folder, the store and the report agree on every number.
+    """Raise StoreError unless the prepared files, the store and the report agree on all counts.
 
-    The rows selected must be the same in both files, in the decisions, in the manifest, in the store and in the
-    report, and the fates must add up to the rows read. What was removed since the run is in none of them.
+    The number of selected rows must be equal in both files, the decisions, the manifest, the store and the report, and
+    the fates must add up to the rows read. Samples removed since the run are excluded everywhere.
     """
     manifest = orjson.loads(partial_path(folder / MANIFEST).read_bytes())["counts"]
     fates = pl.read_parquet(partial_path(folder / "decisions.parquet"), columns=["fate"])["fate"]
@@ -86,7 +86,7 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
 
 
 def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
-    """The fates of the rows as they are now: of those that were removed since the run was made as well."""
+    """Current counts of the fates; rows removed since the run count as rejected."""
     fate = dict(decisions.group_by("fate").len().iter_rows())
     merged = int((decisions["copies"].drop_nulls() - 1).sum())
     now = report.counts.model_copy(
@@ -103,9 +103,9 @@ def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
 
 
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:
-    """The fate of every row of the pool, with where it stood: distinct samples in rank order, then unreadable rows.
+    """The fate and source of every row of the pool: distinct samples in rank order, then rejected rows.
 
-    What was removed since the run stands among the unreadable rows.
+    Rows removed since the run are among the rejected rows.
     """
     there = decisions_of(store, job).join(store.read(REMOVALS, ["id"]), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
@@ -119,7 +119,7 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
 
 
 def _places(store: Store, job: Job) -> pl.DataFrame:
-    """Where each sample stands first, and how often: sample_id, key, file, line, copies."""
+    """The first source of each sample, and its number of copies: sample_id, key, file, line, copies."""
     columns = ["sample_id", "key", "file_id", "file", "line"]
     rows = store.fetch(SOURCES, "file_id", list(job.file_ids), columns)
     position = pl.DataFrame({"file_id": job.file_ids}).with_row_index("nth")
@@ -130,7 +130,7 @@ def _places(store: Store, job: Job) -> pl.DataFrame:
 
 
 def selected_rows(store: Store, decisions: pl.DataFrame) -> pl.DataFrame:
-    """The selected samples with their messages and their own fields, in rank order."""
+    """The selected samples with messages and fields, in rank order."""
     selected = decisions.filter(pl.col("fate") == "selected")
     ids = selected["id"].to_list()
     messages = store.fetch(SAMPLES, "id", ids, ["id", "messages"])
@@ -142,7 +142,7 @@ def selected_rows(store: Store, decisions: pl.DataFrame) -> pl.DataFrame:
 
 
 def manifest_of(store: Store, report: Report) -> dict[str, Any]:
-    """Everything needed to run the selection again and to check it."""
+    """The manifest: everything needed to repeat and to check the selection."""
     job = report.job
     return {
         "run_id": job.run_id,

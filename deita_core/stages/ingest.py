@@ -1,4 +1,4 @@
-"""Files into the store: samples, where each came from, and what could not be read."""
+"""Reads files into the store: samples, their sources, and rejects."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from deita_core.reading.pool import Batch, batches, content_hash, expand, sample
 from deita_core.store import Store
 from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 
-# Raised whenever the same file would give other rows: part of every file id.
+# Increased whenever the same file would give different rows. Part of every file id.
 READING_VERSION = 1
 
 
 class PoolFile(BaseModel):
-    """A file of the pool as it is now; its id names its content and how it is to be read."""
+    """A file of the pool; its id depends on path, content, layout and limit."""
 
     file: str
     content: str
@@ -26,7 +26,7 @@ class PoolFile(BaseModel):
     limit: int | None = None
 
     def at(self, file: str) -> "PoolFile":
-        """The same content at another place."""
+        """The same content at another path."""
         return self.model_copy(update={"file": file})
 
     @property
@@ -37,7 +37,7 @@ class PoolFile(BaseModel):
 
 
 class Ingested(BaseModel):
-    """What reading a file gave."""
+    """Counts of one file's rows."""
 
     file_id: str
     file: str
@@ -48,9 +48,9 @@ class Ingested(BaseModel):
 
 
 def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
-    """The files of a pool, except those in folders to leave out, such as the store and the results of a run.
+    """The files of a pool, except those in folders to leave out, such as the store and the output folder.
 
-    What is named in the pool itself is never left out. Raises InputError if nothing is left.
+    Files named in the pool itself are always included. Raises InputError if no file remains.
     """
     asked = [Path(name).resolve() for name in map(str, pool) if "://" not in name]
     outside = [Path(folder).expanduser().resolve() for folder in leave_out if "://" not in folder]
@@ -67,17 +67,17 @@ def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
 
 
 def describe_file(file: str, layout: Layout | None = None, limit: int | None = None) -> PoolFile:
-    """Look at a file's content, without reading its rows."""
+    """Hash a file's content, without parsing its rows."""
     return PoolFile(file=file, content=content_hash(file), layout=layout, limit=limit)
 
 
 def ingest_file(store: Store, file: PoolFile) -> Ingested:
-    """Read a file into the store, a batch at a time; what is there already is not written again."""
+    """Read a file into the store in batches; existing rows are not written again."""
     samples = rejects = 0
     removed = store.read(REMOVALS)
     for rows in batches(stream_file(file.file, file.layout, file.limit)):
         batch = without_removed(samples_frames(file.id, file.file, rows), removed)
-        # Sources last: a source row is only ever visible with its sample.
+        # Sources last, so that a source row is visible only with its sample.
         store.write(SAMPLES, batch.samples)
         store.write(REJECTS, batch.rejects)
         store.write(SOURCES, batch.sources)
@@ -92,7 +92,7 @@ def ingest_file(store: Store, file: PoolFile) -> Ingested:
 
 
 def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:
-    """The batch with rows of removed conversations (id, removed) among the rejects, where nothing of their text is."""
+    """The batch, with rows of removed conversations (id, removed) moved to the rejects, which hold no text."""
     gone = batch.sources.join(removed, left_on="sample_id", right_on="id", how="inner")
     if gone.is_empty():
         return batch
@@ -104,13 +104,13 @@ def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:
 
 
 def removed_rows(sources: pl.DataFrame) -> pl.DataFrame:
-    """Source rows of removed conversations (with `removed`, the day) as rows of the rejects table."""
+    """Source rows of removed conversations (with `removed`, the date) as rows of the rejects table."""
     told = {"reason": pl.lit("removed"), "detail": pl.format("taken down on {}", "removed")}
     return sources.with_columns(**told).select(REJECTS.empty().columns)
 
 
 def recount(store: Store, ingested: Ingested) -> Ingested | None:
-    """The file's rows as they are counted now, or None if the store lacks any: some may have been removed since."""
+    """The file's current counts, as rows may have been removed since; None if the store lacks any row."""
     where = f"file_id = '{ingested.file_id}'"
     samples, rejects = store.count(SOURCES, where), store.count(REJECTS, where)
     if samples + rejects != ingested.rows or len(store.missing(SAMPLES, pool_ids(store, [ingested.file_id]))):
@@ -119,7 +119,7 @@ def recount(store: Store, ingested: Ingested) -> Ingested | None:
 
 
 def surviving(pool: Sequence[str]) -> list[str]:
-    """Those of a pool's names that still name a file."""
+    """The names of a pool that still name a file."""
     return [name for name in pool if _names_a_file(name)]
 
 
@@ -131,21 +131,21 @@ def _names_a_file(name: str) -> bool:
 
 
 def as_before(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[PoolFile]:
-    """Files found now, those of an earlier snapshot in the layout they were read in then."""
+    """The files found, with the layout of the earlier snapshot for those it has."""
     layouts = {_place(file.file): file.layout for file in files}
     return [file.model_copy(update={"layout": layouts.get(_place(file.file), file.layout)}) for file in found]
 
 
 def only_stored(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[Ingested]:
-    """Those of an earlier snapshot's files that are not found any more, by place or by content."""
+    """Files of an earlier snapshot that are no longer found, by path or by content."""
     here = {_place(file.file) for file in found}
     gone = [file for file in files if _place(file.file) not in here]
-    # The key of a file that was only moved is the one it would have where it was.
+    # A file that was only moved has the earlier id at its earlier path.
     return [file for file in gone if not any(other.at(file.file).id == file.file_id for other in found)]
 
 
 def still_stored(store: Store, files: Sequence[Ingested]) -> list[Ingested]:
-    """Files that are gone, as the store has them. Raises StoreError if it lacks any of their rows."""
+    """Current counts of missing files, from the store. Raises StoreError if the store lacks any of their rows."""
     counted = [(file, recount(store, file)) for file in files]
     if lost := [file.file for file, now in counted if now is None]:
         raise StoreError(f"{lost[0]} is gone, and so are rows of it in {store.uri}; put the file back and run again.")

@@ -1,4 +1,4 @@
-"""What a store knows of a pool without a selection: its scores as a file, and what a threshold means in it."""
+"""Measures a pool without a selection: exports its scores, and calibrates thresholds."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from deita_core.tables import SAMPLES, SOURCES, scores_table
 
 
 def pool_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[ScorerFiles]) -> pl.DataFrame:
-    """One row per turn of the pool: id, turn, each axis' score and status, and where the sample stands first."""
+    """One row per turn of the pool: id, turn, score and status of each axis, first file and line of the sample."""
     ids = pool_ids(store, file_ids).to_list()
     table = pl.DataFrame(schema={"id": pl.String, "turn": pl.Int32})
     for scorer in scorers:
@@ -35,7 +35,7 @@ def pool_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[ScorerF
 
 
 def export_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[ScorerFiles], out: Path) -> dict[str, int]:
-    """Write the pool's scores as .parquet, .csv or .jsonl, by the name's ending; returns counts of the statuses."""
+    """Write the pool's scores as .parquet, .csv or .jsonl, by the file extension; returns counts of the statuses."""
     check_scores_file(out)
     table = pool_scores(store, file_ids, scorers)
     write: dict[str, Callable[[Path], Any]] = {
@@ -50,7 +50,7 @@ def export_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[Score
 
 
 def check_scores_file(out: Path) -> None:
-    """Raise InputError unless the name says in which format scores are to be written."""
+    """Raise InputError unless the file extension is .parquet, .csv or .jsonl and the folder is writable."""
     if out.suffix not in (".parquet", ".csv", ".jsonl"):
         raise InputError(f"{out} does not say what to write; end its name in .parquet, .csv or .jsonl.")
     check_folder(out.parent)
@@ -59,7 +59,7 @@ def check_scores_file(out: Path) -> None:
 def calibrate_pool(
     store: Store, file_ids: Sequence[str], encoder: EncoderFiles, keep: float, samples: int
 ) -> Calibration:
-    """Calibrate on so many samples of the pool, drawn in the order of a hash."""
+    """Calibrate on a number of samples of the pool, drawn in the order of a hash."""
     ids = pool_ids(store, file_ids).to_list()
     drawn = sorted(ids, key=lambda id_: content_id(id_.encode()))[:samples]
     indices = store.fetch(SAMPLES, "id", drawn, ["id", "message_index"])

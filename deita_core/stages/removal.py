@@ -1,4 +1,4 @@
-"""Taking conversations down: out of the pool, the vectors, the scores and what evolved from them, for good."""
+"""Removes conversations permanently: from the pool, the vectors, the scores and the evolved chains."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,31 +17,31 @@ from deita_core.stages.snapshots import forget_unfinished, read_snapshot, snapsh
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
 
-# A shard of nothing: a removal that has begun.
+# An empty shard that marks an unfinished removal.
 PURGE = {"key": "purge", "plan": "purge", "shard": 0, "ids": [], "owners": []}
 UNFINISHED = "plan = 'purge'"
 
 
 class Removed(BaseModel):
-    """What a takedown took: distinct conversations, and the rows of the pool that were them."""
+    """Counts of a removal: distinct conversations, and their rows in the pool."""
 
     samples: int
     rows: int
 
 
 class Match(BaseModel):
-    """Ids of samples that are to be removed, and how many fit only by what a file held in the past."""
+    """Ids of samples to remove, and how many match only in earlier versions of files."""
 
     ids: list[str]
     older: int
 
 
 def matching(store: Store, asked: RemovalSettings) -> Match:
-    """Find the samples named, and those a row of which fits an SQL condition.
+    """Find samples by id, or by an SQL condition on one of their rows.
 
-    The condition is on the columns of the sources: file, line, layout, fields (the row as JSON), sample_id; of the
-    files as the last snapshots have them, unless the older versions are asked for. Raises InputError for a condition
-    that cannot be read and an id that was never here.
+    The condition is on the columns of the sources: file, line, layout, fields (the row as JSON), sample_id. It covers
+    files of the last snapshots; earlier versions only on request. Raises InputError for an invalid condition and an id
+    that was never in the store.
     """
     known = set(pl.concat([store.read(SAMPLES, ["id"]), store.read(REMOVALS, ["id"])])["id"])
     if strange := [id_ for id_ in asked.ids if id_ not in known]:
@@ -63,7 +63,7 @@ def _rows_that_fit(store: Store, where: str | None) -> pl.DataFrame:
 
 
 def _files_now(store: Store, there: pl.Series) -> pl.Series:
-    """Ids of the files of the last snapshot of each folder; those that are there, where there is no snapshot yet."""
+    """Ids of the files of each folder's last snapshot; all given ids if there is no snapshot yet."""
     last = snapshots(store).group_by("folder").agg(pl.col("number").max())["number"].to_list()
     if not last:
         return there
@@ -72,13 +72,13 @@ def _files_now(store: Store, there: pl.Series) -> pl.Series:
 
 
 def counted(store: Store, ids: Sequence[str]) -> Removed:
-    """What removing samples would take."""
+    """Counts of what a removal of samples would delete."""
     rows = store.fetch(SOURCES, "sample_id", list(ids), ["sample_id"])
     return Removed(samples=rows["sample_id"].n_unique(), rows=len(rows))
 
 
 def remove(store: Store, ids: Sequence[str], reason: str) -> None:
-    """Take samples down, only while holding the store's lock; what has begun the next run carries out."""
+    """Remove samples. Requires the store's lock. If interrupted, the next run finishes."""
     today = datetime.now(UTC).date().isoformat()
     rows = pl.DataFrame({"id": ids}, schema={"id": pl.String}).with_columns(
         removed=pl.lit(today), reason=pl.lit(reason)
@@ -88,33 +88,33 @@ def remove(store: Store, ids: Sequence[str], reason: str) -> None:
 
 
 def finish_removals(store: Store) -> None:
-    """Take away whatever is still there of removed samples, and the versions of the tables that hold it."""
+    """Delete all remaining data of removed samples, and the table versions that hold it."""
     removed = store.read(REMOVALS)
     here = store.read(SAMPLES, ["id"]).join(removed, on="id", how="semi")["id"].to_list()
     rows = store.fetch(SOURCES, "sample_id", removed["id"].to_list()) if len(removed) else SOURCES.empty()
     if not here and rows.is_empty() and not store.count(PLANS, UNFINISHED):
         return
-    # Until the old versions of the tables are gone this says that they are not.
+    # Marks the removal as unfinished until old table versions are dropped.
     store.write(PLANS, pl.DataFrame([PURGE], schema=PLANS.empty().schema))
     store.write(REJECTS, removed_rows(rows.join(removed, left_on="sample_id", right_on="id")))
     store.delete_rows(SOURCES.name, "sample_id", rows["sample_id"].unique().to_list())
     texts = _texts_of_no_other(store, here)
     for name in store.tables():
         if name.startswith("vectors__"):
-            # A language model's vectors are keyed by the sample itself.
+            # A language model's vectors are keyed by sample id.
             store.delete_rows(name, "text_id", [*texts, *here])
         if name.startswith("scores__"):
             store.delete_rows(name, "id", here)
     _forget_chains(store, here)
     _forget_plans(store, [*texts, *here])
-    # Last: a sample that is still here says which texts are to go.
+    # Last, because the sample names the texts to delete.
     store.delete_rows(SAMPLES.name, "id", here)
     store.compact(purge=True)
     store.delete(PLANS, UNFINISHED)
 
 
 def _texts_of_no_other(store: Store, ids: Sequence[str]) -> list[str]:
-    """Texts of samples, and of the chains evolved from them, that no other sample has."""
+    """Text ids of samples, and of chains evolved from them, that no other sample has."""
     indices = (
         store.read(SAMPLES, ["id", "message_index"])
         .explode("message_index")
@@ -129,7 +129,7 @@ def _texts_of_no_other(store: Store, ids: Sequence[str]) -> list[str]:
 
 
 def forget_unplaced(store: Store) -> None:
-    """Drop samples that no row of a file leads to: what a reading that broke off has left."""
+    """Delete samples without a source, which an interrupted ingest leaves."""
     placed = store.read(SOURCES, ["sample_id"]).unique()
     loose = store.read(SAMPLES, ["id"]).join(placed, left_on="id", right_on="sample_id", how="anti")
     store.delete_rows(SAMPLES.name, "id", loose["id"].to_list())
@@ -142,22 +142,22 @@ def _forget_chains(store: Store, ids: Sequence[str]) -> None:
 
 
 def _forget_plans(store: Store, ids: Sequence[str]) -> None:
-    """Shards that a broken run left, if they hold any of the ids: what else is in them is planned anew."""
+    """Delete shards of interrupted runs that hold any of the ids; their other rows are planned again."""
     held = pl.col("ids").list.concat("owners").list.set_intersection(pl.lit(list(ids), dtype=pl.List(pl.String)))
     keys = store.read(PLANS, ["key", "ids", "owners"]).filter(held.list.len() > 0)["key"].to_list()
     store.delete_rows(PLANS.name, "key", keys)
 
 
 def mend(store: Store) -> None:
-    """Finish removals that broke off, and drop samples of readings and decisions of selections that did."""
-    # First: a sample that is to be removed says which vectors and scores are to go with it.
+    """Finish interrupted removals, and delete what interrupted ingests and selections left."""
+    # First, because a removed sample names the vectors and scores to delete.
     finish_removals(store)
     forget_unplaced(store)
     forget_unfinished(store)
 
 
 def take_back(store: Store, folder: str | None = None) -> None:
-    """Drop what a failed run decided, and the files it prepared in its folder; only while holding the lock."""
+    """Delete the decisions of a failed run, and the files it prepared in its folder. Requires the lock."""
     if folder is not None:
         drop_prepared(Path(folder), SELECTION_FILES)
     forget_unfinished(store)

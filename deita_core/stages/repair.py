@@ -1,4 +1,4 @@
-"""Whether a store's tables are whole, and the way back to the newest version of one that is not."""
+"""Checks a store's tables, and restores damaged ones to their newest valid version."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from deita_core.store.files import ASIDE, at_hand, list_files, move_files
 from deita_core.tables import DECISIONS, SNAPSHOTS, InvalidTableError, Table, scores_table, vectors_table
 
 FIXED = {table.name: table for table in vars(tables).values() if isinstance(table, Table)}
-# Their rows are only right together.
+# Tables that are valid only as a whole.
 WHOLE = (tables.CHAINS.name, tables.RANKINGS.name)
 VERSIONS = "_versions"
 MANIFEST = ".manifest"
-# Lance counts down in the names of its manifests, so that the newest is listed first; long ago it counted up.
+# The names of Lance's manifests count down, so that the newest is listed first; in old versions they count up.
 LAST = 2**64 - 1
 DIGITS = len(str(LAST))
 FOREIGN = "it is from another program or version"
-# What follows from rows that are lost, by the beginning of the table's name.
+# The consequences of lost rows, by the first part of the table's name.
 AFTERWARDS = {
     "samples": "the next run reads the pool's files again; what only stood in files that are gone is lost",
     "sources": "the next run reads the pool's files again; what only stood in files that are gone is lost",
@@ -42,7 +42,7 @@ AFTERWARDS = {
 
 
 class Version(BaseModel):
-    """One version of a table: its rows, None where even that is not known, and what is wrong with it, if anything."""
+    """One version of a table: its number of rows, None if unknown, and its damage, if any."""
 
     number: int
     manifest: str
@@ -51,9 +51,9 @@ class Version(BaseModel):
 
 
 class Health(BaseModel):
-    """A table as it is: its newest version first, and behind that all those up to the newest whole one.
+    """The state of a table: its versions from the newest back to the newest valid one.
 
-    `broken` are earlier versions whose manifests cannot be read, which hinders compacting and nothing else.
+    `broken` are earlier versions with unreadable manifests, which prevent only compaction.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Health(BaseModel):
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the newest version."""
+        """The damage of the newest version; None if it is valid."""
         return self.versions[0].trouble if self.versions else "its list of versions is gone"
 
     @property
     def whole(self) -> Version | None:
-        """The newest version that is whole."""
+        """The newest valid version."""
         return next((version for version in self.versions if version.trouble is None), None)
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class Health(BaseModel):
 
     @property
     def loss(self) -> str:
-        """What a repair would do, and what it would cost."""
+        """A sentence: what a repair would do, and which rows it would lose."""
         afterwards = AFTERWARDS.get(self.name.partition("__")[0], "it is no table of this program")
         if self.whole is None:
             return f"no version of it is whole, so that it would be put aside and all its rows lost: {afterwards}"
@@ -96,12 +96,12 @@ class Health(BaseModel):
 
     @property
     def can_be_repaired(self) -> bool:
-        """True for damage; another program's table is left to it."""
+        """True if the table is damaged and belongs to this program."""
         return bool(self.trouble and self.trouble != FOREIGN) or bool(self.broken)
 
 
 def examine(store: Store) -> Iterator[Health]:
-    """Read every table of a store in full, and of damaged ones the earlier versions as well; writes nothing."""
+    """Read every table of a store in full, and earlier versions of damaged ones; writes nothing."""
     for name in store.tables():
         rows, trouble = check(store, name)
         manifests = _manifests(store, name)
@@ -113,7 +113,7 @@ def examine(store: Store) -> Iterator[Health]:
 
 
 def check(store: Store, name: str) -> tuple[int, str | None]:
-    """How many rows of a table can be read, and what is wrong with them or None."""
+    """The number of readable rows of a table, and its damage or None."""
     rows = 0
     keys: list[pl.DataFrame] = []
     try:
@@ -148,7 +148,7 @@ def _table(name: str, frame: pl.DataFrame) -> Table | None:
 
 
 def _history(store: Store, name: str, manifests: list[tuple[int, str]]) -> Health:
-    """Versions of a damaged table down to the newest that is whole, each opened by itself in a folder of links."""
+    """Versions of a damaged table back to the newest valid one, each opened separately in a folder of links."""
     versions: list[Version] = []
     broken: list[Version] = []
     with at_hand(store.uri, f"{name}.lance") as folder, TemporaryDirectory() as links:
@@ -167,7 +167,7 @@ def _history(store: Store, name: str, manifests: list[tuple[int, str]]) -> Healt
 
 
 def _counted(store: Store, name: str) -> int | None:
-    """How many rows a damaged version had."""
+    """The number of rows of a damaged version."""
     try:
         return store.count(name)
     except DamagedTableError:
@@ -201,10 +201,10 @@ def _manifests(store: Store, name: str) -> list[tuple[int, str]]:
 
 
 def repair(store: Store, found: list[Health]) -> list[str]:
-    """Take damaged tables back to their newest whole versions, and say what was done; only while holding the lock.
+    """Restore damaged tables to their newest valid versions; returns lines that describe it. Requires the lock.
 
-    Nothing is deleted: the manifests of the versions after it, or a table without a whole version, are moved to a
-    folder of the store called damaged, which the next `deita remove` empties.
+    Nothing is deleted: the manifests of later versions, or a table without a valid version, are moved to the folder
+    `damaged` of the store, which the next `deita remove` empties.
     """
     into = f"{ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
     for health in found:
@@ -217,9 +217,9 @@ def repair(store: Store, found: list[Health]) -> list[str]:
 
 
 def _to_move(store: Store, health: Health) -> list[str]:
-    """The newest first, so that a repair that breaks off leaves a table that is seen to be damaged."""
+    """The files to move, newest first, so that after an interrupted repair the table still counts as damaged."""
     if health.whole is None:
-        # Before its rows the versions, since a table is one by them; last the hint that says which is the newest.
+        # Versions before rows, since they make it a table; the hint to the newest version sorts after them.
         files = list_files(store.uri, f"{health.name}.lance")
         return sorted(files, key=lambda path: VERSIONS not in path)
     bad = [version.manifest for version in (*health.versions, *health.broken) if version.trouble is not None]
@@ -228,7 +228,7 @@ def _to_move(store: Store, health: Health) -> list[str]:
 
 
 def forget_undecided(store: Store) -> list[int]:
-    """Forget snapshots that lack any of their decisions; returns their numbers."""
+    """Delete snapshots that lack any of their decisions; returns their numbers."""
     found = store.read(DECISIONS, ["run_id"]).group_by("run_id").len("found")
     decided = pl.col("report").str.json_path_match("$.chosen.samples").cast(pl.Int64, strict=False)
     made = store.read(SNAPSHOTS, ["number", "run_id", "report"]).join(found, on="run_id", how="left")

@@ -1,4 +1,4 @@
-"""What a selection did: the fate of every row counted, and all that is needed to make it again."""
+"""The report of a selection: counts of all fates, and everything needed to repeat it."""
 
 from pydantic import BaseModel
 
@@ -7,7 +7,7 @@ from deita_core.stages.selecting import Chosen, Job
 
 
 class Counts(BaseModel):
-    """Where every input row went: read = selected + skipped + rejected + merged duplicates."""
+    """Counts of input rows by fate: read = selected + skipped + rejected + merged duplicates."""
 
     read: int
     merged: int
@@ -20,12 +20,12 @@ class Counts(BaseModel):
 
     @property
     def skipped(self) -> int:
-        """Good rows that were not chosen: near-duplicates of a better one, or after the budget was full."""
+        """Valid rows that were not selected: near-duplicates, or over budget."""
         return self.near_duplicate + self.over_budget
 
 
 class Report(BaseModel):
-    """What a run did, as it goes into the manifest and the snapshots; it goes on from `previous`."""
+    """The report of a run, for the manifest and the snapshots; `previous` is the snapshot it follows."""
 
     job: Job
     snapshot: int
@@ -41,7 +41,7 @@ class Report(BaseModel):
 
     @property
     def counts(self) -> Counts:
-        """The fate of every input row, and the work done."""
+        """Counts of input rows by fate, and of the work done."""
         read = sum(file.rows for file in self.files)
         unreadable = sum(file.rejects for file in self.files)
         return Counts(

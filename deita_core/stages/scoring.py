@@ -1,4 +1,4 @@
-"""Scores of every turn of the pool: by a head from the stored vectors, by a language model from the texts."""
+"""Scores every turn of the pool: a head reads stored vectors, a language model reads texts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
 
 STAGE = "score"
-# A head takes some milliseconds for a sample, a language model on a CPU a second; one that is served takes many at
+# A head takes some milliseconds per sample, a language model on a CPU a second. A served model scores many samples at
 # once, but few at the end of a shard.
 SAMPLES_PER_SHARD = {"head": 4_096, "causal": 256, "served": 2_048}
 
@@ -30,7 +30,7 @@ def plan_scoring(store: Store, scorer: ScorerFiles, file_ids: Sequence[str]) -> 
 
 
 def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
-    """Score every turn of a shard's samples and write the scores in one commit; returns how many."""
+    """Score every turn of a shard's samples and write the scores in one commit; returns the number of turns."""
     ids = read_shard(store, shard)["id"].to_list()
     samples = store.fetch(SAMPLES, "id", ids, ["id", "messages", "message_index"]).sort("id")
     turns = list(_turns(samples))
@@ -46,7 +46,7 @@ def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: Encod
 
 
 def score_on_vectors(store: Store, scorer: HeadScorer, encoder: EncoderFiles, turns: Sequence[Placed]) -> pl.DataFrame:
-    """Scores of turns from the stored vectors of their texts; no text is encoded."""
+    """Scores of turns from the stored vectors of their texts."""
     text_ids = list(dict.fromkeys(o["text_id"] for *_, message_index in turns for o in message_index if not o["blank"]))
     vectors = store.vectors(encoder_table(encoder), text_ids)
     row_of = {text: row for row, text in enumerate(text_ids)}
@@ -65,7 +65,7 @@ def score_on_vectors(store: Store, scorer: HeadScorer, encoder: EncoderFiles, tu
 
 
 def _turns(samples: pl.DataFrame) -> Iterator[Placed]:
-    """Every turn of samples (id, messages, message_index): sample id, number, turn, the sample's message_index."""
+    """Every turn of samples (id, messages, message_index): sample id, turn number, turn, message index."""
     for id_, messages, message_index in samples.select("id", "messages", "message_index").iter_rows():
         talk = conversation((m["role"], m["content"]) for m in messages)
         for number, turn in enumerate(talk.turns):

@@ -1,4 +1,4 @@
-"""Which samples of the pool to select: evol scores, ranking, the greedy scan, and the fate of every sample."""
+"""Selects samples of the pool: evol scores, ranking, the greedy scan, and the fate of every sample."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, scores_table
 
 BLOCK = 2_048
-# Why a sample was rejected, in words, by the code of the scan or the ranking.
+# Why a sample was rejected, by the code of the scan or the ranking.
 REJECTED = {
     "score_not_finite": "a turn has no readable score",
     "zero_vector": "its vector is zero",
@@ -30,7 +30,7 @@ REJECTED = {
 
 
 class Job(BaseModel):
-    """Everything a selection depends on: the rows, the models that measure them, and the settings."""
+    """Everything a selection depends on: the files, the models, and the settings."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +43,7 @@ class Job(BaseModel):
 
 
 class Chosen(BaseModel):
-    """How many distinct samples met each fate, and the threshold they were selected by."""
+    """Counts of distinct samples by fate, and the threshold used."""
 
     samples: int
     selected: int
@@ -71,7 +71,7 @@ def rank_pool(store: Store, job: Job) -> Ranked:
 
 
 def _turn_ends(store: Store, job: Job, samples: pl.DataFrame) -> pl.DataFrame:
-    """Tokens of each conversation up to the end of each turn: id, turn, end. Only where it can matter."""
+    """Tokens of each conversation up to the end of each turn: id, turn, end. Only for `fit` and several turns."""
     several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))
     tokens = message_tokens(store, job.encoder, several)
     rows = []
@@ -83,7 +83,7 @@ def _turn_ends(store: Store, job: Job, samples: pl.DataFrame) -> pl.DataFrame:
 
 
 def select(store: Store, job: Job) -> Chosen:
-    """Scan the pool in rank order, write the fate of every distinct sample, and count the fates."""
+    """Scan the pool in rank order and write the fate of every distinct sample; returns counts of the fates."""
     ranked = rank_pool(store, job)
     threshold = _threshold(store, job, ranked.candidates)
     scanned, rejected = _scan(store, job, ranked.candidates, threshold)
@@ -95,19 +95,19 @@ def select(store: Store, job: Job) -> Chosen:
 
 
 def _threshold(store: Store, job: Job, candidates: pl.DataFrame) -> float:
-    """The threshold of the settings; where that is auto, the smallest that fills the budget."""
+    """The threshold of the settings; for auto, the smallest that fills the budget."""
     budget, threshold = job.settings.budget, job.settings.threshold
     if threshold != "auto":
         return threshold
     if budget is None or budget >= len(candidates):
-        # Nothing but all of them can fill it.
+        # Only all candidates together can fill it.
         return 1.0
     blocks = partial(candidate_vectors, store, job.encoder, candidates)
     return smallest_filling(blocks, budget, job.encoder.dim, len(candidates)).threshold
 
 
 def _scan(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The decisions of the greedy scan, and the candidates that it rejected: id, reason."""
+    """The decisions of the greedy scan, and the candidates it rejected: id, reason."""
     selector = DiversitySelector(job.settings.budget, threshold, job.encoder.dim)
     frames = [selector.add_block([], np.zeros((0, job.encoder.dim), np.float32))]
     for ids, vectors in candidate_vectors(store, job.encoder, candidates):
@@ -118,7 +118,7 @@ def _scan(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) ->
 
 
 def _fates(ranked: Ranked, scanned: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
-    """The fate of every sample; what was neither scanned nor rejected came after the budget was full."""
+    """The fate of every sample; samples neither scanned nor rejected are over budget."""
     rejected = pl.concat([rejected, ranked.unscored]).with_columns(pl.col("reason").replace_strict(REJECTED))
     samples = pl.concat(
         [ranked.candidates.drop("message_index", "position"), ranked.unscored.select("id")], how="diagonal"
@@ -148,7 +148,7 @@ def _fates(ranked: Ranked, scanned: pl.DataFrame, rejected: pl.DataFrame) -> pl.
 def candidate_vectors(
     store: Store, encoder: EncoderFiles, candidates: pl.DataFrame
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The candidates' conversation vectors, a block at a time in their order: ids, (n, d) float32."""
+    """The candidates' conversation vectors, in order and in blocks: ids, (n, d) float32."""
     table = encoder_table(encoder)
     for block in candidates.select("id", "message_index").iter_slices(BLOCK):
         if encoder.kind == "causal":
@@ -161,13 +161,13 @@ def candidate_vectors(
 
 
 def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None:
-    """Write a run's decisions; what a failed attempt of the same run left is taken away first."""
+    """Write a run's decisions, after deleting those of a failed attempt of the same run."""
     store.delete(DECISIONS, f"run_id = '{run_id}'")
     store.write(DECISIONS, decisions.with_columns(run_id=pl.lit(run_id)).select(DECISIONS.empty().columns))
 
 
 def decisions_of(store: Store, job: Job, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """What became of every distinct sample of a run, in rank order, those without a rank last, by id."""
+    """The decisions of a run, one row per distinct sample, in rank order; those without a rank last, by id."""
     wanted = list(columns or (name for name in DECISIONS.empty().columns if name != "run_id"))
     ordered = list(dict.fromkeys([*wanted, "rank", "id"]))
     rows = store.read(DECISIONS, ordered, f"run_id = '{job.run_id}'")
@@ -175,8 +175,10 @@ def decisions_of(store: Store, job: Job, columns: Sequence[str] | None = None) -
 
 
 def with_nearest_selected(store: Store, job: Job, decisions: pl.DataFrame) -> pl.DataFrame:
-    """Decisions with `nearest` and the `similarity` to it: what a near-duplicate duplicates, or the most similar sample
-    selected above a selected one."""
+    """Decisions with `nearest`, and `similarity` to it.
+
+    `nearest`: `duplicate_of` of a near-duplicate; for a selected sample, the most similar one selected above it.
+    """
     selected = decisions.filter(pl.col("fate") == "selected").select("id")
     indices = store.fetch(SAMPLES, "id", selected["id"].to_list(), ["id", "message_index"])
     samples = selected.join(indices, on="id", how="left", maintain_order="left")

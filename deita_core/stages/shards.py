@@ -1,7 +1,7 @@
-"""Shards: how the work a stage still has to do is cut, written down before it starts.
+"""Shards: the parts of a stage's remaining work, stored before it starts.
 
-A resumed run finds the plan of the run that broke off and follows it, so that every shard, and with it every batch and
-every last bit of the numbers, is the one of an undisturbed run.
+A resumed run follows the stored plan of the interrupted run. So every shard and every batch, and with them all results
+to the last bit, are those of an uninterrupted run.
 """
 
 import polars as pl
@@ -11,23 +11,22 @@ from deita_core.conversation import content_id
 from deita_core.store import Store
 from deita_core.tables import PLANS, Table
 
-# A run has at most about this many shards a stage, however large the pool.
+# Approximate limit of shards per stage, for any size of pool.
 MAX_SHARDS = 40
 
 
 class Shard(BaseModel):
-    """One task's worth of rows: a row of the plans table."""
+    """The rows of one task: a row of the plans table."""
 
     key: str
     rows: int
 
 
 def plan_shards(store: Store, stage: str, table: Table, work: pl.DataFrame, shard_size: int) -> list[Shard]:
-    """Cut what is missing into shards, keeping those that an earlier run has planned and not finished.
+    """Divide missing rows into shards, keeping the unfinished shards of an earlier run.
 
-    `work`: id (as in the first key column of `table`), owner (whatever the stage needs to find it) and size, one row
-    per thing to do, in the order in which it should be done. A shard is about `shard_size` of the sizes' unit, and more
-    in a large pool.
+    `work`: one row per item, in processing order, with id (as in the first key column of `table`), owner (what the
+    stage needs to find the item) and size. The sizes in a shard add up to about `shard_size`, more in a large pool.
     """
     plan = f"{stage}:{table.name}"
     present = store.read(table, [table.key[0]]).select(id=table.key[0]).unique()
@@ -36,7 +35,7 @@ def plan_shards(store: Store, stage: str, table: Table, work: pl.DataFrame, shar
     unplanned = lacking.join(waiting.explode("ids"), left_on="id", right_on="ids", how="anti", maintain_order="left")
     new = _cut(plan, unplanned, shard_size)
     store.write(PLANS, new)
-    # What another pool's broken run left waiting is not this run's to do.
+    # Ignore shards that an interrupted run on another pool left.
     wanted = pl.col("ids").list.eval(pl.element().is_in(lacking["id"].implode())).list.any()
     shards = pl.concat([waiting, new.select(waiting.columns)]).filter(wanted)
     return [Shard(key=key, rows=rows) for key, rows in shards.select("key", pl.col("ids").list.len()).iter_rows()]
@@ -49,7 +48,7 @@ def read_shard(store: Store, shard: Shard) -> pl.DataFrame:
 
 
 def _drop_finished(store: Store, plan: str, present: pl.DataFrame) -> pl.DataFrame:
-    """Shards still waiting: key, ids. One is written in one commit, so it is finished once its rows are present."""
+    """Delete finished shards; returns the others: key, ids. A shard is finished once all its rows are present."""
     planned = store.read(PLANS, ["key", "shard", "ids"], f"plan = '{plan}'").sort("shard", "key").drop("shard")
     left = planned.explode("ids").join(present, left_on="ids", right_on="id", how="anti")["key"].unique()
     finished = planned.filter(~pl.col("key").is_in(left.implode()))["key"]

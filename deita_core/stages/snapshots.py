@@ -1,7 +1,7 @@
-"""Snapshots: every finished selection of a store, in order; each can be read again and compared with another.
+"""Snapshots: the finished selections of a store, in order; each can be read again and compared with another.
 
-A snapshot is a row that names its decisions, files and models. All that it rests on is keyed by content and model
-version and never changes, so that no table needs to be kept in an old version, which would keep removed texts too.
+A snapshot is a row that names its decisions, files and models. Their data is keyed by content and model version and
+never changes. So no old table versions are needed, which would also keep removed texts.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def snapshots(store: Store) -> pl.DataFrame:
 
 
 def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
-    """One snapshot, by default the last. Raises InputError, naming those that exist, if there is none of the number."""
+    """One snapshot, by default the last. Raises InputError, naming the existing ones, if the number does not exist."""
     there = snapshots(store)["number"].to_list()
     if not there:
         raise InputError(f"The store {store.uri} has no snapshot yet; run deita select first.")
@@ -57,7 +57,7 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
 
 
 def snapshot_of(store: Store, folder: Path) -> Snapshot | None:
-    """The snapshot whose files a folder holds; the last one made for it, where it holds none; None if there is none."""
+    """The snapshot whose files are in a folder, or else the last one made for the folder; None if there is none."""
     made = snapshots(store)
     found = made.filter(pl.col("run_id") == str(_manifest(folder).get("run_id")))
     if found.is_empty():
@@ -66,7 +66,7 @@ def snapshot_of(store: Store, folder: Path) -> Snapshot | None:
 
 
 def snapshot_of_run(store: Store, run_id: str) -> Snapshot | None:
-    """The snapshot that a run has made; None if it has not. Raises InputError if its folder has a later one by now."""
+    """The snapshot made by a run, None if there is none. Raises InputError if its folder has a later one."""
     made = snapshots(store)
     mine = made.filter(pl.col("run_id") == run_id)
     if mine.is_empty():
@@ -81,7 +81,7 @@ def snapshot_of_run(store: Store, run_id: str) -> Snapshot | None:
 
 
 def check_goes_on(store: Store, folder: Path, previous: Snapshot | None, pool: Sequence[str]) -> None:
-    """Raise InputError where an update would not go on from what a folder holds, or cannot find the pool of that."""
+    """Raise InputError if an update cannot continue the selection in a folder, or cannot find its pool."""
     if previous is None:
         if written := _manifest(folder):
             kept = written.get("store")
@@ -97,7 +97,7 @@ def check_goes_on(store: Store, folder: Path, previous: Snapshot | None, pool: S
 
 
 def snapshot_to_follow(store: Store, folder: Path) -> Snapshot | None:
-    """As `snapshot_of`; None for one of another version of this program, from which nothing can be taken over."""
+    """As `snapshot_of`; None for a snapshot of another program version, which cannot be reused."""
     try:
         return snapshot_of(store, folder)
     except OutdatedError:
@@ -105,12 +105,12 @@ def snapshot_to_follow(store: Store, folder: Path) -> Snapshot | None:
 
 
 def place_of(folder: Path | str) -> str:
-    """A folder as the snapshots name it."""
+    """The absolute path of a folder, as snapshots store it."""
     return str(Path(folder).expanduser().resolve())
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """What a folder's manifest says; nothing where there is none."""
+    """The content of a folder's manifest; empty if there is none."""
     try:
         found = orjson.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -119,12 +119,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def next_number(store: Store) -> int:
-    """The number of the snapshot that is made now."""
+    """The number of the next snapshot."""
     return max(snapshots(store)["number"].to_list(), default=0) + 1
 
 
 def record_snapshot(store: Store, report: Report) -> None:
-    """Make a finished selection a snapshot: the one write that makes it visible."""
+    """Record a finished selection as a snapshot; this single write makes it visible."""
     row = {
         "number": report.snapshot,
         "run_id": report.job.run_id,
@@ -136,16 +136,17 @@ def record_snapshot(store: Store, report: Report) -> None:
 
 
 def keep_last(store: Store, folder: str, count: int) -> None:
-    """Forget all but the last snapshots of a folder; files that were written of the others stay."""
+    """Delete all but the last snapshots of a folder; exported files stay."""
     if old := snapshots(store).filter(pl.col("folder") == folder)["number"].to_list()[:-count]:
         store.delete_rows(SNAPSHOTS, "number", old)
         forget_unfinished(store)
 
 
 def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> SelectionSettings:
-    """The settings of a snapshot with those over them that were given for the next one.
+    """The settings of an earlier snapshot, overridden by those given for the next one.
 
-    Another preset takes back all that presets set. Where the store is and what computes is never taken over.
+    A different preset resets all settings that presets set. `store` and `runner` are never taken from the earlier
+    snapshot.
     """
     before, now = earlier.model_dump(), given.model_dump(exclude_unset=True)
     if now.get("preset", earlier.preset) != earlier.preset:

@@ -1,4 +1,4 @@
-"""Ranked chains into a trained scorer, on the vectors a store holds."""
+"""Trains scorers on ranked chains; heads use the vectors in a store."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,14 +24,14 @@ from deita_core.stages.encoding import CHARS_PER_SHARD, encoder_table, vector_fr
 from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
 
-# Raised whenever the same chains would give another scorer: part of every recipe.
+# Increased whenever the same chains would give a different scorer. Part of every recipe.
 TRAINING_VERSION = 1
-# Written last, so that a folder with this file is whole.
+# Written last, so that a folder with this file is complete.
 TRAINED = "trained.json"
 
 
 class Trained(BaseModel):
-    """A scorer that was trained: where it is, what it was made of, and how good it is on rows it did not see."""
+    """A trained scorer: its folder, its recipe, and its metrics on held-out rows."""
 
     folder: str
     recipe: str
@@ -41,7 +41,7 @@ class Trained(BaseModel):
 
 
 def training_examples(files: Sequence[str], settings: TrainingSettings) -> list[Example]:
-    """The examples in files of chains; for a quality head also rows with a known defect, made from them."""
+    """The examples in files of chains; for a quality head also rows with a known defect, derived from them."""
     examples = read_chains([Path(file) for file in files], settings.axis)
     if not examples:
         raise InputError(f"{', '.join(files)} holds no chains; give files that `deita evolve` wrote.")
@@ -49,7 +49,7 @@ def training_examples(files: Sequence[str], settings: TrainingSettings) -> list[
 
 
 def recipe(files: Sequence[str], settings: TrainingSettings) -> str:
-    """Id of everything that a trained scorer follows from."""
+    """Id of everything that a trained scorer depends on."""
     parts = [TRAINING_VERSION, settings.model_dump(exclude={"store"}), *(content_id(_bytes(file)) for file in files)]
     if settings.kind == "head":
         parts.append(find_encoder(settings.encoder, settings.precision).fingerprint)
@@ -66,7 +66,7 @@ def _bytes(file: str) -> bytes:
 def plan_vectors(
     store: Store, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings
 ) -> list[Shard]:  # fmt: skip
-    """Shards of the examples' texts that have no vector yet. Raises ModelError for an encoder no head can read."""
+    """Shards of the examples' texts without a vector. Raises ModelError unless the encoder is a sentence encoder."""
     if encoder.kind != "sentence":
         raise ModelError(
             f"A head reads vectors of messages, and {encoder.name} makes vectors of whole conversations; give a "
@@ -82,7 +82,7 @@ def plan_vectors(
 def encode_vectors(
     store: Store, encoder: SentenceEncoder, files: Sequence[str], settings: TrainingSettings, shard: Shard
 ) -> int:
-    """Encode a shard of the examples' texts; returns how many."""
+    """Encode a shard of the examples' texts; returns their number."""
     known = {text_id(text): text for text in texts_of(training_examples(files, settings))}
     ids = read_shard(store, shard)["id"]
     encoded = encoder.encode([known[id_] for id_ in ids])
@@ -94,7 +94,7 @@ def encode_vectors(
 def train_on_vectors(
     store: Store, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings, folder: Path
 ) -> Trained:
-    """Train a head on stored vectors and write it into a folder."""
+    """Train a head on stored vectors and write it to a folder."""
 
     def vectors_of(texts: Sequence[str]) -> np.ndarray:
         return store.vectors(encoder_table(encoder), [text_id(text) for text in texts])
@@ -113,7 +113,7 @@ def train_on_vectors(
 def train_language_model(
     files: Sequence[str], settings: TrainingSettings, folder: Path, report: Callable[[TuningProgress], None]
 ) -> Trained:
-    """Train a causal scorer into a folder, going on where a run broke off."""
+    """Train a causal scorer and write it to a folder; resumes an interrupted training."""
     assert settings.tuning is not None, "settings of a causal scorer name a model"
     examples = training_examples(files, settings)
     card = train_causal(settings.axis, examples, folder, settings.tuning, report=report)
@@ -135,7 +135,7 @@ def _writes(trained: Trained) -> Write:
 
 
 def is_trained(folder: Path, made_by: str) -> bool:
-    """True if the folder holds a whole scorer of this recipe."""
+    """True if the folder holds a complete scorer with this recipe."""
     try:
         return Trained.model_validate_json((folder / TRAINED).read_bytes()).recipe == made_by
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The store: one LanceDB database with everything known about a pool. The only package that imports lancedb."""
+"""The store: one LanceDB database with all data of a pool. The only package that imports lancedb."""
 
 from deita_core.store.store import Store
 

@@ -1,4 +1,4 @@
-"""What LanceDB, pyarrow and Polars raise over a table of the store: trouble that may pass, or damage."""
+"""Classifies the errors that LanceDB, pyarrow and Polars raise for a table: temporary, lasting, or damage."""
 
 import re
 
@@ -7,29 +7,29 @@ import pyarrow as pa
 
 from deita_core.errors import StoreError, StoreUnavailableError, cause
 
-# What the operating system or object storage says; that a file is not there (2) is damage.
+# Temporary errors of the operating system or object storage. A missing file (2) is damage.
 PASSING = re.compile(
     r"os error (?!2\))\d+|Generic (?:S3|GCS|MicrosoftAzure) error|error sending request|timed out|Resources exhausted"
 )
-# Not permitted, and a file system that is read only.
+# Not permitted, or a read-only file system.
 LASTING = re.compile(r"os error (?:1|13|30)\)")
-# Object storage that has a file, but not all of it.
+# A file on object storage is truncated.
 CUT_SHORT = re.compile(r"416 Range Not Satisfiable|InvalidRange")
 BEGINNING = re.compile(
     r"^(?:(?:lance error|External error|Invalid input|LanceError\(\w+\)|Query Execution error)[:,] )+"
 )
-# Where in the library's source it was noticed.
+# Position in the library's source.
 PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
 
 
 class DamagedTableError(StoreError):
-    """A table that cannot be read in full, whatever is asked of it; `reason` is what the library says."""
+    """A table cannot be read in full; `reason` is the library's message."""
 
     reason = ""
 
 
 def damaged(uri: str, name: str, reason: str) -> DamagedTableError:
-    """The error that says what to do about a damaged table."""
+    """The error that tells the user how to repair a damaged table."""
     error = DamagedTableError(
         f"Table {name} of {uri} is damaged ({reason}); run deita doctor --store {uri} --repair, which says what would "
         f"be lost before it goes back to the newest whole version."
@@ -39,16 +39,16 @@ def damaged(uri: str, name: str, reason: str) -> DamagedTableError:
 
 
 def is_of_libraries(error: BaseException) -> bool:
-    """True for what LanceDB, pyarrow and Polars raise; the operating system's own errors speak for themselves."""
+    """True for errors of LanceDB, pyarrow and Polars; False for those of the operating system, which are clear."""
     if isinstance(error, OSError) and error.errno is not None:
         return False
     theirs = (RuntimeError, ValueError, OSError, pa.ArrowException, pl.exceptions.PolarsError)
-    # LanceDB's panics have a class that cannot be imported.
+    # The class of LanceDB's panics cannot be imported.
     return isinstance(error, (*theirs, pl.exceptions.PanicException)) or type(error).__name__ == "RustPanic"
 
 
 def surroundings(what: str, error: BaseException) -> StoreError | None:
-    """The error that says what hinders the use of a table that may be whole; None if nothing of the kind does."""
+    """The StoreError for a cause outside the table, such as permissions or the network; None if there is none."""
     said, why = str(error), reason(error)
     if CUT_SHORT.search(said):
         return None
@@ -60,6 +60,6 @@ def surroundings(what: str, error: BaseException) -> StoreError | None:
 
 
 def reason(error: BaseException) -> str:
-    """What a library says, without where in its source it says so."""
+    """A library's message, without positions in its source."""
     first = cause(Exception(PLACE.sub("", BEGINNING.sub("", str(error))) or type(error).__name__))
     return first.rstrip(" .,:")

@@ -1,4 +1,4 @@
-"""The files of a store's tables as files: listed, copied and moved, where LanceDB itself cannot read them any more."""
+"""Lists, copies and moves the files of a store's tables, for tables that LanceDB can no longer read."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 
 from deita_core.store.remote import is_remote, open_objects, unreachable
 
-# Where a repair puts what is damaged: no table to LanceDB, as its name does not end in .lance.
+# A repair moves damaged files here. LanceDB sees no table, because the name does not end in .lance.
 ASIDE = "damaged"
 
 
 def list_files(uri: str, under: str) -> list[str]:
-    """Paths of the files in a folder of the store, from the store on, in order."""
+    """Paths of the files in a folder of the store, relative to the store, sorted."""
     if is_remote(uri):
         import obstore
 
@@ -25,7 +25,7 @@ def list_files(uri: str, under: str) -> list[str]:
 
 
 def move_files(uri: str, paths: Sequence[str], into: str) -> None:
-    """Move files into a folder of the store, one after the other, each under the path it had."""
+    """Move files one by one into a folder of the store, keeping their relative paths."""
     for path in paths:
         if is_remote(uri):
             import obstore
@@ -39,7 +39,7 @@ def move_files(uri: str, paths: Sequence[str], into: str) -> None:
 
 
 def delete_folder(uri: str, folder: str) -> None:
-    """Delete a folder of the store, if it is there."""
+    """Delete a folder of the store, if it exists."""
     if not is_remote(uri):
         place = Path(uri).expanduser() / folder
         if place.exists():
@@ -54,7 +54,7 @@ def delete_folder(uri: str, folder: str) -> None:
 
 @contextmanager
 def at_hand(uri: str, folder: str) -> Iterator[Path]:
-    """A folder of the store in the file system: itself, or for a remote store a copy that goes afterwards."""
+    """A local path of a folder of the store; for a remote store a temporary copy, deleted afterwards."""
     if not is_remote(uri):
         yield Path(uri).expanduser() / folder
         return

@@ -1,4 +1,4 @@
-"""The lock that admits one run to a store: a locked file in a folder, a renewed object on object storage."""
+"""The lock that gives one run exclusive use of a store: a file lock in a folder, a lease on object storage."""
 
 import os
 import socket
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 NOTICE = "lock.json"
-# Seconds between a holder's signs of life, and after how many without one it counts as gone.
+# Seconds between renewals of the lease, and seconds without renewal after which it expires.
 RENEW = 20.0
 EXPIRY = 120.0
-# Times that a lock is looked at which changes while it is being taken.
+# Attempts to take a lock that changes meanwhile.
 LOOKS = 3
 
-# Remote stores whose lock a run of this process held and lost, with what to say of it.
+# Remote stores whose lock a run of this process has lost, with the error message.
 _lost: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a store: one that is `free` held it last."""
+    """The run that holds a store, or held it last if `free`."""
 
     run: str
     pid: int
@@ -49,14 +49,14 @@ class Holder:
 
 
 def this_process(run: str) -> Holder:
-    """A run of this process as a holder."""
+    """The holder for a run of this process."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     return Holder(run=run, pid=os.getpid(), host=socket.gethostname(), started=started, token=uuid4().hex)
 
 
 @contextmanager
 def folder_lock(folder: Path, uri: str, run: str) -> Iterator[None]:
-    """Hold a store in a folder; a process that ends lets go of it. Raises StoreError at once if another holds it."""
+    """Lock a store in a folder; released when the process ends. Raises StoreError at once if another run holds it."""
     notice, lock = folder / NOTICE, FileLock(folder / "lock", timeout=0)
     try:
         lock.acquire()
@@ -86,11 +86,11 @@ def _read_holder(content: bytes) -> Holder | None:
 
 @contextmanager
 def object_lock(uri: str, run: str, renew: float = RENEW, expiry: float = EXPIRY) -> Iterator[None]:
-    """Hold a store on object storage, by an object that is renewed every `renew` seconds.
+    """Lock a store on object storage by a lease: an object that is renewed every `renew` seconds.
 
-    One not renewed for `expiry` seconds, by the storage's clock, is taken over. The object is only ever changed on the
-    condition that it is still what was read, so that of several runs one gets it. Raises StoreError at once if another
-    run holds the store, and at the end if the hold was lost meanwhile; `check_held` says so earlier.
+    A lease not renewed for `expiry` seconds, by the storage's clock, is taken over. All writes are conditional on the
+    version read, so only one of several runs gets the lock. Raises StoreError at once if another run holds the store,
+    and at the end if the lock was lost meanwhile; `check_held` raises earlier.
     """
     objects, holder = open_objects(uri), this_process(run)
     version = _take(objects, uri, holder, expiry)
@@ -106,7 +106,7 @@ def object_lock(uri: str, run: str, renew: float = RENEW, expiry: float = EXPIRY
 
 
 def check_held(uri: str) -> None:
-    """Raise StoreError if a run of this process has lost its hold of a remote store."""
+    """Raise StoreError if a run of this process has lost its lock on a remote store."""
     if uri in _lost:
         raise StoreError(_lost[uri])
 
@@ -118,7 +118,7 @@ class _Found(NamedTuple):
 
 
 def _take(objects: "ObjectStore", uri: str, holder: Holder, expiry: float) -> Any:
-    """The version of the lock object that is now the holder's."""
+    """Take the lock; returns the version of the lock object."""
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
     found = None
@@ -126,7 +126,7 @@ def _take(objects: "ObjectStore", uri: str, holder: Holder, expiry: float) -> An
         try:
             found = _look(objects)
             if found and found.holder and found.holder.token == holder.token:
-                # It was written, and the answer lost.
+                # An earlier write succeeded, but its response was lost.
                 return found.version
             if found and not _is_free(objects, found, expiry):
                 break
@@ -141,14 +141,14 @@ def _take(objects: "ObjectStore", uri: str, holder: Holder, expiry: float) -> An
 
 
 def _is_free(objects: "ObjectStore", found: _Found, expiry: float) -> bool:
-    """True if the last holder has let go, or given no sign of life for so long."""
+    """True if the last holder has released the lock, or its lease has expired."""
     if found.holder and found.holder.free:
         return True
     return _now(objects) - found.written > timedelta(seconds=expiry)
 
 
 def _now(objects: "ObjectStore") -> datetime:
-    """The storage's own time: clocks of other machines may be wrong."""
+    """The time of the storage, because clocks of other machines may be wrong."""
     import obstore
 
     obstore.put(objects, "lock.clock", b"")
@@ -172,12 +172,12 @@ def _put(objects: "ObjectStore", holder: Holder, mode: Any) -> Any:
 
 
 def _version(meta: Any) -> dict[str, str]:
-    """What a conditional update goes by; storages know one or the other."""
+    """The condition of a conditional update: the e_tag or the version, depending on the storage."""
     return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
 
 
 class _Keeper(Thread):
-    """Renews a lock object until it is told to end, then lets go of it."""
+    """Renews a lock object until `end` is called, then releases it."""
 
     def __init__(
         self, objects: "ObjectStore", uri: str, holder: Holder, version: Any, renew: float, expiry: float
@@ -189,15 +189,15 @@ class _Keeper(Thread):
         self._sure_until = monotonic() + expiry
 
     def run(self) -> None:
-        """Give signs of life."""
+        """Renew the lease."""
         while not self._ending.wait(self._renew) and self._uri not in _lost:
             self._write(replace(self._holder, beat=self._holder.beat + 1))
 
     def end(self) -> None:
-        """Let go of the lock, if it is still held."""
+        """Release the lock, if it is still held."""
         self._ending.set()
         self.join()
-        # Twice: the first may find that the last sign of life was written, and the answer lost.
+        # Twice: the first attempt fails if the last renewal succeeded but its response was lost.
         for _ in range(2):
             if self._uri not in _lost and not self._holder.free:
                 self._write(replace(self._holder, free=True))
@@ -211,14 +211,14 @@ class _Keeper(Thread):
         except (PreconditionError, FileNotFoundError):
             self._look_again()
         except (BaseError, OSError):
-            # Out of reach for a while; once it may have been taken over, it is lost.
+            # Not reachable. The lock is lost only once another run may have taken it over.
             if monotonic() > self._sure_until:
                 self._lose("another run that may have taken it over, as it was out of reach")
         else:
             self._holder, self._sure_until = holder, begun + self._expiry
 
     def _look_again(self) -> None:
-        """Somebody has written the lock: this process, without having had the answer, or one that took it over."""
+        """Find out who wrote the lock: this process, whose response was lost, or a run that took it over."""
         from obstore.exceptions import BaseError
 
         try:

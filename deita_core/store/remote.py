@@ -1,4 +1,4 @@
-"""Stores on object storage: where one lies, whether it can be reached, and what of it stays on this machine."""
+"""Stores on object storage: their address, access to their objects, and their folder on this machine."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from deita_core.errors import InputError, StoreError, cause
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-# Which variables the libraries read credentials, regions and addresses from.
+# Variables from which the libraries read credentials, regions and endpoints.
 VARIABLES = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
 ADDRESSES = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
-# Where a cloud's machines get their credentials: asked last, when there are no others.
+# Where machines in a cloud get credentials: tried last, if there are no others.
 METADATA = ("169.254.169.254", "metadata.google.internal")
-# Long enough for a slow answer, short enough that a wrong address is said at once.
+# Long enough for a slow response, short enough to report a wrong address quickly.
 CLIENT: dict[str, Any] = {"connect_timeout": "3s", "timeout": "15s"}
 PATIENCE: dict[str, Any] = {
     "max_retries": 2,
@@ -34,7 +34,7 @@ def is_remote(uri: str) -> bool:
 
 
 def checked_uri(uri: str) -> str:
-    """A remote store's uri without slashes at its end. Raises InputError where it is none that can be opened."""
+    """A remote store's uri without trailing slashes. Raises InputError if it is not supported."""
     scheme, bucket, _ = _parts(uri)
     if scheme not in VARIABLES or not bucket:
         raise InputError(
@@ -47,19 +47,19 @@ def checked_uri(uri: str) -> str:
 
 
 def side_folder(uri: str) -> Path:
-    """The folder on this machine for what a remote store cannot hold: in DEITA_CACHE, or the user's cache folder."""
+    """The local folder for files that a remote store cannot hold: in DEITA_CACHE, or the user's cache folder."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "deita"
     name = re.sub("[^A-Za-z0-9]+", "-", uri).strip("-")[-60:]
     return Path(os.environ.get("DEITA_CACHE") or caches).expanduser() / f"{name}-{content_id(uri.encode())[:8]}"
 
 
 def storage_options() -> dict[str, str]:
-    """What LanceDB has to be told beside the environment: that an address without TLS is meant."""
+    """Options for LanceDB that the environment does not give: whether the endpoint is without TLS."""
     return {"allow_http": "true"} if _is_plain() else {}
 
 
 def open_objects(uri: str) -> "ObjectStore":
-    """The objects under a store's uri. Raises StoreError if the package for it is missing or it is not set up."""
+    """The objects under a store's uri. Raises StoreError if the package is missing or the configuration is invalid."""
     try:
         from obstore.store import AzureStore, GCSStore, S3Store
     except ImportError:
@@ -75,7 +75,7 @@ def open_objects(uri: str) -> "ObjectStore":
 
 @lru_cache(maxsize=64)
 def check_reachable(uri: str) -> None:
-    """Raise StoreError, within seconds, if a remote store's bucket cannot be listed; asked once a process."""
+    """Raise StoreError, within seconds, if a remote store's bucket cannot be listed; checked once per process."""
     import obstore
 
     objects = open_objects(uri)
@@ -86,7 +86,7 @@ def check_reachable(uri: str) -> None:
 
 
 def unreachable(uri: str, error: Exception) -> StoreError:
-    """What an error of object storage means to the user."""
+    """The StoreError that explains an error of object storage to the user."""
     variables, text = VARIABLES[_parts(uri)[0]], str(error)
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return StoreError(f"The bucket of the store {uri} does not exist; make it, or give another --store.")
@@ -100,7 +100,7 @@ def unreachable(uri: str, error: Exception) -> StoreError:
 
 
 def publish(uri: str, folder: Path, name: str, patterns: Sequence[str]) -> None:
-    """Put a folder's files under `name`, in the order of the patterns; what is there already stays as it is."""
+    """Upload a folder's files under `name`, in the order of the patterns; existing objects are not changed."""
     import obstore
 
     objects = open_objects(uri)
@@ -125,6 +125,6 @@ def _is_plain() -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The end of what the library says, where the reason stands."""
+    """The end of the library's message, which holds the reason."""
     first = cause(Exception(str(error).partition("Debug source:")[0].strip().rpartition(" - ")[2] or str(error)))
     return first.partition(": <")[0].rstrip(" .")

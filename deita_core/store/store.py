@@ -1,4 +1,4 @@
-"""The store: one LanceDB database with everything known about a pool. The only module that imports lancedb."""
+"""The store: one LanceDB database with all data of a pool. The only module that imports lancedb."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,37 +24,37 @@ from deita_core.store.locks import check_held, folder_lock, object_lock
 from deita_core.store.remote import check_reachable, checked_uri, is_remote, publish, side_folder, storage_options
 from deita_core.tables import Table
 
-# Ids in one query's IN list: long enough to be fast, short enough to be parsed at once.
+# Ids in one query's IN list: enough to be fast, few enough to parse quickly.
 IDS_PER_QUERY = 4_096
-# From about here on reading the whole column is faster than asking for its parts.
+# Above about this number, reading the whole column is faster than querying for parts of it.
 SCAN_ABOVE = 10 * IDS_PER_QUERY
-# Somebody may be reading the version before the last one from a notebook.
+# A notebook may still be reading an earlier version.
 KEEP_VERSIONS = timedelta(hours=1)
-# None at all: the shortest that LanceDB takes.
-# How often old versions are dropped before that is given up.
+# Attempts to drop old versions.
 DROPS = 50
+# The shortest time that LanceDB accepts.
 KEEP_NOTHING = timedelta(milliseconds=1)
-# Seconds at most before each further try at a commit that another writer's got ahead of; each try has some of its own.
+# Largest pause in seconds before each retry of a commit that conflicts with another; the actual pause is random.
 PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0)
 
-# How old what is read may be: not at all.
+# Always read the newest version.
 FRESH = timedelta(0)
-# How Lance marks the columns of a key.
+# Lance's metadata for key columns.
 PRIMARY_KEY = "lance-schema:unenforced-primary-key"
 
 Result = TypeVar("Result")
 
 
 class Store:
-    """A database of samples, vectors, scores, selections and runs: in a folder, or under s3://, gs:// or az://.
+    """A database of samples, vectors, scores, decisions and snapshots: in a folder, or under s3://, gs:// or az://.
 
-    Every write is validated against its table's Pandera model before it is made, is one atomic commit, and adds only
-    the rows whose key is not there yet: rows are keyed by content and by the version of the model that made them, so a
-    row once written never changes and a repeated write changes nothing.
+    Every write is validated against its table's Pandera model, is one atomic commit, and inserts only rows whose key is
+    new. Keys hold the content and the version of the model that made the row. So a row never changes once written, and
+    a repeated write changes nothing.
 
-    `side` is the folder for what is no table: the store's own, or for a remote store one in this machine's cache. What
-    lies there is not seen by other machines: the answers of language models, and the results Prefect keeps. Object
-    storage takes its credentials and its address from the environment (AWS_*, GOOGLE_*, AZURE_*).
+    `side` is the folder for everything but tables: the store's own folder, or for a remote store one in this machine's
+    cache. Other machines do not see it. It holds responses of language models and the results Prefect keeps.
+    Credentials and endpoints of object storage come from the environment (AWS_*, GOOGLE_*, AZURE_*).
     """
 
     def __init__(self, uri: str | Path = ".deita") -> None:
@@ -71,14 +71,14 @@ class Store:
 
     @contextmanager
     def lock(self, holder: str) -> Iterator[None]:
-        """Hold the store for one run. Raises StoreError at once, naming the run, if another holds it."""
+        """Lock the store for one run. Raises StoreError at once, naming the run, if another run holds it."""
         self._make_folder()
         held = object_lock(self.uri, holder) if self.is_remote else folder_lock(self.side, self.uri, holder)
         with held:
             yield
 
     def write(self, table: Table, frame: pl.DataFrame) -> int:
-        """Validate rows and add those whose key the table lacks, in one commit; returns how many were added."""
+        """Validate rows and insert those with a new key, in one commit; returns the number of rows inserted."""
         if frame.is_empty():
             return 0
         checked = table.validate(frame.unique(list(table.key), keep="first", maintain_order=True))
@@ -92,7 +92,7 @@ class Store:
         return self._using(table.name, lambda: self._commit(table.name, insert))
 
     def delete(self, table: Table | str, where: str) -> None:
-        """Remove rows of a table, or of the one so named, by an SQL condition; a missing table has none."""
+        """Delete the rows of a table, or of the named table, that match an SQL condition; a missing table has none."""
         name = table if isinstance(table, str) else table.name
 
         def remove() -> None:
@@ -107,15 +107,15 @@ class Store:
             self.delete(table, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
 
     def compact(self, purge: bool = False) -> None:
-        """Merge the small files that many writes leave behind and drop versions nothing reads any more.
+        """Merge the small files that many writes leave and drop old versions.
 
-        With `purge` nothing of what was deleted stays in any file: tables with such rows are written anew and all
-        earlier versions dropped, tagged ones too, so that who reads one of them loses it. Only while holding the lock.
+        With `purge` no deleted data remains in any file: tables with deleted rows are rewritten and all earlier
+        versions are dropped, including tagged ones, even while they are read. Requires the lock.
         """
         for name in self.tables():
             self._using(name, partial(self._commit, name, partial(self._purge if purge else self._compact, name)))
         if purge:
-            # What a repair has put there.
+            # Files that a repair has moved there.
             delete_folder(self.uri, ASIDE)
 
     def _compact(self, name: str) -> None:
@@ -131,7 +131,7 @@ class Store:
             handle.tags.delete(tag)
         _drop_versions(handle)
         if _has_deleted_rows(handle):
-            # Compacting marks few rows of a large file as deleted, and leaves them in it.
+            # Compaction leaves a few deleted rows in a large file and only marks them.
             rows = handle.search().select(handle.schema.names).to_batches()
             handle = self._database().create_table(name, data=rows, schema=handle.schema, mode="overwrite")
             self._open[name] = handle
@@ -140,7 +140,7 @@ class Store:
     # -- reading
 
     def tables(self) -> list[str]:
-        """Names of the tables there are."""
+        """Names of the existing tables."""
         if not self._is_there():
             return []
         try:
@@ -151,12 +151,12 @@ class Store:
             raise hindered from error
 
     def versions(self) -> dict[str, int]:
-        """The current version of every table: enough to read exactly this state again until it is compacted."""
+        """The current version of every table; this state can be read again until the table is compacted."""
         handles = {name: self._using(name, partial(self._handle, name)) for name in self.tables()}
         return {name: int(handle.version) for name, handle in handles.items() if handle is not None}
 
     def read(self, table: Table, columns: Sequence[str] | None = None, where: str | None = None) -> pl.DataFrame:
-        """Rows by an SQL condition; a missing table has none."""
+        """Rows that match an SQL condition; a missing table has none."""
         columns = list(columns or table.empty().columns)
 
         def rows() -> pl.DataFrame:
@@ -171,7 +171,7 @@ class Store:
         return self._using(table.name, rows)
 
     def count(self, table: Table | str, where: str | None = None) -> int:
-        """Number of rows of a table, or of the one so named, by an SQL condition."""
+        """Number of rows of a table, or of the named table, that match an SQL condition."""
         name = table if isinstance(table, str) else table.name
 
         def rows() -> int:
@@ -195,7 +195,7 @@ class Store:
         return pl.concat(parts) if parts else table.empty().select(list(columns or table.empty().columns))
 
     def _scan(self, table: Table, column: str, values: Sequence[str], columns: list[str]) -> pl.DataFrame:
-        """As `fetch`, reading all of the column: a batch at a time, of which only the wanted rows are kept."""
+        """As `fetch`, but reads the whole column in batches and keeps only the matching rows."""
         handle = self._of(table)
         wanted = pl.DataFrame({column: values}, schema={column: pl.String}).unique()
         parts = [table.empty().select(columns)]
@@ -207,13 +207,13 @@ class Store:
         return pl.concat(parts)
 
     def missing(self, table: Table, ids: pl.Series) -> pl.Series:
-        """Those of the ids that no row of the table has as the first column of its key, each once, in their order."""
+        """The ids that do not occur in the first key column of the table, each once, in the given order."""
         present = self.read(table, [table.key[0]])[table.key[0]]
         wanted = pl.DataFrame({"id": ids.unique(maintain_order=True)})
         return wanted.join(pl.DataFrame({"id": present.unique()}), on="id", how="anti", maintain_order="left")["id"]
 
     def vectors(self, table: Table, text_ids: Sequence[str]) -> np.ndarray:
-        """Vectors (n, d) float32 of texts, in the order of the ids. Raises StoreError if one is not there."""
+        """Vectors (n, d) float32 of texts, in the order of the ids. Raises StoreError if one is missing."""
         wanted = pl.DataFrame({"text_id": text_ids}, schema={"text_id": pl.String})
         found = self.fetch(table, "text_id", wanted["text_id"].unique().to_list(), ["text_id", "vector"])
         joined = wanted.join(found, on="text_id", how="left", maintain_order="left")
@@ -222,11 +222,11 @@ class Store:
         return joined["vector"].to_numpy().astype(np.float32, copy=False)
 
     def batches(self, name: str) -> Iterator[pl.DataFrame]:
-        """All rows and columns of the table so named, a batch at a time. Raises DamagedTableError on the way."""
+        """All rows and columns of the named table, in batches. Raises DamagedTableError at the damaged batch."""
         try:
             if (handle := self._handle(name)) is None:
                 return
-            # That every version's manifest can be read is asked for whenever the table is compacted.
+            # Compaction needs the manifests of all versions to be readable.
             handle.list_versions()
             for batch in handle.search().select(handle.schema.names).to_batches():
                 yield pl.DataFrame(pl.from_arrow(batch))
@@ -241,7 +241,7 @@ class Store:
         return f"Table {name} of {self.uri}"
 
     def _using(self, name: str, use: Callable[[], Result]) -> Result:
-        """What `use` makes of a table; StoreError if the table is damaged or cannot be reached."""
+        """The result of `use`. Raises StoreError if the table is damaged or cannot be reached."""
         try:
             return use()
         except (Exception, pl.exceptions.PanicException) as error:
@@ -253,7 +253,7 @@ class Store:
             self._open.pop(name, None)
         for _ in self.batches(name):
             pass
-        # The table is whole: what was being read had just been replaced, or what is asked cannot be done at all.
+        # The table is valid: its files had just been replaced, or the request itself is invalid.
         return use()
 
     def _is_there(self) -> bool:
@@ -268,7 +268,7 @@ class Store:
             raise StoreError(f"The store {self.uri} cannot be used: {why}; {other}.") from None
 
     def _commit(self, name: str, write: Callable[[], Result]) -> Result:
-        """Write to a table: one writer of a machine at a time, and again where another machine's got ahead."""
+        """Write to a table, one writer per machine at a time; retried if another machine's commit conflicts."""
         self._make_folder()
         for pause in (*PAUSES, None):
             check_held(self.uri)
@@ -300,11 +300,11 @@ class Store:
         try:
             return lancedb.connect(self.uri, read_consistency_interval=FRESH, storage_options=storage_options())
         except ValueError as error:
-            # It was reached before, or has just been: a trouble that may pass.
+            # The store was reachable before, so the error may be temporary.
             raise StoreUnavailableError(f"The store {self.uri} cannot be reached ({cause(error)}).") from None
 
     def _of(self, table: Table) -> Any:
-        """The table's handle, None where there is none; StoreError if it is not one of ours."""
+        """The table's handle, None if it does not exist. Raises StoreError if its columns are not ours."""
         handle = self._handle(table.name)
         if handle is not None and set(handle.schema.names) != set(table.empty().columns):
             raise StoreError(
@@ -322,7 +322,7 @@ class Store:
                 except ValueError as error:
                     if "was not found" not in str(error):
                         raise
-                    # Listed, but its first version is not there yet: another process is making it, without rows.
+                    # Listed without a version: another process is creating it, and it has no rows yet.
                     if list_files(self.uri, f"{name}.lance/data"):
                         raise damaged(self.uri, name, "it has rows, but its list of versions is gone") from None
                     return None
@@ -340,24 +340,24 @@ class Store:
             return handle
 
     def _create_remotely(self, name: str, schema: pa.Schema) -> None:
-        """Make an empty table in a folder and put its files where there are none: of several makers one makes it.
+        """Create an empty table in a local folder and upload its files; concurrent calls create it once.
 
-        LanceDB's own way lets a second maker's table take the place of the first one's, or fails.
+        With LanceDB's own method, a second concurrent call replaces the first table, or fails.
         """
         import lancedb
 
         with TemporaryDirectory() as folder:
             lancedb.connect(folder).create_table(name, schema=schema)
-            # The version's file last: with it the table is there.
+            # The manifest last, because it makes the table visible.
             publish(
                 self.uri, Path(folder) / f"{name}.lance", f"{name}.lance", ["_transactions/*", "_versions/*.manifest"]
             )
 
 
 def _schema(table: Table, rows: pl.DataFrame) -> pa.Schema:
-    """The schema of a table of such rows.
+    """The schema of a table with rows like these.
 
-    Its key is marked as one, by which of two merges at once that bring the same new key the later one is done again.
+    The key is marked, so that of two concurrent merges with the same new key LanceDB retries the later one.
     """
     fields = [_plain(field) for field in rows.head(0).to_arrow().schema]
     return pa.schema([_key(f, table.key.index(f.name)) if f.name in table.key else f for f in fields])
@@ -374,25 +374,25 @@ def _is_conflict(error: RuntimeError) -> bool:
 
 
 def _drop_versions(handle: Any) -> None:
-    """Compact a table and drop all versions but the last, with the files that only they have."""
+    """Compact a table and drop all versions but the last, with the files that only they use."""
     for _ in range(DROPS):
         handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
         if len(handle.list_versions()) == 1:
             return
-        # A version of this very moment is not yet older than now.
+        # A version is dropped only once it is old enough.
         sleep(0.1)
     raise StoreError(f"Old versions of table {handle.name} cannot be dropped; run the command again.")
 
 
 def _has_deleted_rows(handle: Any) -> bool:
-    """True unless no file of the table holds rows that were deleted."""
+    """True if a file of the table may hold deleted rows."""
     stats = handle.stats()
     lengths = stats["fragment_stats"]["lengths"]
     return bool(stats["fragment_stats"]["num_fragments"] > 1 or lengths["max"] != stats["num_rows"])
 
 
 def _plain(field: pa.Field) -> pa.Field:
-    """Polars' large strings and lists as the ordinary ones."""
+    """The field with Polars' large strings and lists as the ordinary types."""
     return pa.field(field.name, _plain_type(field.type))
 
 

@@ -1,1 +1,1 @@
-"""The stages of an evolution: seeds to chains, chains to rankings, files."""
+"""The stages of an evolution: evolve seeds to chains, rank chains, export files."""

@@ -1,4 +1,4 @@
-"""What an evolution would ask and what that would cost, without asking anything."""
+"""Estimates the requests and the cost of an evolution, without sending requests."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from deita_core.stages.ingest import pool_files
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS
 
-# What a round is taken to do: an operation asks for 10 to 20 words more, and an answer grows by about a quarter.
+# Assumed growth per round: an operation asks for 10 to 20 more words, and an answer grows by about a quarter.
 WORDS_ADDED = 15
 ANSWER_GROWTH = 1.25
 TOKENS_PER_WORD = 1.35
-# A score in the form that is asked for.
+# One score in the requested format.
 TOKENS_PER_SCORE = 14
 _LETTER = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}]")
 
 
 class EvolutionEstimate(BaseModel):
-    """Counts of seeds and of what is still to be asked; tokens and cost are about right, not exact."""
+    """Counts of seeds and of remaining requests; tokens and cost are approximate."""
 
     seeds: dict[Axis, int]
     known: dict[Axis, int]
@@ -41,7 +41,7 @@ class EvolutionEstimate(BaseModel):
 
 
 def estimate_evolution(files: Sequence[str], settings: EvolutionSettings) -> EvolutionEstimate:
-    """Read the seeds and compare them with the store; nothing is written and nothing asked."""
+    """Read the seeds and compare them with the store; writes nothing and sends no requests."""
     seeds = _read_seeds(files, settings)
     job = choose_seeds(sorted(seeds.values(), key=lambda seed: place_in_draw(settings.draw, seed.id)), settings)
     store, known = Store(settings.store), {}
@@ -66,7 +66,7 @@ def estimate_evolution(files: Sequence[str], settings: EvolutionSettings) -> Evo
 
 @dataclass(frozen=True)
 class _Due:
-    """Chains still to be evolved, and how often each chain is still to be ranked."""
+    """Chains to evolve, and the number of rankings each chain still needs."""
 
     to_evolve: set[str]
     to_rank: dict[str, int]
@@ -101,7 +101,7 @@ def _read_seeds(files: Sequence[str], settings: EvolutionSettings) -> dict[str, 
 
 
 def _chain_sizes(job: EvolutionJob, axis: Axis, seed: Seed, rounds: int, rankings: int) -> tuple[int, int, int]:
-    """Requests, prompt tokens and answer tokens of rounds of a chain and its rankings, if all work at once."""
+    """Requests, prompt tokens and completion tokens of a chain's rounds and rankings, if no attempt fails."""
     text = seed.text(axis)
     sizes = [_tokens(text)]
     for _ in range(job.settings.rounds):
@@ -119,6 +119,6 @@ def _prompt_tokens(messages: Messages) -> float:
 
 
 def _tokens(text: str) -> float:
-    """Tokens of a text, roughly: a letter of a script without spaces is one, four of the others are."""
+    """Approximate tokens of a text: one per letter of a script without spaces, one per four other characters."""
     letters = len(_LETTER.findall(text))
     return letters + (len(text) - letters) / 4

@@ -1,4 +1,4 @@
-"""Ranked chains out of the store: the fate of each, and the files that trainers read."""
+"""Exports ranked chains: the fate of each, and files for training."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from deita_core.tables import CHAINS, RANKINGS
 
 
 class AxisCounts(BaseModel):
-    """Where every seed of an axis went: seeds = complete + short + quarantined.
+    """Counts of an axis' seeds by fate: seeds = complete + short + quarantined.
 
     `reasons` counts why chains are short or quarantined, `failed_attempts` why rounds had to be tried again.
     """
@@ -37,22 +37,22 @@ class AxisCounts(BaseModel):
 
     @property
     def usable(self) -> int:
-        """Chains that a scorer can be trained on."""
+        """Number of chains a scorer can be trained on."""
         return self.complete + self.short
 
     @property
     def cut_off(self) -> int:
-        """Answers that ended at the limit of tokens, at least."""
+        """Lower bound of the answers truncated at the token limit."""
         return max(found.get("cut_off", 0) for found in (self.reasons, self.failed_attempts))
 
     @property
     def commonest_reason(self) -> str:
-        """Why most of the chains that failed did."""
+        """The most frequent reason for failed chains."""
         return next(iter(self.reasons), "unknown")
 
 
 class EvolutionReport(BaseModel):
-    """What a run did, as it goes into the manifest."""
+    """The report of a run, for the manifest."""
 
     job: EvolutionJob
     counts: dict[Axis, AxisCounts]
@@ -63,7 +63,7 @@ class EvolutionReport(BaseModel):
     seconds: dict[str, float]
 
     def failure(self, out: Path) -> str | None:
-        """A sentence on a run of which nothing came that a scorer can be trained on, or None."""
+        """A sentence if the run gave no chain a scorer can be trained on, else None."""
         if any(counts.usable for counts in self.counts.values()):
             return None
         seeds = sum(counts.seeds for counts in self.counts.values())
@@ -86,7 +86,7 @@ class EvolutionReport(BaseModel):
 def evolution_report(
     store: Store, job: EvolutionJob, usage: Usage, before: Usage, traffic: Traffic, seconds: dict[str, float]
 ) -> EvolutionReport:
-    """The report of a run that found `before` used and left `usage`, with what it has sent itself."""
+    """The report of a run, from usage before (`before`) and after it (`usage`), and its own traffic."""
     return EvolutionReport(
         job=job,
         counts={axis: axis_counts(store, job, axis) for axis in job.seeds},
@@ -101,7 +101,7 @@ def evolution_report(
 def chain_fates(store: Store, job: EvolutionJob, axis: Axis) -> pl.DataFrame:
     """One row per seed: chain, seed_id, rounds, fate, reason, detail.
 
-    complete: every round worked; short: some did, and what there is was ranked; quarantined: nothing to learn from.
+    complete: all rounds succeeded; short: some did, and their variants were ranked; quarantined: not usable.
     """
     chains = job.chains(axis)
     rows = store.fetch(CHAINS, "chain", list(chains), ["chain", "step", "attempt", "status", "reason", "detail"])
@@ -142,7 +142,7 @@ def first_rankings(store: Store, job: EvolutionJob, axis: Axis, repeat: int = 0)
 
 
 def axis_counts(store: Store, job: EvolutionJob, axis: Axis) -> AxisCounts:
-    """Counts of the fates of an axis, and of the reasons of its failed attempts."""
+    """Counts of an axis' seeds by fate, and of the reasons for failed attempts."""
     fates = chain_fates(store, job, axis)
     by_fate = dict(fates.group_by("fate").len().iter_rows())
     numbers = {fate: by_fate.get(fate, 0) for fate in ("complete", "short", "quarantined")}
@@ -151,13 +151,13 @@ def axis_counts(store: Store, job: EvolutionJob, axis: Axis) -> AxisCounts:
 
 
 def failed_attempts(store: Store, job: EvolutionJob, axis: Axis) -> pl.Series:
-    """The reasons for which attempts at a round were no use, one for each."""
+    """The reason of each failed attempt at a round."""
     rows = store.fetch(CHAINS, "chain", list(job.chains(axis)), ["status", "reason"])
     return rows.filter(pl.col("status") == "failed")["reason"]
 
 
 def _counted(reasons: pl.Series) -> dict[str, int]:
-    """How often each reason is given, the most frequent first."""
+    """The count of each reason, most frequent first."""
     counted = pl.DataFrame({"reason": reasons}, schema={"reason": pl.String}).group_by("reason").len()
     return dict(counted.sort("len", "reason", descending=[True, False]).iter_rows())
 
@@ -168,7 +168,7 @@ def audit_axis(store: Store, job: EvolutionJob, axis: Axis) -> Audit | None:
 
 
 def ranked_chains(store: Store, job: EvolutionJob, axis: Axis, chains: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Chains with the score of each variant, in the layout that `deita train` reads."""
+    """Chains with a score for each variant, in the layout of `deita train`."""
     seed_of = job.chains(axis)
     texts = chain_texts(store, chains)
     seeds = {seed.id: seed for seed in read_seeds(store, sorted({seed_of[chain] for chain in chains}))}
@@ -198,10 +198,10 @@ def scoring_examples(axis: Axis, chain: dict[str, Any]) -> Iterator[list[tuple[s
 
 
 def export_chains(store: Store, report: EvolutionReport, folder: Path) -> list[str]:
-    """Write the files of a run and return their names; all of them appear, or none; the manifest last.
+    """Write the files of a run, all or none, the manifest last; returns their names.
 
     For each axis AXIS.jsonl (chains, for `deita train`), AXIS_scorer.jsonl (ShareGPT conversations of scoring prompt
-    and digit, as the released scorers' data) and AXIS_messages.jsonl; quarantined.jsonl; manifest.json.
+    and digit, like the released scorers' data) and AXIS_messages.jsonl; quarantined.jsonl; manifest.json.
     """
     lost: list[dict[str, Any]] = []
     files: dict[str, Write] = {}
@@ -236,7 +236,7 @@ def _writes(rows: Iterable[dict[str, Any]]) -> Write:
 
 
 def evolution_manifest(report: EvolutionReport) -> dict[str, Any]:
-    """Everything needed to run the evolution again and to judge it."""
+    """The manifest: everything needed to repeat and to judge the evolution."""
     return {
         "job": report.job.id,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

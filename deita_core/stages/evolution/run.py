@@ -1,4 +1,4 @@
-"""Seeds into chains and chains into rankings, over a store and a language model's endpoint: a shard at a time."""
+"""Evolves seeds to chains and ranks chains, shard by shard, with a store and a language model endpoint."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS, SAMPLES, Table
 
-# One shard's last chains leave places in flight empty, so there are few shards, of thousands of requests each.
+# The last chains of a shard do not fill all concurrent requests, so shards are few, with thousands of requests each.
 CHAINS_PER_SHARD = 500
 
 
@@ -35,22 +35,22 @@ class EvolutionJob(BaseModel):
 
     @property
     def id(self) -> str:
-        """Id under which the job's answers are kept and its spend is counted."""
+        """Id under which the job's responses are cached and its spend is counted."""
         parts = {"seeds": self.seeds, "axes": {axis: (self.evolution(axis), self.judge(axis)) for axis in self.seeds}}
         return content_id(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
 
     def evolution(self, axis: Axis) -> str:
-        """Id of everything but the seed that a chain depends on."""
+        """Id of everything that a chain depends on, except the seed."""
         chosen = self.settings.model_dump(include={"rounds", "tries", "draw"})
         return self._id("evolve", axis, self.settings.llm.model, version=EVOLVE_VERSION, **chosen)
 
     def judge(self, axis: Axis) -> str:
-        """Id of everything but the chain that a ranking depends on."""
+        """Id of everything that a ranking depends on, except the chain."""
         llm = self.settings.llm
         return self._id("rank", axis, llm.judge or llm.model, version=RANK_VERSION, draw=self.settings.draw)
 
     def chains(self, axis: Axis) -> dict[str, str]:
-        """The axis' chains, each with its seed."""
+        """The seed of each of the axis' chains."""
         evolution = self.evolution(axis)
         return {chain_id(evolution, seed): seed for seed in self.seeds[axis]}
 
@@ -60,19 +60,19 @@ class EvolutionJob(BaseModel):
 
 
 def draw_seeds(store: Store, file_ids: Sequence[str], settings: EvolutionSettings) -> EvolutionJob:
-    """Draw the seeds among the samples of some files; see `choose_seeds`."""
+    """Draw seeds from the samples of some files; see `choose_seeds`."""
     ids = sorted(pool_ids(store, file_ids).to_list(), key=partial(place_in_draw, settings.draw))
     batches = (ids[start : start + settings.seeds] for start in range(0, len(ids), settings.seeds))
     return choose_seeds((seed for batch in batches for seed in read_seeds(store, batch)), settings)
 
 
 def place_in_draw(draw: int, sample_id: str) -> str:
-    """What samples are drawn in the order of: a hash, so that a pool that grows changes few of the seeds."""
+    """The sort key of the draw: a hash, so that a growing pool changes few seeds."""
     return content_id(f"{draw}:{sample_id}".encode())
 
 
 def choose_seeds(drawn: Iterable[Seed], settings: EvolutionSettings) -> EvolutionJob:
-    """The first samples drawn whose first turns differ, as many as are wanted, for each axis."""
+    """The first `settings.seeds` samples drawn with distinct first turns, for each axis."""
     found: dict[Axis, dict[str, str]] = {axis: {} for axis in settings.axes}
     for seed in drawn:
         for axis, seeds in found.items():
@@ -85,14 +85,14 @@ def choose_seeds(drawn: Iterable[Seed], settings: EvolutionSettings) -> Evolutio
 
 
 def read_seeds(store: Store, ids: Sequence[str]) -> list[Seed]:
-    """Seeds of samples, in the order of their ids."""
+    """Seeds of samples, in the order of the ids."""
     rows = store.fetch(SAMPLES, "id", ids, ["id", "messages"]).iter_rows()
     seeds = {id_: seed_of(conversation((m["role"], m["content"]) for m in messages)) for id_, messages in rows}
     return [seeds[id_] for id_ in ids]
 
 
 def plan_evolution(store: Store, job: EvolutionJob, axis: Axis) -> list[Shard]:
-    """Shards of the seeds without a chain; chains that broke off for want of an answer are begun again."""
+    """Shards of the seeds without a chain; chains that ended without a response are started again."""
     chains = job.chains(axis)
     forget_unanswered(store, CHAINS, "chain", list(chains))
     work = pl.DataFrame({"id": list(chains), "owner": list(chains.values()), "size": [1] * len(chains)})
@@ -100,7 +100,7 @@ def plan_evolution(store: Store, job: EvolutionJob, axis: Axis) -> list[Shard]:
 
 
 def plan_ranking(store: Store, job: EvolutionJob, axis: Axis) -> list[Shard]:
-    """Shards of the chains without a ranking, and of those to be ranked a second time for the audit."""
+    """Shards of the chains without a ranking, and of those to rank a second time for the audit."""
     ranked = [(chain, 0) for chain in usable_chains(store, job, axis)]
     ranked += [(chain, 1) for chain, _ in sorted(ranked)[: job.settings.audit]]
     judge = job.judge(axis)
@@ -115,25 +115,25 @@ def plan_ranking(store: Store, job: EvolutionJob, axis: Axis) -> list[Shard]:
 
 
 def forget_unanswered(store: Store, table: Table, column: str, ids: Sequence[str]) -> None:
-    """Drop rows that stand for want of an answer, so that they are asked for again."""
+    """Delete rows of requests that got no response, so that they are sent again."""
     unanswered = store.fetch(table, "reason", list(PASSING_REASONS), [column])[column].unique()
     again = unanswered.filter(unanswered.is_in(list(ids)))
     if table is CHAINS:
-        # First, so that a kill between the two leaves a chain to be forgotten once more.
+        # Rankings first, so that after a kill between the two the chain is found again.
         store.delete_rows(RANKINGS, column, again.to_list())
     store.delete_rows(table, column, again.to_list())
 
 
 def usable_chains(store: Store, job: EvolutionJob, axis: Axis) -> list[str]:
-    """Chains in which at least one round worked, so that there is something to compare."""
+    """Chains with at least one successful round, so that there are variants to compare."""
     rows = store.fetch(CHAINS, "chain", list(job.chains(axis)), ["chain", "step", "status"])
     return sorted(rows.filter((pl.col("status") == "ok") & (pl.col("step") > 0))["chain"].unique())
 
 
 def evolve_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key: str) -> int:
-    """Evolve a shard's seeds and write their chains; returns how many.
+    """Evolve a shard's seeds and write their chains; returns their number.
 
-    Raises LLMError where the endpoint ends the work; chains that are done by then are written all the same.
+    Raises LLMError if the endpoint fails; chains finished before that are written.
     """
     seeds = read_seeds(store, _waiting(store, CHAINS, shard))
     evolution, chosen = job.evolution(axis), job.settings
@@ -147,7 +147,7 @@ def evolve_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key:
 
 
 def rank_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key: str) -> int:
-    """Rank a shard's chains and write the rankings; returns how many. Raises as `evolve_shard`."""
+    """Rank a shard's chains and write the rankings; returns their number. Raises as `evolve_shard`."""
     owners = [owner.split(":") for owner in _waiting(store, RANKINGS, shard)]
     texts = chain_texts(store, [chain for chain, _ in owners])
     seed_of_chain = job.chains(axis)
@@ -164,13 +164,13 @@ def rank_shard(store: Store, job: EvolutionJob, axis: Axis, shard: Shard, key: s
 
 
 def _waiting(store: Store, table: Table, shard: Shard) -> list[str]:
-    """The owners of a shard's rows that are not there: one that broke off has some, and those are not done again."""
+    """The owners of a shard's missing rows; an interrupted shard has some rows already."""
     work = read_shard(store, shard)
     return work.filter(pl.col("id").is_in(store.missing(table, work["id"]).implode()))["owner"].to_list()
 
 
 def chain_texts(store: Store, chains: Sequence[str]) -> dict[str, list[str]]:
-    """The variants of chains, the seed's text first."""
+    """The variants of each chain, the seed's text first."""
     rows = store.fetch(CHAINS, "chain", list(dict.fromkeys(chains)), ["chain", "step", "text", "status"])
     good = (
         rows.filter(pl.col("status") == "ok").sort("chain", "step").group_by("chain", maintain_order=True).agg("text")
@@ -186,7 +186,7 @@ async def _ask_all(
     ask: Callable[[LLM, Any], Awaitable[list[dict[str, Any]]]],
     items: Sequence[Any],
 ) -> int:
-    """Ask about all items at once, as the client's limits allow, and write the rows of those that came through."""
+    """Send all items concurrently, within the client's limits, and write the rows of those that succeeded."""
     async with LLM(job.settings.llm, key, store.side, job.id) as llm:
         results = await asyncio.gather(*(ask(llm, item) for item in items), return_exceptions=True)
     done = [rows for rows in results if not isinstance(rows, BaseException)]
