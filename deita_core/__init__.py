@@ -23,12 +23,14 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """A public name from its module, imported when it is first used. Raises AttributeError for any other name."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_MODULES[name]), name)
-    return found
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take any name for a public one.
+    def __getattr__(name: str) -> Any:
+        """A public name from its module, imported when it is first used. Raises AttributeError for any other name."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return found
 
 
 def __dir__() -> list[str]:
