@@ -1,16 +1,17 @@
-# make help says what there is; every target makes .venv first if it is not there.
+# `make help` lists the targets; each one that needs .venv makes it first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test lint types scorers bench clean
+.PHONY: help demo test quick lint types docs-check scorers bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("deita needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name a newer one, such as: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
 
 .venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
@@ -29,12 +30,18 @@ demo: .venv/demo.stamp ## Select the 40 best conversations of examples/pool into
 test: .venv/dev.stamp lint types ## Lint, check types and run every test
 	$(BIN)/python -m pytest
 
+quick: .venv/dev.stamp ## Run the tests that need no server, no kill and no real model
+	$(BIN)/python -m pytest -m "not slow"
+
 lint: .venv/dev.stamp ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: .venv/dev.stamp ## Check types
 	$(BIN)/mypy
+
+docs-check: .venv/dev.stamp ## Run every command and program of README.md and docs/
+	$(BIN)/python -m pytest tests/test_readme.py
 
 scorers: .venv/dev.stamp ## Train the shipped scorer heads again from examples/evolution
 	$(BIN)/python examples/train_scorers.py
