@@ -4,15 +4,15 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
 
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
@@ -31,42 +31,6 @@ WRITTEN = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The address of a Prefect server on loopback, with a database of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
-    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    env.pop("PREFECT_API_URL", None)
-    line = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    api = f"http://127.0.0.1:{port}/api"
-    try:
-        wait_for(api, process)
-        yield api
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for(api: str, process: subprocess.Popen) -> None:
-    """Until the server answers; two minutes on a busy machine."""
-    for _ in range(240):
-        assert process.poll() is None, "the server ended"
-        try:
-            if httpx.get(f"{api}/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    raise AssertionError("the server did not answer")
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with the examples in it, as a newcomer's clone has them."""
     where = tmp_path_factory.mktemp("clone")
@@ -75,14 +39,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shell(server, folder):
+def shell(prefect_server, folder):
     """Runs a command line as a person would, `deita` being this installation's."""
 
     def run(line: str) -> subprocess.CompletedProcess[str]:
         words = shlex.split(line)
         if words[0] == "deita":
             words = [sys.executable, "-m", "flows.cli", *words[1:]]
-        env = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT)}
         return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
     return run
@@ -125,11 +89,11 @@ def test_the_python_of_the_readme_runs(code, folder):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_server_shows_the_runs_and_their_artifacts(shell, server):
+def test_the_server_shows_the_runs_and_their_artifacts(shell, prefect_server):
     shell("deita select examples/pool/notes.csv --budget 3 --out out/seen")
-    runs = httpx.post(f"{server}/flow_runs/filter", json={"limit": 5, "sort": "START_TIME_DESC"}).json()
+    runs = httpx.post(f"{prefect_server}/flow_runs/filter", json={"limit": 5, "sort": "START_TIME_DESC"}).json()
     assert runs[0]["name"] == "select into out/seen"
     assert runs[0]["state_type"] == "COMPLETED"
     of_it = {"artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}}}
-    artifacts = httpx.post(f"{server}/artifacts/filter", json=of_it).json()
+    artifacts = httpx.post(f"{prefect_server}/artifacts/filter", json=of_it).json()
     assert {"selection-counts", "selection-top"} <= {artifact["key"] for artifact in artifacts}
