@@ -38,7 +38,7 @@ from tests.support.remote_server import s3_server
 Point = Literal["start", "half-way", "end"]
 POINTS: tuple[Point, ...] = ("start", "half-way", "end")
 ERRORS = (OSError, RuntimeError)
-STAGES = ("ingest", "embed", "score", "selection", "export", "maintenance", "measure", "evolve", "train")
+STAGES = ("ingest", "embed", "score", "selection", "export", "evolve", "train")
 # What a task may do that lasts: every write to a table, a file or the kept answers goes through one of these.
 EFFECTS = (
     (Store, "_commit"), (Path, "replace"), (Path, "write_bytes"), (Path, "write_text"),

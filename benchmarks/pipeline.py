@@ -30,7 +30,7 @@ from flows.selection import select  # noqa: E402
 PLAIN_TEXTS = 600
 ROUNDS = 3
 BARE = """
-from flows.cli import prepare_environment
+from flows.cli.main import prepare_environment
 prepare_environment(verbose=False)
 from prefect import flow
 flow(lambda: None, name="bare")()

@@ -82,17 +82,14 @@ def main() -> None:
             _end("stopped; what is done is kept, run the same command to go on.", 1)
         raise
     except Exception as error:
-        said = sentence(error)
         if os.environ.get("DEITA_DEBUG"):
             traceback.print_exc()
-        elif said is None:
-            raise
-        _end(said, getattr(error, "exit_code", 1))
+        _end(sentence(error), getattr(error, "exit_code", 1))
 
 
-def sentence(error: Exception) -> str | None:
-    """What an error means to the user, if it is one that they can act on."""
-    from deita_core.errors import DeitaError
+def sentence(error: Exception) -> str:
+    """What an error means to the user, in one sentence; --debug shows the traceback."""
+    from deita_core.errors import DeitaError, cause
 
     if isinstance(error, DeitaError):
         return f"{error}"
@@ -106,15 +103,14 @@ def sentence(error: Exception) -> str | None:
             if own
             else (f"The Prefect server went away ({reason}); what is done is kept, start it and run the same command.")
         )
-    return None
+    return f"Unexpected {type(error).__name__}: {cause(error)}; run the command with --debug for the traceback."
 
 
-def _end(said: str | None, code: int) -> None:
+def _end(said: str, code: int) -> None:
     """Say how it ended, and leave."""
     # From here on ctrl-C ends the process at once, and what it has started with it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
-    if said:
-        typer.echo(f"deita: {said}", err=True)
+    typer.echo(f"deita: {said}", err=True)
     sys.exit(code)
 
 

@@ -287,7 +287,7 @@ SHARD = 2_500
 DRIVER = f"""
 import deita_core.stages.encoding as encoding
 encoding.CHARS_PER_SHARD = {SHARD}
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 NOUNS = ["river", "lamp", "garden", "engine", "letter", "mountain", "clock", "market", "forest", "bridge", "violin"]

@@ -33,7 +33,7 @@ SHARD = 1_500
 DRIVER = f"""
 import deita_core.stages.encoding as encoding
 encoding.CHARS_PER_CAUSAL_SHARD = {SHARD}
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 
@@ -100,7 +100,7 @@ def decisions(first, place):
 
 
 def test_the_settings_are_the_papers(first):
-    settings = first.settings
+    settings = first.job.settings
     assert (settings.turns, settings.threshold, settings.encoder_pooling) == ("sum", 0.9, "last")
     assert (first.job.encoder.kind, first.job.encoder.pooling) == ("causal", "last")
 

@@ -52,7 +52,7 @@ def tables(place):
     return Store(place.store).tables()
 
 
-KINDS = ("samples", "sources", "rejects", "vectors", "scores", "decisions", "snapshots", "runs", "plans")
+KINDS = ("samples", "sources", "rejects", "vectors", "scores", "decisions", "snapshots", "plans")
 
 
 @pytest.mark.parametrize("command", ["select", "update"])

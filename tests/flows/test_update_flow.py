@@ -63,9 +63,9 @@ def test_an_update_takes_files_from_elsewhere_and_remembers_them(place, tmp_path
 
 
 def test_an_update_keeps_the_settings_of_the_snapshot_but_for_what_is_given(place):
-    assert place.update().settings.budget == 5
+    assert place.update().job.settings.budget == 5
     changed = place.update(budget=3)
-    assert (changed.settings.budget, changed.settings.threshold, changed.counts.selected) == (3, 0.9, 3)
+    assert (changed.job.settings.budget, changed.job.settings.threshold, changed.counts.selected) == (3, 0.9, 3)
     same_selection(place, place.from_scratch(budget=3))
 
 
@@ -116,13 +116,13 @@ def test_an_snapshot_says_what_came_and_what_went_and_why(place):
     assert "b.jsonl: not there -> 3 rows" in text
 
 
-def test_a_row_that_a_better_one_blocks_now_names_it(place):
+def test_a_row_that_is_a_near_duplicate_now_names_its_better(place):
     place.update(threshold=0.99, budget=20)
     place.write("b.jsonl", [{**row, "output": row["output"] + " " * 3 + "."} for row in ALPACA])
     place.update(threshold=0.9)
     for row in place.lines("dropped.jsonl"):
-        blocker = place.decisions.filter(pl.col("id") == row["id"])["duplicate_of"].item()
-        assert blocker in row["reason"] and row["reason"].endswith("and was not before")
+        better = place.decisions.filter(pl.col("id") == row["id"])["duplicate_of"].item()
+        assert better in row["reason"] and row["reason"].endswith("and was not selected before")
     assert place.lines("dropped.jsonl")
 
 
@@ -143,8 +143,10 @@ def test_any_two_snapshots_can_be_compared(place):
     place.update(budget=7)
     place.update(budget=5)
     found = compare_snapshots(Store(place.store), 1, 3)
-    kept = [read_snapshot(Store(place.store), n).report.job.run_id for n in (1, 3)]
-    one, three = (set(Store(place.store).read(DECISIONS, ["id"], f"run_id = '{run}' AND kept")["id"]) for run in kept)
+    runs = [read_snapshot(Store(place.store), n).report.job.run_id for n in (1, 3)]
+    one, three = (
+        set(Store(place.store).read(DECISIONS, ["id"], f"run_id = '{run}' AND fate = 'selected'")["id"]) for run in runs
+    )
     assert (set(found.added["id"]), set(found.dropped["id"])) == (three - one, one - three)
 
 
@@ -174,10 +176,7 @@ def test_a_selection_that_cannot_be_written_leaves_the_one_before(place):
 
 def test_decisions_of_a_run_that_was_killed_are_forgotten_by_the_next(place):
     store = Store(place.store)
-    left = store.read(DECISIONS).with_columns(
-        run_id=pl.lit("killed"), key=pl.format("killed:{}", "rank")
-    )  # fmt: skip
-    store.write(DECISIONS, left)
+    store.write(DECISIONS, store.read(DECISIONS).with_columns(run_id=pl.lit("killed")))
     place.update()
     assert "killed" not in set(store.read(DECISIONS, ["run_id"])["run_id"])
 
@@ -344,7 +343,7 @@ def test_folders_of_one_store_keep_their_own_snapshots(place):
     for budget in (4, 3, 2):
         other.update(place.pool, budget=budget, keep_snapshots=2)
     assert snapshots(Store(place.store))["number"].to_list() == [1, 3, 4]
-    assert place.update().settings.budget == 5
+    assert place.update().job.settings.budget == 5
     store = Store(place.store)
     export_selection(store, read_snapshot(store, 3).report, place.folder / "third")
     assert not (place.folder / "third" / "CHANGES.md").exists()
@@ -384,7 +383,7 @@ def test_a_limit_that_is_lowered_reads_no_more_than_that(place):
 
 def test_a_threshold_can_be_left_to_auto_where_the_snapshot_has_a_budget(place):
     report = place.update(threshold="auto")
-    assert (report.settings.threshold, report.counts.selected) == ("auto", 5)
+    assert (report.job.settings.threshold, report.counts.selected) == ("auto", 5)
 
 
 def test_results_of_other_snapshots_are_no_data(place):
