@@ -19,6 +19,8 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
         "LANCEDB_LOG": "error",
         "TOKENIZERS_PARALLELISM": "true",
+        # Two test processes share two cores; small models are quickest in one thread anyway.
+        "OMP_NUM_THREADS": "1",
     }
 )
 # A server or settings of the person who runs the tests must not reach them.
@@ -29,10 +31,23 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from benchmarks.tiny import WORDS, make_tiny_model  # noqa: E402, F401
+from tests.support.llm_completions import lean_to_digits  # noqa: E402
+from tests.support.tiny_llama import make_tiny_llama  # noqa: E402
 
 # Two cores shared with others: a slow example is no failure.
 settings.register_profile("deita", deadline=None, max_examples=100)
 settings.load_profile("deita")
+
+
+# A test that uses one of these needs a server or a real model.
+SLOW_FIXTURES = {"prefect_server", "laptop", "laptop_bfloat16"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_unconfigure(config):
@@ -84,3 +99,15 @@ def tiny_model(tmp_path_factory) -> Path:
 def other_tiny_model(tmp_path_factory) -> Path:
     """The tiny model with other weights."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "other-tiny", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory) -> Path:
+    """A Llama of two layers and random weights in a folder; a digit is to it as likely as any other token."""
+    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def leaning_llama(tmp_path_factory) -> Path:
+    """The tiny Llama, made to go on with a digit mostly, as a scorer does."""
+    return lean_to_digits(make_tiny_llama(tmp_path_factory.mktemp("models") / "leaning-llama"))

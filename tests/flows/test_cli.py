@@ -17,6 +17,8 @@ from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 RAW = ROOT.parent / "shared/data/raw_samples"
 DEITA = [sys.executable, "-m", "flows.cli"]
 HEAVY = (

@@ -15,6 +15,8 @@ from deita_core.store import Store
 from flows.ops.deploy_steps import VARIABLES
 from tests.support.installation import ENDED, ROOT, Installation, make_heads, write_rows
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"update/nightly", "train/weekly", "select/on-demand", "evolve/on-demand", "train/on-demand"}
 # So many words make a row that fifty of them are a shard.
 LONG = 1_300

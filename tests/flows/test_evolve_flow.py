@@ -20,6 +20,8 @@ from tests.support.llm_rules import Reply
 from tests.support.llm_server import LLMServer, evenly
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 12
 SETTINGS = {"axis": "both", "rounds": 2, "tries": 2, "audit": 3}
 

@@ -20,6 +20,8 @@ from tests.support.evolution_run import write_seeds
 from tests.support.llm_server import CONTENT_FAULTS, QUICK_FAULTS, SLOW_FAULTS, ServerProcess, evenly
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 SEEDS, ROUNDS, CONCURRENCY, AUDIT = 200, 5, 32, 20
 AXES = ("complexity", "quality")
 # Whole seconds for which all wait, so only a few of them.

@@ -12,6 +12,8 @@ from tests.support.evolution_run import KEY
 from tests.support.llm_server import LLMServer
 from tests.support.remote_server import s3_server
 
+pytestmark = pytest.mark.slow
+
 RETRIED = [flow for flow in FLOWS if flow != "export"]
 
 

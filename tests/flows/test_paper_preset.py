@@ -25,6 +25,8 @@ from deita_core.store import Store
 from tests.support.paths import ROOT
 from tests.support.tiny_llama import make_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["river", "lamp", "garden", "engine", "letter", "clock", "market", "bridge", "violin", "7", "面包", "salt"]
 TALKS = 90
 SHARD = 1_500
@@ -34,16 +36,6 @@ encoding.CHARS_PER_CAUSAL_SHARD = {SHARD}
 from flows.cli.main import main
 main()
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rows():

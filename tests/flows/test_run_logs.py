@@ -12,6 +12,8 @@ from deita_core.stages.shards import plan_shards
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, SOURCES, scores_table
 
+pytestmark = pytest.mark.slow
+
 
 class Lines(logging.Handler):
     """Keeps the lines of a log."""

@@ -9,29 +9,18 @@ import polars as pl
 import pytest
 
 from deita_core.scorers.causal import CausalScorer
-from tests.support.llm_completions import SURE, ModelCompletions, Scripted, lean_to_digits
+from tests.support.llm_completions import SURE, ModelCompletions, Scripted
 from tests.support.llm_server import LLMServer, evenly
 from tests.support.paths import ROOT
-from tests.support.tiny_llama import make_tiny_llama
 
 KEY = "sk-served-0123456789-very-secret"
 TOPICS = ["tea", "rain", "the moon", "a train", "面包", "salt", "an old clock", "ink"]
 TALKS = 60
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return lean_to_digits(make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))
+def folder(leaning_llama):
+    return leaning_llama
 
 
 @pytest.fixture

@@ -58,8 +58,6 @@ def test_the_other_axis_chains_are_refused_with_their_line(run, place):
         train([str(place / "chains.jsonl")], str(place / "wrong"), settings)
 
 
-def test_a_language_model_is_no_encoder_for_a_head(run, tmp_path):
-    from tests.support.tiny_llama import make_tiny_llama
-
+def test_a_language_model_is_no_encoder_for_a_head(run, tiny_llama):
     with pytest.raises(ModelError, match="sentence-transformers"):
-        run(out="none", encoder=str(make_tiny_llama(tmp_path / "llama")))
+        run(out="none", encoder=str(tiny_llama))

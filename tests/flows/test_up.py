@@ -16,6 +16,8 @@ from flows.ops.folder_watch import FolderWatch
 from flows.ops.processes import descendants, running
 from tests.support.installation import ROOT, Installation, environment, free_port, make_heads, write_rows
 
+pytestmark = pytest.mark.slow
+
 
 class Up:
     """`deita up` in a folder, and all that it says."""

@@ -1,5 +1,7 @@
 """A pool that grows: every snapshot is the one of a run from scratch, and says what it changed."""
 
+import shutil
+
 import orjson
 import polars as pl
 import pytest
@@ -16,18 +18,21 @@ from deita_core.tables import DECISIONS, REMOVALS, SAMPLES, SOURCES
 from tests.support.pools import ALPACA, FURTHER, MESSAGES, MORE, TOOL_TALK, Place, talk
 
 
-@pytest.fixture
-def place(tmp_path, prefect_server, laptop):
-    place = Place(tmp_path).write("a.jsonl", ALPACA)
-    place.select(budget=5)
-    return place
-
-
 @pytest.fixture(scope="module")
-def settled(tmp_path_factory, prefect_server, laptop):
-    """A place that no test changes."""
-    place = Place(tmp_path_factory.mktemp("settled")).write("a.jsonl", ALPACA)
+def begun(tmp_path_factory, prefect_server, laptop):
+    """The folder of a place with one selection, and a copy of it."""
+    place = Place(tmp_path_factory.mktemp("update") / "place").write("a.jsonl", ALPACA)
     place.select(budget=5)
+    return place.folder, shutil.copytree(place.folder, tmp_path_factory.mktemp("copy") / "place")
+
+
+@pytest.fixture
+def place(begun):
+    """A place with one selection, as no other test has touched it."""
+    folder, copy = begun
+    shutil.rmtree(folder)
+    place = Place(folder)
+    shutil.copytree(copy, folder, dirs_exist_ok=True)
     return place
 
 
@@ -252,10 +257,10 @@ def test_rows_are_removed_by_a_condition(place):
         ({"reason": "x" * 301}, "reason"),
     ],
 )
-def test_a_removal_that_means_nothing_is_refused(settled, asked, told):
+def test_a_removal_that_means_nothing_is_refused(place, asked, told):
     nothing = {"ids": [], "where": None, "reason": "", "old_versions": False}
     with pytest.raises(InputError, match=told):
-        matching(Store(settled.store), removal_settings(**{**nothing, **asked}))
+        matching(Store(place.store), removal_settings(**{**nothing, **asked}))
 
 
 def test_a_condition_is_on_files_as_they_are_now_unless_the_past_is_asked_for(place):

@@ -21,6 +21,8 @@ from flows.cli.server import TemporaryServer, last_words
 from flows.ops.prefect_settings import LOOPBACK, spare_loopback
 from tests.support.paths import ROOT as PROJECT
 
+pytestmark = pytest.mark.slow
+
 ROWS = "".join(
     json.dumps({"instruction": f"the quick fox {number}", "output": f"it runs {number}"}) + "\n" for number in range(4)
 )

@@ -28,6 +28,8 @@ from tasks.embed import found_here
 from tests.support.paths import ROOT
 from tests.support.runner_pool import write_place
 
+pytestmark = pytest.mark.slow
+
 # Three shards of texts to encode, of some seconds each.
 CHARS = 850_000
 SECONDS = 240

@@ -375,6 +375,7 @@ def client_process(url, store, n):
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_a_killed_client_pays_nothing_twice(tmp_path):
     n, kills, chance = 400, [], random.Random(7)
     with LLMServer(latency=0.02, jitter=0.05) as server:

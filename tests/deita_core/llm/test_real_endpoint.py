@@ -15,6 +15,8 @@ from deita_core.llm.cache import Answers
 from deita_core.llm.client import LLM, LLMSettings
 from tests.support.tiny_llama import make_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}<assistant>"
 
 

@@ -37,6 +37,7 @@ def start(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_processes_share_gpus_evenly_and_a_killed_one_leaves_its_own_to_the_next(start):
     first, *others = [start("a", "b", "c") for _ in range(5)]
     assert [first[1], *(got for _, got in others)] == [0, 1, 2, 0, 1]
@@ -46,6 +47,7 @@ def test_processes_share_gpus_evenly_and_a_killed_one_leaves_its_own_to_the_next
     assert [start("a", "b", "c")[1] for _ in range(3)] == [2, 2, 0]
 
 
+@pytest.mark.slow
 def test_a_gpu_is_known_by_its_own_name_whatever_a_process_may_see(start):
     assert start("a", "b")[1] == 0
     assert start("a")[1] == 0

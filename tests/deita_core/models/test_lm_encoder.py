@@ -39,16 +39,6 @@ LENIENT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor
 DATED = "Today is {{ strftime_now('%H:%M:%S.%f, %d %b %Y') }}." + LENIENT
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_tiny_llama(tmp_path_factory.mktemp("models") / "lm", max_position_embeddings=POSITIONS)

@@ -43,28 +43,13 @@ ANSWERED = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-
-
 def scorer_of(folder, axis="complexity", **kwargs):
     return CausalScorer(folder, axis, device="cpu", dtype=kwargs.pop("dtype", "float32"), **kwargs)
 
 
 @pytest.fixture(scope="module")
-def scorers(folder):
-    return {axis: scorer_of(folder, axis) for axis in AXES}
+def scorers(tiny_llama):
+    return {axis: scorer_of(tiny_llama, axis) for axis in AXES}
 
 
 def plain_scores(folder, axis, instructions, responses):
@@ -87,20 +72,20 @@ def plain_scores(folder, axis, instructions, responses):
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_scores_are_those_of_a_plain_computation_of_one_text_at_a_time(folder, scorers, axis):
+def test_scores_are_those_of_a_plain_computation_of_one_text_at_a_time(tiny_llama, scorers, axis):
     frame = scorers[axis].score(ASKED, ANSWERED)
     assert frame.schema == {"score": pl.Float64, "status": pl.String}
     assert frame["status"].unique().to_list() == ["ok"]
-    plain = plain_scores(folder, axis, ASKED, ANSWERED)
+    plain = plain_scores(tiny_llama, axis, ASKED, ANSWERED)
     assert frame["score"].to_list() == pytest.approx(plain, abs=1e-5)
     assert np.std(plain) > 0.1, "texts that all score alike would prove nothing"
 
 
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("budget", [1, 100, 4_096])
-def test_a_score_does_not_depend_on_the_batch(folder, scorers, axis, budget):
+def test_a_score_does_not_depend_on_the_batch(tiny_llama, scorers, axis, budget):
     order = np.random.default_rng(budget).permutation(len(ASKED))
-    shuffled = scorer_of(folder, axis, max_tokens_per_batch=budget).score(
+    shuffled = scorer_of(tiny_llama, axis, max_tokens_per_batch=budget).score(
         [ASKED[i] for i in order], [ANSWERED[i] for i in order]
     )
     assert (
@@ -151,8 +136,8 @@ def test_one_row_comes_back_for_each_text_in_order(scorers, n):
     assert frame["score"].to_list() == pytest.approx(scorers["quality"].score(ASKED, ANSWERED)["score"].to_list()[:n])
 
 
-def test_doubled_texts_are_computed_once(folder):
-    scorer, seen = scorer_of(folder), []
+def test_doubled_texts_are_computed_once(tiny_llama):
+    scorer, seen = scorer_of(tiny_llama), []
     scorer._reader._decoder.register_forward_pre_hook(
         lambda _, __, given: seen.append(len(given["input_ids"])), with_kwargs=True
     )
@@ -166,8 +151,8 @@ def test_an_expected_digit_is_on_the_scale(logits):
     assert 1 <= expected_digit(np.array([logits]))[0] <= 6
 
 
-def test_bfloat16_scores_are_near_those_in_float32(folder, scorers):
-    rough = scorer_of(folder, dtype="bfloat16").score(ASKED)["score"].to_numpy()
+def test_bfloat16_scores_are_near_those_in_float32(tiny_llama, scorers):
+    rough = scorer_of(tiny_llama, dtype="bfloat16").score(ASKED)["score"].to_numpy()
     assert np.abs(rough - scorers["complexity"].score(ASKED)["score"].to_numpy()).max() < 0.3
 
 
@@ -184,10 +169,10 @@ def test_a_text_that_cannot_be_read_has_no_score_and_costs_no_other_its_own(scor
         assert one["status"].to_list() == ["unreadable", "ok"]
 
 
-def test_logits_that_are_no_numbers_are_no_score(folder):
+def test_logits_that_are_no_numbers_are_no_score(tiny_llama):
     import torch
 
-    scorer = scorer_of(folder)
+    scorer = scorer_of(tiny_llama)
     torch.nn.init.constant_(scorer._reader._model.model.norm.weight, float("nan"))
     frame = scorer.score(ASKED)
     assert frame["status"].unique().to_list() == ["unreadable"]
@@ -253,22 +238,22 @@ def test_any_prompt_fits_however_long_its_texts(n, m, letter):
             assert not truncated or len(ids) > 30
 
 
-def test_a_shortened_text_is_scored_and_says_so(folder):
-    scorer = scorer_of(folder, max_tokens=100)
+def test_a_shortened_text_is_scored_and_says_so(tiny_llama):
+    scorer = scorer_of(tiny_llama, max_tokens=100)
     frame = scorer.score(["Short.", words(100), words(3_000)])
     assert frame["status"].to_list() == ["ok", "truncated", "truncated"]
     assert frame["score"].is_between(1, 6).all()
 
 
-def test_no_text_is_longer_than_the_model_has_positions(folder):
+def test_no_text_is_longer_than_the_model_has_positions(tiny_llama):
     """The tiny model has 512 positions, of which one is left for the digit."""
-    assert scorer_of(folder, max_tokens=2_048)._prompts.limit == 511
-    assert scorer_of(folder).score([words(600)])["status"].to_list() == ["truncated"]
+    assert scorer_of(tiny_llama, max_tokens=2_048)._prompts.limit == 511
+    assert scorer_of(tiny_llama).score([words(600)])["status"].to_list() == ["truncated"]
 
 
-def test_max_tokens_that_the_bare_prompt_fills_are_refused(folder):
+def test_max_tokens_that_the_bare_prompt_fills_are_refused(tiny_llama):
     with pytest.raises(ModelError, match="raise max_tokens"):
-        scorer_of(folder, max_tokens=20)
+        scorer_of(tiny_llama, max_tokens=20)
 
 
 def test_the_prompts_own_headings_in_a_text_move_nothing():
@@ -285,10 +270,10 @@ def test_the_prompts_own_headings_in_a_text_move_nothing():
 # -- memory
 
 
-def test_batches_are_halved_until_they_fit_in_memory(folder):
+def test_batches_are_halved_until_they_fit_in_memory(tiny_llama):
     import torch
 
-    scorer, widths = scorer_of(folder, max_tokens_per_batch=4_096), []
+    scorer, widths = scorer_of(tiny_llama, max_tokens_per_batch=4_096), []
 
     def full(_, __, given):
         widths.append(given["input_ids"].numel())
@@ -296,7 +281,9 @@ def test_batches_are_halved_until_they_fit_in_memory(folder):
             raise torch.cuda.OutOfMemoryError("full")
 
     scorer._reader._decoder.register_forward_pre_hook(full, with_kwargs=True)
-    assert scorer.score(ASKED)["score"].to_list() == pytest.approx(scorer_of(folder).score(ASKED)["score"].to_list())
+    assert scorer.score(ASKED)["score"].to_list() == pytest.approx(
+        scorer_of(tiny_llama).score(ASKED)["score"].to_list()
+    )
     assert max(widths) > 200
     with pytest.raises(ModelError, match="does not fit in the memory"):
         scorer.score([words(200)])
@@ -348,21 +335,21 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("edit", BROKEN.values(), ids=BROKEN.keys())
-def test_a_folder_without_a_whole_safe_model_is_refused_in_a_sentence(folder, tmp_path, edit):
+def test_a_folder_without_a_whole_safe_model_is_refused_in_a_sentence(tiny_llama, tmp_path, edit):
     with pytest.raises(ModelError) as refused:
-        scorer_of(edited(folder, tmp_path, edit))
+        scorer_of(edited(tiny_llama, tmp_path, edit))
     assert "edited" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_fingerprint_is_of_all_that_a_score_follows_from(folder, tmp_path, scorers):
+def test_a_fingerprint_is_of_all_that_a_score_follows_from(tiny_llama, tmp_path, scorers):
     first = scorers["complexity"].fingerprint
-    assert scorer_of(folder).fingerprint == first
+    assert scorer_of(tiny_llama).fingerprint == first
     others = [
-        scorer_of(folder, dtype="bfloat16"),
-        scorer_of(folder, max_tokens=500),
-        scorer_of(folder, cut="end"),
+        scorer_of(tiny_llama, dtype="bfloat16"),
+        scorer_of(tiny_llama, max_tokens=500),
+        scorer_of(tiny_llama, cut="end"),
         scorer_of(make_tiny_llama(tmp_path / "other", seed=1)),
-        scorer_of(edited(folder, tmp_path, lambda copy: (copy / "chat.json").write_text("{}"))),
+        scorer_of(edited(tiny_llama, tmp_path, lambda copy: (copy / "chat.json").write_text("{}"))),
     ]
     assert len({first, *(other.fingerprint for other in others)}) == 6
 

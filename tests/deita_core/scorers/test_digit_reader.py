@@ -8,30 +8,14 @@ from deita_core.models.causal_lm import load_model
 from deita_core.scorers import digit_reader
 from deita_core.scorers.causal import expected_digit
 from deita_core.scorers.digit_reader import DigitReader, batch_size, common_length
-from tests.support.tiny_llama import make_tiny_llama
 
 DIGITS = list(range(10, 16))
 NEVER = 10**9
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return load_model(folder, "float32").eval()
+def model(tiny_llama):
+    return load_model(tiny_llama, "float32").eval()
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +119,11 @@ def test_no_rows_have_no_logits(reader):
     assert reader.logits([]).shape == (0, 6)
 
 
-def test_nothing_is_left_of_a_call_or_of_a_batch(folder):
+def test_nothing_is_left_of_a_call_or_of_a_batch(tiny_llama):
     """The rows of another prefix change nothing, and weights that are trained on between two calls are seen."""
     import torch
 
-    model = load_model(folder, "float32").eval()
+    model = load_model(tiny_llama, "float32").eval()
     reader, rows = DigitReader(model, DIGITS, 100), prompts(30, [5, 9, 20] * 10)
     first = reader.logits(rows)
     reader.logits(prompts(40, [7] * 30, seed=1))
@@ -151,8 +135,8 @@ def test_nothing_is_left_of_a_call_or_of_a_batch(folder):
     assert np.abs(again - expected_digit(first)).max() > 1e-3
 
 
-def test_in_bfloat16_a_shared_prefix_moves_a_score_no_more_than_another_batch_does(folder):
-    model, rows = load_model(folder, "bfloat16").eval(), prompts(30, range(1, 60))
+def test_in_bfloat16_a_shared_prefix_moves_a_score_no_more_than_another_batch_does(tiny_llama):
+    model, rows = load_model(tiny_llama, "bfloat16").eval(), prompts(30, range(1, 60))
     resumed, passes = scores(model, rows, 500, 16)
     plain, other = (scores(model, rows, budget, NEVER)[0] for budget in (500, 1))
     assert any(passes.resumed)
@@ -199,7 +183,7 @@ def test_other_models_that_keep_them_go_on_from_a_prefix(model_type):
     assert found == pytest.approx(one_by_one(model, rows), abs=1e-5)
 
 
-def test_a_model_that_misplaces_what_follows_a_prefix_is_never_given_one(folder):
+def test_a_model_that_misplaces_what_follows_a_prefix_is_never_given_one(tiny_llama):
     import torch
 
     def at_zero(_, args, given):
@@ -208,7 +192,7 @@ def test_a_model_that_misplaces_what_follows_a_prefix_is_never_given_one(folder)
         return args, given
 
     for precision in ("float32", "bfloat16"):
-        model, rows = load_model(folder, precision).eval(), prompts(30, range(1, 40))
+        model, rows = load_model(tiny_llama, precision).eval(), prompts(30, range(1, 40))
         right = one_by_one(model, rows)
         model.model.register_forward_pre_hook(at_zero, with_kwargs=True)
         found, passes = scores(model, rows, 400, 2)
@@ -271,8 +255,8 @@ def full_above(reader, tokens):
     reader._decoder.register_forward_pre_hook(full, with_kwargs=True)
 
 
-def test_batches_on_a_shared_prefix_are_halved_until_they_fit_in_memory(folder):
-    model, rows = load_model(folder, "float32").eval(), prompts(30, [6] * 64)
+def test_batches_on_a_shared_prefix_are_halved_until_they_fit_in_memory(tiny_llama):
+    model, rows = load_model(tiny_llama, "float32").eval(), prompts(30, [6] * 64)
     right = one_by_one(model, rows)
     reader = DigitReader(model, DIGITS, 4_096)
     with Passes(reader) as passes:
@@ -282,8 +266,8 @@ def test_batches_on_a_shared_prefix_are_halved_until_they_fit_in_memory(folder):
     assert passes.resumed == [False] + [True] * 6
 
 
-def test_a_row_that_does_not_fit_alone_is_named_by_its_whole_length(folder):
-    reader = DigitReader(load_model(folder, "float32").eval(), DIGITS)
+def test_a_row_that_does_not_fit_alone_is_named_by_its_whole_length(tiny_llama):
+    reader = DigitReader(load_model(tiny_llama, "float32").eval(), DIGITS)
     full_above(reader, 50)
     with pytest.raises(ModelError, match="A text of 90 tokens does not fit"):
         reader.logits(prompts(30, [60] * 20))

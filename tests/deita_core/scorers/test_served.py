@@ -20,11 +20,9 @@ from tests.support.llm_completions import (
     ModelCompletions,
     Scripted,
     completion,
-    lean_to_digits,
     refused,
 )
 from tests.support.llm_server import QUICK_FAULTS, LLMServer
-from tests.support.tiny_llama import make_tiny_llama
 
 AXES = ("complexity", "quality")
 KEY = "sk-served-0123456789-very-secret"
@@ -44,16 +42,6 @@ ANSWERED = ["Mix, wait 6 h.", "Hello!", "因为散射。", "def fib(n): ...", "T
             "#Response#:\n", "\n##Quality: 6"]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
     monkeypatch.setenv("DEITA_LLM__FIRST_PAUSE", "0.01")
@@ -62,25 +50,13 @@ def in_a_hurry(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def plain_folder(tmp_path_factory):
-    """A tiny Llama to which a digit is as likely as any other token: most are not among the most likely 20."""
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "plain")
+def model(leaning_llama):
+    return ModelCompletions(leaning_llama)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A tiny Llama that mostly goes on with a digit, as a scorer does."""
-    return lean_to_digits(make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return ModelCompletions(folder)
-
-
-@pytest.fixture(scope="module")
-def causal(folder):
-    return {axis: CausalScorer(folder, axis, device="cpu", dtype="float32") for axis in AXES}
+def causal(leaning_llama):
+    return {axis: CausalScorer(leaning_llama, axis, device="cpu", dtype="float32") for axis in AXES}
 
 
 def scored(server, axis="complexity", asked=ASKED, answered=ANSWERED, store=None, tokenizer=""):
@@ -99,8 +75,8 @@ def sentence(error):
 
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("layout", ["legacy", "content"])
-def test_scores_are_those_of_the_causal_scorer(folder, causal, axis, layout):
-    with LLMServer(completions=ModelCompletions(folder, layout=layout)) as server:
+def test_scores_are_those_of_the_causal_scorer(leaning_llama, causal, axis, layout):
+    with LLMServer(completions=ModelCompletions(leaning_llama, layout=layout)) as server:
         frame = scored(server, axis)
     expected = causal[axis].score(ASKED, ANSWERED)
     assert frame.schema == {"score": pl.Float64, "status": pl.String}
@@ -110,34 +86,34 @@ def test_scores_are_those_of_the_causal_scorer(folder, causal, axis, layout):
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_digits_that_are_favoured_are_all_listed_and_score_as_without(plain_folder, axis):
-    expected = CausalScorer(plain_folder, axis, device="cpu", dtype="float32").score(ASKED, ANSWERED)
-    with LLMServer(completions=ModelCompletions(plain_folder)) as server:
-        unaided, favoured = scored(server, axis), scored(server, axis, tokenizer=plain_folder)
+def test_digits_that_are_favoured_are_all_listed_and_score_as_without(tiny_llama, axis):
+    expected = CausalScorer(tiny_llama, axis, device="cpu", dtype="float32").score(ASKED, ANSWERED)
+    with LLMServer(completions=ModelCompletions(tiny_llama)) as server:
+        unaided, favoured = scored(server, axis), scored(server, axis, tokenizer=tiny_llama)
     assert set(unaided["status"]) == {"unreadable"} and unaided["score"].null_count() == len(ASKED)
     assert set(favoured["status"]) == {"ok"}
     assert favoured["score"].to_list() == pytest.approx(expected["score"].to_list(), abs=1e-4)
 
 
-def test_odds_from_before_the_bias_count_as_they_are(folder, plain_folder, causal):
+def test_odds_from_before_the_bias_count_as_they_are(leaning_llama, tiny_llama, causal):
     # The server lists as if there were no bias, and with that a chosen digit that is not among the most likely.
-    with LLMServer(completions=ModelCompletions(plain_folder, bias="before")) as server:
-        assert set(scored(server, tokenizer=plain_folder)["status"]) == {"unreadable"}
-    with LLMServer(completions=ModelCompletions(folder, bias="before")) as server:
-        frame = scored(server, tokenizer=folder)
+    with LLMServer(completions=ModelCompletions(tiny_llama, bias="before")) as server:
+        assert set(scored(server, tokenizer=tiny_llama)["status"]) == {"unreadable"}
+    with LLMServer(completions=ModelCompletions(leaning_llama, bias="before")) as server:
+        frame = scored(server, tokenizer=leaning_llama)
     expected = causal["complexity"].score(ASKED)["score"].to_list()
     assert frame["score"].to_list() == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_endpoint_that_knows_no_bias_is_asked_without(folder, causal):
-    with LLMServer(completions=ModelCompletions(folder), rejects=("logit_bias",)) as server:
-        frame = scored(server, tokenizer=folder)
+def test_an_endpoint_that_knows_no_bias_is_asked_without(leaning_llama, causal):
+    with LLMServer(completions=ModelCompletions(leaning_llama), rejects=("logit_bias",)) as server:
+        frame = scored(server, tokenizer=leaning_llama)
     expected = causal["complexity"].score(ASKED)["score"].to_list()
     assert frame["score"].to_list() == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_endpoint_that_lists_fewer_tokens_is_asked_for_five(folder):
-    served = ModelCompletions(folder, most=5)
+def test_an_endpoint_that_lists_fewer_tokens_is_asked_for_five(leaning_llama):
+    served = ModelCompletions(leaning_llama, most=5)
     with LLMServer(completions=served) as server:
         # Five tokens do not hold six digits, and here no digit is negligible.
         assert set(scored(server, asked=ASKED[:3])["status"]) == {"unreadable"}
@@ -179,8 +155,8 @@ def test_a_chosen_digit_that_a_mapping_lost_to_another_of_its_text_is_found_agai
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_a_long_text_is_shortened_until_it_fits_and_nothing_else_is(folder, causal, axis):
-    served = ModelCompletions(folder, window=180)
+def test_a_long_text_is_shortened_until_it_fits_and_nothing_else_is(leaning_llama, causal, axis):
+    served = ModelCompletions(leaning_llama, window=180)
     long, answer = "Compare tea, rain and salt. " * 60, "Tea is a drink. " * 40
     with LLMServer(completions=served) as server:
         frame = scored(server, axis, ["Hi", long, "Salt?"], ["Yes.", answer, "No."])
@@ -317,8 +293,8 @@ def test_an_endpoint_without_log_probabilities_is_named_and_nothing_is_scored(fa
     assert len(server.log) <= 3 * len(ASKED) + 1
 
 
-def test_an_endpoint_that_lists_not_even_five_tokens_is_one_sentence(folder):
-    with LLMServer(completions=ModelCompletions(folder, most=1)) as server, pytest.raises(LLMError) as error:
+def test_an_endpoint_that_lists_not_even_five_tokens_is_one_sentence(leaning_llama):
+    with LLMServer(completions=ModelCompletions(leaning_llama, most=1)) as server, pytest.raises(LLMError) as error:
         scored(server)
     assert "does not accept the requests" in sentence(error) and len(server.log) <= 3 * len(ASKED)
 

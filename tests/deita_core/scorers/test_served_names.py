@@ -6,7 +6,6 @@ from deita_core.errors import InputError, ModelError
 from deita_core.scorers import ServedScorer, find_scorer, load_scorer
 from tests.support.llm_completions import SURE, Scripted
 from tests.support.llm_server import LLMServer
-from tests.support.tiny_llama import make_tiny_llama
 
 
 def test_finding_a_served_scorer_asks_nobody(laptop):
@@ -19,8 +18,8 @@ def test_finding_a_served_scorer_asks_nobody(laptop):
     )
 
 
-def test_a_served_scorer_is_known_by_its_model_and_not_by_its_address(tmp_path):
-    names = ["http://a:1/v1#m", "https://b/v1#m", "http://a:1/v1#n", f"http://a:1/v1#m#{make_tiny_llama(tmp_path)}"]
+def test_a_served_scorer_is_known_by_its_model_and_not_by_its_address(tiny_llama):
+    names = ["http://a:1/v1#m", "https://b/v1#m", "http://a:1/v1#n", f"http://a:1/v1#m#{tiny_llama}"]
     one, moved, other, favoured = (load_scorer(name, "complexity").fingerprint for name in names)
     assert one == moved and len({one, other, favoured}) == 3
 

@@ -21,7 +21,6 @@ from deita_core.stages.selecting import BLOCK, Job, candidate_vectors, rank_pool
 from deita_core.stages.shards import read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
-from tests.support.tiny_llama import make_tiny_llama
 
 COMPLEXITY = ScorerFiles(name="c", axis="complexity", path=".", fingerprint="1" * 32)
 QUALITY = ScorerFiles(name="q", axis="quality", path=".", fingerprint="2" * 32)
@@ -35,13 +34,8 @@ TALKS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "lm")
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return find_encoder(str(folder), "float32")
+def encoder(tiny_llama):
+    return find_encoder(str(tiny_llama), "float32")
 
 
 class Pool:
@@ -105,15 +99,15 @@ def test_nothing_is_encoded_twice_and_a_grown_pool_costs_what_is_new(pool, encod
     assert pool.encode(encoder) == 1
 
 
-def test_poolings_and_storages_have_tables_of_their_own(pool, folder):
+def test_poolings_and_storages_have_tables_of_their_own(pool, tiny_llama):
     ways = [("last", "float32"), ("mean", "float32"), ("last", "float16")]
     for pooling, storage in ways:
-        assert pool.encode(find_encoder(str(folder), "float32", pooling, storage)) == len(TALKS)
+        assert pool.encode(find_encoder(str(tiny_llama), "float32", pooling, storage)) == len(TALKS)
     assert len([name for name in pool.store.tables() if name.startswith("vectors__")]) == len(ways)
 
 
-def test_float16_is_stored_as_such_and_read_as_float32(pool, folder, encoder):
-    half = find_encoder(str(folder), "float32", storage="float16")
+def test_float16_is_stored_as_such_and_read_as_float32(pool, tiny_llama, encoder):
+    half = find_encoder(str(tiny_llama), "float32", storage="float16")
     pool.encode(encoder)
     pool.encode(half)
     stored = pool.store.read(encoder_table(half))
@@ -167,9 +161,9 @@ def test_candidates_vectors_come_in_their_order(pool, encoder, monkeypatch):
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
-def test_a_conversation_too_like_a_better_one_is_blocked_by_it(storage, folder, tmp_path):
+def test_a_conversation_too_like_a_better_one_is_blocked_by_it(storage, tiny_llama, tmp_path):
     """Two conversations that the model reads alike to its cut, and another."""
-    encoder = find_encoder(str(folder), "float32", storage=storage)
+    encoder = find_encoder(str(tiny_llama), "float32", storage=storage)
     long = "bread salt " * 300
     talks = [[("user", "Say it."), ("assistant", long + end)] for end in ("1", "2")] + [TALKS[0]]
     pool = Pool(tmp_path, talks)
@@ -180,11 +174,11 @@ def test_a_conversation_too_like_a_better_one_is_blocked_by_it(storage, folder, 
     assert (chosen.selected, chosen.near_duplicate, chosen.rejected) == (2, 1, 0)
 
 
-def test_turns_fit_counts_the_tokens_of_messages_with_the_models_tokenizer(pool, encoder, folder):
+def test_turns_fit_counts_the_tokens_of_messages_with_the_models_tokenizer(pool, encoder, tiny_llama):
     pool.encode(encoder)
     talk = conversation(TALKS[3])
     pool.score({id_: [(2, 2)] * len(t.turns) for id_, t in pool.talks.items()})
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(tiny_llama)
     upto = [len(tokenizer(m.content, add_special_tokens=False)["input_ids"]) for m in talk.messages[:4]]
     for room, scored in ((sum(upto), 2), (sum(upto) - 1, 1)):
         ranked = rank_pool(pool.store, pool.job(encoder, turns="fit", training_tokens=room)).candidates
@@ -224,8 +218,8 @@ def test_single_texts_are_not_for_a_language_model_which_is_not_even_loaded(enco
 
 
 @pytest.fixture
-def settings(folder, tmp_path):
-    names = {"encoder": str(folder), "complexity_scorer": str(folder), "quality_scorer": str(folder)}
+def settings(tiny_llama, tmp_path):
+    names = {"encoder": str(tiny_llama), "complexity_scorer": str(tiny_llama), "quality_scorer": str(tiny_llama)}
     return SelectionSettings(preset="paper", store=str(tmp_path / "store"), precision="float32", **names)
 
 

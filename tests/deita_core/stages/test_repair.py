@@ -282,6 +282,7 @@ def test_what_the_surroundings_do_is_told_apart_and_only_what_may_pass_is_tried_
 # -- on object storage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["manifest", "rows", "all"])
 def test_a_store_on_object_storage_is_examined_and_repaired_as_one_in_a_folder(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("DEITA_CACHE", str(tmp_path / "cache"))

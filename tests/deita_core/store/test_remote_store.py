@@ -27,6 +27,8 @@ from deita_core.tables import SAMPLES, scores_table, vectors_table
 from tests.support.paths import ROOT
 from tests.support.remote_server import s3_server
 
+pytestmark = pytest.mark.slow
+
 SCORES = scores_table("quality-1")
 VECTORS = vectors_table("tiny-1", 16)
 names = count()

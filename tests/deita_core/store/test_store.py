@@ -269,6 +269,7 @@ def test_threads_that_write_the_same_new_rows_make_no_duplicates(store):
     assert sorted(store.read(SCORES)["id"]) == ids_of([0, *range(100, 300)])
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_new_rows_make_no_duplicates(store):
     store.write(SCORES, scores([0]))
     code = """
@@ -396,6 +397,7 @@ HOLD = """
 """
 
 
+@pytest.mark.slow
 def test_a_store_in_use_names_the_run_that_holds_it_and_is_free_once_that_is_killed(store):
     holder = python(HOLD, store.uri)
     assert holder.stdout.readline() == "held\n"

@@ -25,19 +25,9 @@ from tests.support.tiny_llama import AMOUNTS, make_tiny_llama, telling_chains
 AXES = ("complexity", "quality")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "base")
+def base(tiny_llama):
+    return tiny_llama
 
 
 def settings_of(base, **changes):
@@ -302,6 +292,7 @@ train_causal("complexity", telling_chains(), Path(sys.argv[2]), settings, device
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(base, tmp_path, method):
     """Killed at step 12, in the second of three epochs of eight steps; LoRA with dropout, so with random numbers."""
@@ -410,6 +401,7 @@ def test_a_base_model_that_is_nowhere_is_refused(tmp_path):
         train(tmp_path / "out", settings_of(tmp_path / "no-such-model"))
 
 
+@pytest.mark.slow
 def test_importing_it_is_cheap():
     heavy = {"torch", "transformers", "peft"}
     code = f"import sys, deita_core.scorers.training.causal; print(sorted({heavy} & sys.modules.keys()))"

@@ -20,17 +20,6 @@ from deita_core.scorers.training.head import (
 VARIANTS = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Fits of this size are quickest in one thread, above all on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def training_set(features, scores, chains, plain=3, authored=None, lengths=None, seeds=None):
     n = len(scores)
     return TrainingSet(
