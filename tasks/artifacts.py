@@ -21,6 +21,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from deita_core.evolution.agreement import Audit
+from deita_core.export.markdown import markdown_table
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.stages.report import Report
 from deita_core.stages.shards import Shard, read_shard
@@ -101,10 +102,10 @@ def _places(store: str, shard: Shard) -> list[str]:
 def publish(report: Report, folder: str) -> None:
     """Publish the counts, the rejects, the top samples and the folder; texts are cut, the files have them whole."""
     counts = {**report.counts.model_dump(), "skipped": report.counts.skipped}
-    lines = "\n".join(f"| {name.replace('_', ' ')} | {value:,} |" for name, value in counts.items())
+    table = markdown_table(("rows", ""), [(name.replace("_", " "), f"{value:,}") for name, value in counts.items()])
     create_markdown_artifact(
         key="selection-counts",
-        markdown=f"| rows | |\n|---|---|\n{lines}\n\nThreshold {report.chosen.threshold}. Files: `{folder}`",
+        markdown=f"{table}\n\nThreshold {report.chosen.threshold}. Files: `{folder}`",
         description="Where every row of the pool went",
     )
     create_table_artifact(key="selection-top", table=top_rows(folder), description=f"The {TOP} best selected samples")
