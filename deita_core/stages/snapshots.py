@@ -145,13 +145,14 @@ def keep_last(store: Store, folder: str, count: int) -> None:
 def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> SelectionSettings:
     """The settings of a snapshot with those over them that were given for the next one.
 
-    Another preset takes back all that presets set. Where the store is and what computes is never taken over.
+    Another preset takes back all that presets set. Where the store is, what computes and how much a served scorer is
+    asked are never taken over.
     """
     before, now = earlier.model_dump(), given.model_dump(exclude_unset=True)
     if now.get("preset", earlier.preset) != earlier.preset:
         of_presets = {name for values in PRESETS.values() for name in values}
         before = {name: value for name, value in before.items() if name not in of_presets}
-    return SelectionSettings(**{**before, **now, **given.model_dump(include={"store", "runner"})})
+    return SelectionSettings(**{**before, **now, **given.model_dump(include={"store", "runner", "llm"})})
 
 
 def forget_unfinished(store: Store) -> None:
