@@ -28,7 +28,7 @@ from benchmarks.tiny import make_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 # The variable by which the processes of one case are told from all others.
-MARK = "DEITA_STARTUP_CASE"
+MARK = "STARTUP_CASE_OF_DEITA"
 # Nothing listens there.
 DEAD = "127.0.0.1:9"
 
