@@ -181,12 +181,19 @@ def test_what_follows_two_dashes_is_no_option(tmp_path):
     assert is_one_sentence(run) and "--debug" in run.stderr, run.stderr
 
 
-@pytest.mark.parametrize("place", [0, 4])
-def test_verbose_shows_prefects_log_wherever_it_stands(place, server, pool, tiny_model, tmp_path):
-    words = ["calibrate", pool, "--encoder", tiny_model]
-    words.insert(place, "--verbose")
-    run = deita(*words, cwd=tmp_path, **server)
-    assert run.returncode == 0 and "Beginning flow run" in run.stdout + run.stderr, run.stderr
+@pytest.mark.parametrize("words", [["--verbose", "snapshots"], ["snapshots", "--verbose"], ["snapshots"]])
+def test_verbose_shows_prefects_log_wherever_it_stands(words, tmp_path):
+    level = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+    program = (
+        "import os, sys, flows.cli.main\n"
+        f"os.environ.pop({level!r}, None)\n"
+        f"sys.argv = ['deita', *{words!r}]\n"
+        "try:\n    flows.cli.main.main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(os.environ[{level!r}])\n"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1:] == ["INFO" if "--verbose" in words else "CRITICAL"], run.stderr
 
 
 # -- misspelt variables
