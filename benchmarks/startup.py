@@ -27,7 +27,7 @@ from benchmarks.tiny import make_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 # The variable that identifies the processes of one case.
-MARK = "DEITA_STARTUP_CASE"
+MARK = "STARTUP_CASE_OF_DEITA"
 # Nothing listens there.
 DEAD = "127.0.0.1:9"
 

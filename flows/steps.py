@@ -48,8 +48,8 @@ def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:
 def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerFiles]]:
     """The encoder, and the scorers of complexity and quality."""
     encoder = find_pool_encoder(settings)
-    complexity = find_scorer(settings.complexity_scorer, "complexity", encoder)
-    return encoder, [complexity, find_scorer(settings.quality_scorer, "quality", encoder)]
+    complexity = find_scorer(settings.complexity_scorer, "complexity", encoder, limits=settings.llm)
+    return encoder, [complexity, find_scorer(settings.quality_scorer, "quality", encoder, limits=settings.llm)]
 
 
 def read_pool(

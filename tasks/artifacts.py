@@ -1,7 +1,8 @@
 """What an operator sees of a run: progress, where every row went, the best of what was selected, what failed."""
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -21,6 +22,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from deita_core.evolution.agreement import Audit
+from deita_core.export.markdown import markdown_table
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.stages.report import Report
 from deita_core.stages.shards import Shard, read_shard
@@ -38,13 +40,45 @@ SILENCE = 300.0
 _silent_until = 0.0
 
 
+class ProgressArtifact:
+    """A progress artifact that moves on for as long as the server can be told of it: work goes on without that.
+
+    Once it could not be told it is left alone for minutes: each attempt takes a minute or more of the client's own.
+    """
+
+    def __init__(self, name: str) -> None:
+        key = re.sub("[^a-z0-9]+", "-", name.lower())
+        self._id = self._tell(lambda: create_progress_artifact(0.0, key=key, description=name))
+
+    def update(self, percent: float, description: str | None = None) -> None:
+        """So many percent are done."""
+        if artifact := self._id:
+            self._tell(lambda: update_progress_artifact(artifact, percent, description=description))
+
+    @staticmethod
+    def _tell(send: Callable[[], Any]) -> UUID | None:
+        """Send something, unless the server is being left alone; the artifact's id, if the server has it."""
+        global _silent_until
+        if monotonic() < _silent_until:
+            return None
+        try:
+            # Typed for callers with and without a loop; this one has none.
+            return UUID(str(send()))
+        except httpx.HTTPError as error:
+            _silent_until = monotonic() + SILENCE
+            _warn(
+                f"The Prefect server could not be told of progress ({_cause(error)}); the run goes on, and leaves it "
+                f"alone for {SILENCE / 60:.0f} minutes."
+            )
+            return None
+
+
 class StageProgress:
-    """A progress artifact of a stage of a run, which moves with its shards."""
+    """The progress artifact of a stage of a run, which moves with its shards."""
 
     def __init__(self, name: str, total: int) -> None:
-        # Typed for callers with and without a loop; this one has none.
-        made: Any = create_progress_artifact(0.0, key=re.sub("[^a-z0-9]+", "-", name.lower()), description=name)
-        self._id, self._name, self._total, self._done, self._told = UUID(str(made)), name, total, 0, monotonic()
+        self._artifact = ProgressArtifact(name)
+        self._name, self._total, self._done, self._told = name, total, 0, monotonic()
 
     def advance(self, rows: int) -> None:
         """So many rows more are done."""
@@ -53,21 +87,25 @@ class StageProgress:
         if whole or monotonic() - self._told > OFTEN:
             self._told = monotonic()
             percent = 100.0 if whole else 100 * self._done / self._total
-            show_progress(self._id, percent, f"{self._name}: {self._done:,} of {self._total:,}")
+            self._artifact.update(percent, f"{self._name}: {self._done:,} of {self._total:,}")
 
 
-def show_progress(artifact: UUID, percent: float, description: str | None = None) -> None:
-    """Update a progress artifact, if the server can be told: work goes on without it.
-
-    Once it could not be told it is left alone for minutes: each attempt takes a minute or more of the client's own.
-    """
-    global _silent_until
-    if monotonic() < _silent_until:
-        return
+@contextmanager
+def shown_if_possible(where: str) -> Iterator[None]:
+    """Around the showing of results that are complete `where`: a server that is away is a warning, not a failure."""
     try:
-        update_progress_artifact(artifact, percent, description=description)
-    except httpx.HTTPError:
-        _silent_until = monotonic() + SILENCE
+        yield
+    except httpx.HTTPError as error:
+        _warn(f"The Prefect server could not be shown the results ({_cause(error)}); they are complete {where}.")
+
+
+def _cause(error: httpx.HTTPError) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _warn(line: str) -> None:
+    """On stderr, above a bar if there is one: the log of a run goes to the server, which is away."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -100,11 +138,16 @@ def _places(store: str, shard: Shard) -> list[str]:
 
 def publish(report: Report, folder: str) -> None:
     """Publish the counts, the rejects, the top samples and the folder; texts are cut, the files have them whole."""
+    with shown_if_possible(f"in {folder}"):
+        _publish(report, folder)
+
+
+def _publish(report: Report, folder: str) -> None:
     counts = {**report.counts.model_dump(), "skipped": report.counts.skipped}
-    lines = "\n".join(f"| {name.replace('_', ' ')} | {value:,} |" for name, value in counts.items())
+    table = markdown_table(("rows", ""), [(name.replace("_", " "), f"{value:,}") for name, value in counts.items()])
     create_markdown_artifact(
         key="selection-counts",
-        markdown=f"| rows | |\n|---|---|\n{lines}\n\nThreshold {report.chosen.threshold}. Files: `{folder}`",
+        markdown=f"{table}\n\nThreshold {report.chosen.threshold}. Files: `{folder}`",
         description="Where every row of the pool went",
     )
     create_table_artifact(key="selection-top", table=top_rows(folder), description=f"The {TOP} best selected samples")
@@ -129,7 +172,9 @@ def publish_evolution(report: EvolutionReport, folder: str) -> None:
         }
         for axis, counts in report.counts.items()
     ]
-    create_table_artifact(key="evolution-chains", table=rows, description=f"Where every seed went. Files: `{folder}`")
+    about = f"Where every seed went. Files: `{folder}`"
+    with shown_if_possible(f"in {folder}"):
+        create_table_artifact(key="evolution-chains", table=rows, description=about)
 
 
 def _listed(reasons: dict[str, int]) -> str:

@@ -15,6 +15,7 @@ from deita_core.stages.measuring import calibrate_pool, export_scores
 from deita_core.stages.report import Report
 from deita_core.stages.snapshots import keep_last, record_snapshot
 from deita_core.store import Store
+from tasks.artifacts import shown_if_possible
 from tasks.runtime.policy import RETRIES
 
 
@@ -58,5 +59,6 @@ def calibrate_encoder(
 ) -> Calibration:
     """Measure how alike the pool's vectors are, and publish it."""
     found = calibrate_pool(Store(store), file_ids, encoder, keep, samples)
-    create_markdown_artifact(key="calibration", markdown=calibration_text(found, encoder.name))
+    with shown_if_possible("in what the run returns"):
+        create_markdown_artifact(key="calibration", markdown=calibration_text(found, encoder.name))
     return found

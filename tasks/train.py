@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
-from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_markdown_artifact
 
 from deita_core.config.settings import TrainingSettings
 from deita_core.models.encoder_spec import EncoderFiles
@@ -24,6 +22,7 @@ from deita_core.stages.training import (
     train_on_vectors,
 )
 from deita_core.store import Store
+from tasks.artifacts import ProgressArtifact, shown_if_possible
 from tasks.embed import loaded_encoder
 from tasks.runtime.policy import RETRIES, recipe_key, results_folder
 
@@ -67,7 +66,7 @@ def train_once(
     """Train a scorer into a folder; cached by its recipe."""
     if encoder is not None:
         return train_on_vectors(Store(settings.store), encoder, files, settings, Path(out))
-    return train_language_model(files, settings, Path(out), _reporter(f"training-{settings.axis}", watch))
+    return train_language_model(files, settings, Path(out), _reporter(f"training {settings.axis}", watch))
 
 
 def train_scorer(
@@ -82,18 +81,18 @@ def train_scorer(
         result_storage=results_folder(settings.store), refresh_cache=not is_trained(Path(out), made_by)
     )
     trained = train(encoder, files, settings, out, made_by, watch)
-    create_markdown_artifact(
-        key=f"scorer-{settings.axis}",
-        markdown=f"{figures_table(trained.figures)}\n\nFolder: `{out}`",
-        description=f"Held-out figures of a {settings.kind} of {settings.axis}",
-    )
+    with shown_if_possible(f"in {out}"):
+        create_markdown_artifact(
+            key=f"scorer-{settings.axis}",
+            markdown=f"{figures_table(trained.figures)}\n\nFolder: `{out}`",
+            description=f"Held-out figures of a {settings.kind} of {settings.axis}",
+        )
     return trained
 
 
-def _reporter(key: str, watch: Watch) -> Callable[[TuningProgress], None]:
+def _reporter(name: str, watch: Watch) -> Callable[[TuningProgress], None]:
     """What training calls after each step: it moves a progress artifact and the caller's own display on."""
-    made: Any = create_progress_artifact(0.0, key=key, description="training has begun")
-    artifact, said_at = UUID(str(made)), 0.0
+    artifact, said_at = ProgressArtifact(name), 0.0
 
     def report(now: TuningProgress) -> None:
         nonlocal said_at
@@ -102,7 +101,7 @@ def _reporter(key: str, watch: Watch) -> Callable[[TuningProgress], None]:
         note, percent = f"step {now.step} of {now.steps}{losses}", 100 * now.step / max(now.steps, 1)
         watch(percent, note)
         if monotonic() - said_at > ARTIFACT_SECONDS or now.held_out_loss is not None:
-            update_progress_artifact(artifact, percent, description=f"{note}, {now.seconds:.0f} s")
+            artifact.update(percent, f"{note}, {now.seconds:.0f} s")
             said_at = monotonic()
 
     return report

@@ -1,7 +1,7 @@
 """Settings from everywhere: a YAML file, then DEITA_* variables, then what the caller gives, each over those before."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +66,16 @@ def _read_environment(model: type[BaseModel], prefix: str = PREFIX) -> dict[str,
         elif variable in os.environ:
             found[name] = os.environ[variable]
     return found
+
+
+def variables_of(model: type[BaseModel], prefix: str = PREFIX) -> Iterator[str]:
+    """The names of the variables that settings of one kind are read from."""
+    for name, field in model.model_fields.items():
+        variable = f"{prefix}{name.upper()}"
+        if inner := _inner(field):
+            yield from variables_of(inner, variable + NESTED)
+        else:
+            yield variable
 
 
 def _inner(field: FieldInfo) -> type[BaseModel] | None:

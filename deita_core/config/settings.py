@@ -12,6 +12,7 @@ from deita_core.errors import InputError
 from deita_core.literals import Axis, Format, Layout, Pooling, PresetName, Storage, Turns
 from deita_core.llm.client import LLMSettings
 from deita_core.models.encoder_spec import LAPTOP_ENCODER
+from deita_core.scorers.served import ServedLimits
 from deita_core.scorers.training.records import TuningSettings
 
 RUNNER = re.compile(r"threads|processes|(dask|ray)://([^\s/]+:\d{1,5})?")
@@ -66,6 +67,9 @@ class SelectionSettings(BaseModel):
     )
     complexity_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
     quality_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
+    llm: ServedLimits | None = Field(
+        None, description="How much a served scorer is asked: concurrency, timeout, requests_per_minute and the like."
+    )
     layout: Layout | None = Field(None, description="The layout of the pool's files; none: detected for each.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
     format: Format = Field("same", description="The layout of selected.jsonl.")

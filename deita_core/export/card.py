@@ -5,36 +5,42 @@ from typing import Any
 
 import orjson
 import polars as pl
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from deita_core.export.markdown import markdown_table
+
+# What `datasets.load_dataset` reads of the folder: without these it takes both tables for parts of one.
+CONFIGS = [
+    {"config_name": "selected", "data_files": "selected.parquet", "default": True},
+    {"config_name": "decisions", "data_files": "decisions.parquet"},
+]
+TAGS = ["instruction-tuning", "data-selection", "deita"]
 
 
 def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
     """A README.md for the Hub or a colleague, from the selection and its manifest."""
     counts, settings = manifest["counts"], manifest["settings"]
     sections = [
-        _front_matter(),
-        f"# {counts['selected']:,} conversations selected from {counts['read']:,}\n",
+        f"# {counts['selected']:,} conversations selected from {counts['read']:,}",
         "Chosen by complexity times quality of each turn, best first, passing over every conversation too like one "
-        "already chosen (Deita, arXiv 2312.15685).\n",
-        "## How it was made\n",
-        _table(("setting", "value"), _settings(manifest)),
-        "## Where every row went\n",
-        _table(("fate", "rows"), _fates(counts)),
-        "## What was selected\n",
-        _table(("figure", "lowest", "median", "highest"), _figures(selected)),
-        _table(("file", "rows selected"), _files(selected)),
-        "## Fields\n",
+        "already chosen (Deita, arXiv 2312.15685).",
+        "## How it was made",
+        markdown_table(("setting", "value"), _settings(manifest)),
+        "## Where every row went",
+        markdown_table(("fate", "rows"), _fates(counts)),
+        "## What was selected",
+        markdown_table(("figure", "lowest", "median", "highest"), _figures(selected)),
+        markdown_table(("file", "rows selected"), _files(selected)),
+        "## Fields",
         "The `deita` object of a row says why it is here: `rank` (1 is best), `score` (complexity times quality over "
         "the turns that count, by the rule above), `complexity` and `quality` (1 to 6, means over those turns), "
         "`nearest` and `similarity` (the better-ranked chosen row that is most like it, and the cosine), `copies` (how "
         "often the row stood in the pool), `file` and `line`. decisions.parquet has the same for every row of the "
-        "pool, with its fate and the reason; manifest.json has everything needed to run this again.\n",
-        f"```json\n{orjson.dumps(dict(settings), option=orjson.OPT_INDENT_2).decode()}\n```\n",
+        "pool, with its fate and the reason; manifest.json has everything needed to run this again.",
+        f"```json\n{orjson.dumps(dict(settings), option=orjson.OPT_INDENT_2).decode()}\n```",
     ]
-    return "\n".join(sections)
-
-
-def _front_matter() -> str:
-    return "---\ntags: [instruction-tuning, data-selection, deita]\ntask_categories: [text-generation]\n---\n"
+    data = DatasetCardData(tags=TAGS, task_categories=["text-generation"], configs=CONFIGS)
+    return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
 
 
 def _settings(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -73,14 +79,3 @@ def _files(selected: pl.DataFrame) -> Iterable[tuple[str, int]]:
     yield from counted.head(20).iter_rows()
     if len(counted) > 20:
         yield f"{len(counted) - 20} more files", int(counted["len"].slice(20).sum())
-
-
-def _cell(value: Any) -> str:
-    """A value as text that stays within its cell, whatever a file may be called."""
-    text = " ".join(str(value).split())
-    return "".join(f"\\{c}" if c in "\\|`<>[]*#" else c for c in text)
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)

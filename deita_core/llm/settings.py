@@ -10,20 +10,12 @@ from deita_core.errors import LLMError
 from deita_core.llm.errors import KEY_VARIABLES
 
 
-class LLMSettings(BaseModel):
-    """Which model to ask, and how much of it. The key is no setting: it comes from the environment or a block."""
+class LLMLimits(BaseModel):
+    """How much of an endpoint is asked: requests at once and a minute, patience, prices and a cap."""
 
     # Without its input an error cannot show a key that was put where none belongs.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    base_url: str | None = Field(None, description="Address of the endpoint, up to /v1; none: that of OpenAI.")
-    model: str = Field(min_length=1, description="Name of the model, as the endpoint knows it.")
-    judge: str | None = Field(None, description="Model that ranks, at the same endpoint; none: the same model.")
-    api_key_block: str | None = Field(None, description="A Prefect Secret block that holds the key.")
-    temperature: float = Field(0.7, ge=0, le=2, description="Of evolution; ranking is always asked at 0.")
-    seed: int = Field(0, ge=0, description="Sent with every request; a repeated request adds to it.")
-    max_tokens: int = Field(2_048, ge=1, description="Longest answer, in tokens.")
-    structured: Literal["auto", "off"] = Field("auto", description="Ask for JSON by response_format, where it works.")
     concurrency: int = Field(16, ge=1, le=1_000, description="Requests in flight at most; fewer where it is slow.")
     requests_per_minute: float | None = Field(None, gt=0, description="Limit of requests; none: no limit.")
     tokens_per_minute: float | None = Field(None, gt=0, description="Limit of tokens, prompts and answers together.")
@@ -34,21 +26,8 @@ class LLMSettings(BaseModel):
     output_price: float | None = Field(None, ge=0, description="Price of a million answer tokens.")
     spend_cap: float | None = Field(None, gt=0, description="Spend at which a job stops, over all its runs.")
 
-    @field_validator("base_url")
-    @classmethod
-    def _plain_address(cls, value: str | None) -> str | None:
-        """Nothing secret may stand in an address: it is shown and recorded."""
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("an address begins with http:// or https://")
-        if parts.username or parts.password or parts.query:
-            raise ValueError(f"an address holds no key, user or query; set {KEY_VARIABLES[0]} instead")
-        return value.rstrip("/")
-
     @model_validator(mode="after")
-    def _cap_has_prices(self) -> "LLMSettings":
+    def _cap_has_prices(self) -> "LLMLimits":
         if self.spend_cap is not None and (self.input_price is None or self.output_price is None):
             raise ValueError("spend_cap needs input_price and output_price, in the cap's currency per million tokens")
         return self
@@ -63,6 +42,32 @@ class LLMSettings(BaseModel):
         if self.input_price is None or self.output_price is None:
             return None
         return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
+
+
+class LLMSettings(LLMLimits):
+    """Which model to ask, and how much of it. The key is no setting: it comes from the environment or a block."""
+
+    base_url: str | None = Field(None, description="Address of the endpoint, up to /v1; none: that of OpenAI.")
+    model: str = Field(min_length=1, description="Name of the model, as the endpoint knows it.")
+    judge: str | None = Field(None, description="Model that ranks, at the same endpoint; none: the same model.")
+    api_key_block: str | None = Field(None, description="A Prefect Secret block that holds the key.")
+    temperature: float = Field(0.7, ge=0, le=2, description="Of evolution; ranking is always asked at 0.")
+    seed: int = Field(0, ge=0, description="Sent with every request; a repeated request adds to it.")
+    max_tokens: int = Field(2_048, ge=1, description="Longest answer, in tokens.")
+    structured: Literal["auto", "off"] = Field("auto", description="Ask for JSON by response_format, where it works.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        """Nothing secret may stand in an address: it is shown and recorded."""
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an address begins with http:// or https://")
+        if parts.username or parts.password or parts.query:
+            raise ValueError(f"an address holds no key, user or query; set {KEY_VARIABLES[0]} instead")
+        return value.rstrip("/")
 
 
 def find_key(settings: LLMSettings, from_block: str | None = None) -> str:

@@ -6,14 +6,14 @@ from typing import Literal, Protocol
 
 import orjson
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
 from deita_core.literals import Axis, Precision
 from deita_core.models.encoder_spec import EncoderFiles, best_precision
 from deita_core.scorers.heads import HeadScorer
-from deita_core.scorers.served import ServedScorer, find_served, is_served
+from deita_core.scorers.served import ServedLimits, ServedScorer, find_served, is_served
 
 __all__ = ["Axis", "HeadScorer", "Scorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
 
@@ -42,6 +42,8 @@ class ScorerFiles(BaseModel):
     path: Path | None
     precision: Precision = "float32"
     fingerprint: str
+    # How much a served one is asked is no part of what it is: no record of a selection has it here.
+    limits: ServedLimits | None = Field(None, exclude=True)
 
     @property
     def slug(self) -> str:
@@ -56,16 +58,18 @@ def load_scorer(
     dtype: Precision | Literal["auto"] = "auto",
     max_tokens_per_batch: int | None = None,
     store: Path | None = None,
+    limits: ServedLimits | None = None,
 ) -> Scorer:
     """Load the scorer of an axis: "laptop" for the shipped head, a folder that `deita train` wrote, or a causal LM.
 
     A causal LM is a folder, a hub name, or one that is served: http://HOST:PORT/v1#MODEL, with what it answers kept in
     the folder `store`. `dtype` is what it computes in; a head takes that of its encoder. `max_tokens_per_batch` bounds
-    batches; by default it follows from the device. Raises ModelError where there is no such scorer, or it scores the
+    batches; by default it follows from the device. `limits`: how much a served one is asked, by default what
+    DEITA_LLM__* variables say. Raises ModelError where there is no such scorer, or it scores the
     other axis.
     """
     if is_served(name_or_path):
-        return ServedScorer(name_or_path, axis, store)
+        return ServedScorer(name_or_path, axis, store, limits)
     folder = _folder(name_or_path, axis)
     if _kind(folder) == "head":
         return _head(folder, name_or_path, axis, device, max_tokens_per_batch)
@@ -76,18 +80,25 @@ def load_scorer(
 
 
 def find_scorer(
-    name_or_path: str, axis: Axis, encoder: EncoderFiles, precision: Precision | None = None
+    name_or_path: str,
+    axis: Axis,
+    encoder: EncoderFiles,
+    precision: Precision | None = None,
+    limits: ServedLimits | None = None,
 ) -> ScorerFiles:
     """Find a scorer without loading more than it must; a head has to read this encoder's vectors.
 
-    `precision`: what a language model computes in, by default what is best on this machine.
+    `precision`: what a language model computes in, by default what is best on this machine. `limits` as for
+    `load_scorer`.
 
     The fingerprint covers everything a score follows from: for a head, the encoder as well; for a served scorer, which
     is not asked, the model's name in place of its weights.
     """
     if is_served(name_or_path):
-        fingerprint = find_served(name_or_path, axis).fingerprint
-        return ScorerFiles(name=name_or_path, axis=axis, kind="served", path=None, fingerprint=fingerprint)
+        fingerprint = find_served(name_or_path, axis, limits).fingerprint
+        return ScorerFiles(
+            name=name_or_path, axis=axis, kind="served", path=None, fingerprint=fingerprint, limits=limits
+        )
     folder = _folder(name_or_path, axis)
     if _kind(folder) == "head":
         scorer = _head(folder, name_or_path, axis)
@@ -110,7 +121,7 @@ def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = N
     if find_scorer(files.name, files.axis, encoder, files.precision).fingerprint != files.fingerprint:
         where = files.path or files.name
         raise ModelError(f"The {files.axis} scorer in {where} has changed since the run began; run it again.")
-    return load_scorer(files.name, files.axis, dtype=files.precision, store=store)
+    return load_scorer(files.name, files.axis, dtype=files.precision, store=store, limits=files.limits)
 
 
 def _head(

@@ -32,6 +32,7 @@ from deita_core.llm.client import (
     stop_clients,
 )
 from deita_core.llm.requests import MOST_LISTED, Listing
+from deita_core.llm.settings import LLMLimits
 from deita_core.models.causal_lm import load_tokenizer
 from deita_core.scorers.causal import expected_digit, is_readable
 from deita_core.scorers.digits import DIGITS, PromptTokenizer
@@ -55,14 +56,18 @@ Outcome = tuple[float | None, str]
 UNREADABLE: Outcome = (None, "unreadable")
 
 
-class ServedLimits(LLMSettings):
-    """How an endpoint is asked for scores: DEITA_LLM__* variables. One token each, so more in flight by default."""
+class ServedLimits(LLMLimits):
+    """How much of an endpoint is asked for scores. One token each, so more in flight by default."""
 
     concurrency: int = Field(32, ge=1, le=1_000, description="Requests in flight at most.")
 
 
+class _ServedSettings(ServedLimits, LLMSettings):
+    pass
+
+
 class _Environment(BaseModel):
-    llm: ServedLimits
+    llm: _ServedSettings
 
 
 class Served(NamedTuple):
@@ -71,11 +76,16 @@ class Served(NamedTuple):
     address: str
     model: str
     digits: tuple[int, ...]
+    limits: ServedLimits | None
 
     @property
-    def limits(self) -> ServedLimits:
-        """How it is asked, by the environment. Raises InputError for a setting or an address that cannot be one."""
-        return load(_Environment, None, {"llm": {"base_url": self.address, "model": self.model}}).llm
+    def settings(self) -> LLMSettings:
+        """How it is asked: within its limits, and by DEITA_LLM__* variables where those leave something open.
+
+        Raises InputError for a variable or an address that cannot be one.
+        """
+        limits = self.limits.model_dump(exclude_unset=True) if self.limits else {}
+        return load(_Environment, None, {"llm": {**limits, "base_url": self.address, "model": self.model}}).llm
 
     @property
     def fingerprint(self) -> str:
@@ -92,7 +102,7 @@ def is_served(name: str) -> bool:
     return name.lower().startswith(("http://", "https://"))
 
 
-def find_served(name: str, axis: Axis) -> Served:
+def find_served(name: str, axis: Axis, limits: ServedLimits | None = None) -> Served:
     """The scorer that `name` means: http://HOST:PORT/v1#MODEL, or with #TOKENIZER (a folder or hub name) after that.
 
     With a tokenizer the digits' token ids are known, and the endpoint is asked to favour them (`logit_bias`), so that
@@ -102,9 +112,9 @@ def find_served(name: str, axis: Axis) -> Served:
     model, _, tokenizer = rest.partition("#")
     if not model.strip():
         raise ModelError(f"The {axis} scorer's address names no model; write it as http://HOST:PORT/v1#MODEL.")
-    served = Served(address, model.strip(), _digit_ids(tokenizer, axis) if tokenizer else ())
+    served = Served(address, model.strip(), _digit_ids(tokenizer, axis) if tokenizer else (), limits)
     # Refused here, where nothing is begun yet.
-    find_key(served.limits)
+    find_key(served.settings)
     return served
 
 
@@ -122,9 +132,11 @@ class ServedScorer:
     is read is the endpoint's to say: what it calls too long for its window is shortened.
     """
 
-    def __init__(self, name: str, axis: Axis, store: Path | None = None) -> None:
+    def __init__(
+        self, name: str, axis: Axis, store: Path | None = None, limits: ServedLimits | None = None
+    ) -> None:  # fmt: skip
         self.axis = axis
-        self._served = find_served(name, axis)
+        self._served = find_served(name, axis, limits)
         self.fingerprint = self._served.fingerprint
         # Removed with the scorer.
         self._own = None if store else TemporaryDirectory(prefix="deita-")
@@ -149,8 +161,8 @@ class ServedScorer:
 
     async def _ask_all(self, rows: Sequence[tuple[str, ...]]) -> list[Outcome]:
         """Ask about all rows at once, as the limits allow."""
-        limits = self._served.limits
-        async with LLM(limits, find_key(limits), self._store, self.fingerprint) as llm, self._in_turn():
+        settings = self._served.settings
+        async with LLM(settings, find_key(settings), self._store, self.fingerprint) as llm, self._in_turn():
             found = await asyncio.gather(*(self._ask(llm, row) for row in rows), return_exceptions=True)
             return self._settled(llm, found)
 

@@ -4,12 +4,11 @@ The paper's 0.9 is for its own encoder (section 2.4). Encoders distribute texts 
 have a cosine of 0.8; with others, only rewordings have.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.errors import InputError
+from deita_core.export.markdown import markdown_table
 from deita_core.selection.threshold import count_selected, smallest_filling
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -101,14 +100,14 @@ def calibration_text(found: Calibration, encoder: str) -> str:
             "",
             f"Measured on {found.samples:,} conversations of the pool.",
             "",
-            _table(("cosine similarity", *(f"{q:.0%}" for q in QUANTILES)), _similarity_rows(found)),
+            markdown_table(("cosine similarity", *(f"{q:.0%}" for q in QUANTILES)), _similarity_rows(found)),
             "",
             f"Half of all random pairs are more alike than {found.pairs[3]:.2f}, and half of the conversations have a "
             f"nearest neighbour closer than {found.nearest[3]:.2f}. These figures are the encoder's as much as the "
             f"pool's: an encoder that puts all texts into a narrow cone has them near 1. That is why 0.9, the paper's "
             f"threshold, keeps one share with its encoder and another with this one.",
             "",
-            _table(("threshold", "share kept"), [(f"{k.threshold:g}", f"{k.share:.1%}") for k in found.kept]),
+            markdown_table(("threshold", "share kept"), [(f"{k.threshold:g}", f"{k.share:.1%}") for k in found.kept]),
             "",
             f"Threshold {found.wanted.threshold:g} keeps {found.wanted.share:.1%}.",
             "",
@@ -119,8 +118,3 @@ def calibration_text(found: Calibration, encoder: str) -> str:
 def _similarity_rows(found: Calibration) -> list[tuple[str, ...]]:
     rows = {"nearest neighbour": found.nearest, "random pair": found.pairs}
     return [(name, *(f"{value:.2f}" for value in values)) for name, values in rows.items()]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

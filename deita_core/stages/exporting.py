@@ -150,7 +150,8 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
         "previous_snapshot": report.previous,
         "pool": report.pool,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": job.settings.model_dump(),
+        # How much a served scorer was asked changes nothing of a selection.
+        "settings": job.settings.model_dump(exclude={"llm"}),
         "threshold": report.chosen.threshold,
         "files": [file.model_dump() for file in report.files],
         "encoder": job.encoder.model_dump(

@@ -145,14 +145,14 @@ def keep_last(store: Store, folder: str, count: int) -> None:
 def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> SelectionSettings:
     """The settings of an earlier snapshot, overridden by those given for the next one.
 
-    A different preset resets all settings that presets set. `store` and `runner` are never taken from the earlier
-    snapshot.
+    A different preset resets all settings that presets set. `store`, `runner` and `llm` are never taken from the
+    earlier snapshot.
     """
     before, now = earlier.model_dump(), given.model_dump(exclude_unset=True)
     if now.get("preset", earlier.preset) != earlier.preset:
         of_presets = {name for values in PRESETS.values() for name in values}
         before = {name: value for name, value in before.items() if name not in of_presets}
-    return SelectionSettings(**{**before, **now, **given.model_dump(include={"store", "runner"})})
+    return SelectionSettings(**{**before, **now, **given.model_dump(include={"store", "runner", "llm"})})
 
 
 def forget_unfinished(store: Store) -> None:

@@ -10,16 +10,32 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from flows.cli import operate
 from flows.cli import pool as pool_commands
 from flows.cli import scorers as scorer_commands
 from flows.cli import snapshots as snapshot_commands
 from flows.cli.server import lost_server
+from flows.cli.variables import unknown_variables
 from flows.ops.prefect_settings import spare_loopback
+
+INTERRUPTED = 130
+SHARED = ("--verbose", "--debug")
+
+
+class _Group(TyperGroup):
+    """Takes the options that all commands share after the command as well as before it."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        options = args[: args.index("--")] if "--" in args else args
+        shared = [option for option in options if option in SHARED]
+        return super().parse_args(ctx, [*shared, *(o for o in options if o not in SHARED), *args[len(options) :]])
+
 
 app = typer.Typer(
     name="deita",
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,17 +44,19 @@ app = typer.Typer(
 for commands in (pool_commands, snapshot_commands, scorer_commands, operate):
     app.add_typer(commands.app)
 
-INTERRUPTED = 130
-
 
 @app.callback()
 def _common(
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log as well.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log. After a command, too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show an error's traceback. After a command, too.")] = False,
 ) -> None:
     prepare_environment(verbose)
     if debug:
         os.environ["DEITA_DEBUG"] = "1"
+    # Help is shown at once, without the imports that this takes.
+    if not {"--help", "-h"}.intersection(sys.argv):
+        for said in unknown_variables(os.environ):
+            typer.echo(f"deita: {said}", err=True)
 
 
 def prepare_environment(verbose: bool) -> None:

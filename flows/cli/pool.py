@@ -6,18 +6,17 @@ from typing import Annotated
 
 import typer
 
+from deita_core.literals import Format, Turns
 from flows.cli.options import (
     ConfigOption,
     EncoderOption,
     Files,
-    Format,
     LayoutOption,
     LimitOption,
     PresetOption,
     RunnerOption,
     ScorerOption,
     StoreOption,
-    Turns,
 )
 from flows.cli.server import start_server
 

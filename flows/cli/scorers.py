@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Axes, Axis, ConfigOption, Files, Kind, LayoutOption, LimitOption, Method, StoreOption
+from deita_core.literals import Axes, Axis, Method, TrainedKind
+from flows.cli.options import ConfigOption, Files, LayoutOption, LimitOption, StoreOption
 from flows.cli.server import start_server
 
 app = typer.Typer()
@@ -89,7 +90,7 @@ def train(
     chains: Annotated[list[str], typer.Argument(help="Files of ranked chains, as `deita evolve` writes them.")],
     axis: Annotated[Axis, typer.Option(help="What the scorer scores.")],
     out: Annotated[Path, typer.Option(help="Folder for the scorer.")],
-    kind: Annotated[Kind | None, typer.Option(help="head: on stored vectors; causal: a language model.")] = None,
+    kind: Annotated[TrainedKind | None, typer.Option(help="head: on stored vectors; causal: a language model.")] = None,
     encoder: Annotated[str | None, typer.Option(help="For a head: a sentence-transformers model.")] = None,
     base_model: Annotated[str | None, typer.Option(help="For a causal scorer: hub name or folder.")] = None,
     method: Annotated[Method | None, typer.Option(help="For a causal scorer: lora or full. Default lora.")] = None,

@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from deita_core.literals import Format, Turns
 from flows.cli.options import (
     ConfigOption,
     EncoderOption,
-    Format,
     LayoutOption,
     PresetOption,
     RunnerOption,
     ScorerOption,
     StoreOption,
-    Turns,
 )
 from flows.cli.server import start_server
 

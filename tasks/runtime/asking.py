@@ -1,18 +1,14 @@
 """Stages that ask a language model: how the answers come in, what they use and what they cost."""
 
-import re
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
-from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact
 from prefect.futures import PrefectFuture, wait
 
 from deita_core.llm.cache import Usage
 from deita_core.llm.traffic import TRAFFIC, Traffic
 from deita_core.stages.shards import Shard
-from tasks.artifacts import show_progress
+from tasks.artifacts import ProgressArtifact
 from tasks.runtime.progress import REPORT, Progress, interruptible
 
 # Seconds between looks at the answers.
@@ -92,7 +88,7 @@ def ask_shards(
     total = each * sum(shard.rows for shard in shards)
     with progress.step(name, max(total, 1)) as advance, interruptible():
         futures = [submit(shard) for shard in shards]
-        artifact = _artifact(name) if futures else None
+        artifact = ProgressArtifact(name) if futures else None
         meter, traffic, told = Meter(usage(), total), TRAFFIC.copy(), False
         while futures and wait(futures, timeout=LOOK).not_done:
             advance(meter.read(usage()), meter.note())
@@ -101,14 +97,8 @@ def ask_shards(
                 told = True
                 progress.warn(slowness(asked, timeout))
             if artifact and meter.is_due():
-                show_progress(artifact, meter.percent)
+                artifact.update(meter.percent)
         advance(meter.read(usage()), meter.note())
         if artifact:
-            show_progress(artifact, meter.percent, meter.line(name))
+            artifact.update(meter.percent, meter.line(name))
         return sum(future.result() for future in futures)
-
-
-def _artifact(name: str) -> UUID:
-    # Typed for callers with and without a loop; this one has none.
-    made: Any = create_progress_artifact(0.0, key=re.sub("[^a-z0-9]+", "-", name.lower()), description=name)
-    return UUID(str(made))

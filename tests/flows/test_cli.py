@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
 
+from deita_core.literals import Layout, TrainedKind, Turns
 from deita_core.models.encoder_spec import find_encoder
 from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
+from flows.cli.variables import unknown_variables
+from flows.ops.deploy_steps import VARIABLES
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -102,6 +106,17 @@ def test_help_names_every_command_and_every_option_says_what_it_is(tmp_path):
         assert option in text
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [("select", "--turns", Turns), ("select", "--layout", Layout), ("train", "--kind", TrainedKind)],
+)
+def test_what_an_option_may_be_is_what_the_setting_may_be(command, option, choices, pool, tmp_path):
+    assert "|".join(get_args(choices)) in deita(command, "--help", cwd=tmp_path).stdout
+    required = ["--axis", "quality", "--out", "out"] if command == "train" else ["--dry-run"]
+    run = deita(command, pool, option, "else", *required, cwd=tmp_path)
+    assert run.returncode == 2 and all(choice in run.stderr for choice in get_args(choices))
+
+
 def test_doctor_lists_the_presets_and_why_one_cannot_run(tmp_path, laptop):
     run = deita("doctor", cwd=tmp_path)
     assert run.returncode == 0
@@ -153,6 +168,68 @@ def test_debug_changes_no_exit_code(pool, tmp_path):
     run = deita("--debug", "select", pool, "--out", "out", "--budget", "0", cwd=tmp_path)
     assert "Traceback" in run.stderr
     assert run.returncode == 2
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_debug_stands_anywhere(place, pool, tmp_path):
+    words = ["select", pool, "--budget", "0", "--dry-run"]
+    words.insert((0, 1, len(words))[place], "--debug")
+    run = deita(*words, cwd=tmp_path)
+    assert "Traceback" in run.stderr and "budget" in run.stderr and run.returncode == 2
+
+
+def test_what_follows_two_dashes_is_no_option(tmp_path):
+    run = deita("select", "--dry-run", "--", "--debug", cwd=tmp_path)
+    assert is_one_sentence(run) and "--debug" in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize("words", [["--verbose", "snapshots"], ["snapshots", "--verbose"], ["snapshots"]])
+def test_verbose_shows_prefects_log_wherever_it_stands(words, tmp_path):
+    level = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+    program = (
+        "import os, sys, flows.cli.main\n"
+        f"os.environ.pop({level!r}, None)\n"
+        f"sys.argv = ['deita', *{words!r}]\n"
+        "try:\n    flows.cli.main.main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(os.environ[{level!r}])\n"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1:] == ["INFO" if "--verbose" in words else "CRITICAL"], run.stderr
+
+
+# -- misspelt variables
+
+
+def test_a_misspelt_variable_is_named_once_with_the_nearest_one_and_the_command_goes_on(tmp_path):
+    run = deita("snapshots", cwd=tmp_path, DEITA_BUGDET="5", DEITA_STORE=".deita", DEITA_LLM__API_KEY="sk-secret")
+    assert run.returncode == 0, run.stderr
+    said = "deita: The variable DEITA_BUGDET is not known, so it is ignored; did you mean DEITA_BUDGET?"
+    assert run.stderr.splitlines() == [said]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("DEITA_LLM__MAXTOKENS", "DEITA_LLM__MAX_TOKENS"),
+        ("DEITA_LLM_API_KEY", "DEITA_LLM__API_KEY"),
+        ("DEITA_TUNING__EPOCH", "DEITA_TUNING__EPOCHS"),
+        ("DEITA_NIGHTLY_CORN", "DEITA_NIGHTLY_CRON"),
+        ("DEITA_CACHES", "DEITA_CACHE"),
+        ("DEITA_XYZQ", None),
+    ],
+)
+def test_the_nearest_variable_is_one_of_any_command(name, nearest):
+    [said] = unknown_variables([name, "PATH", "DEITA_BUDGET"])
+    assert said == f"The variable {name} is not known, so it is ignored" + (
+        f"; did you mean {nearest}?" if nearest else "."
+    )
+
+
+def test_every_variable_that_has_an_effect_is_known():
+    known = [*VARIABLES, "DEITA_CONFIG", "DEITA_CACHE", "DEITA_DEBUG", "DEITA_LLM__API_KEY", "DEITA_RUNNER"]
+    known += ["DEITA_ROUNDS", "DEITA_LLM__MODEL", "DEITA_LLM__SPEND_CAP", "DEITA_TUNING__BASE_MODEL", "DEITA_KIND"]
+    assert list(unknown_variables(known)) == []
 
 
 def test_the_installed_command_is_this_one(tmp_path):

@@ -1,9 +1,7 @@
-"""What the log of a run says about the rows that failed, and what becomes of a server that is not told."""
+"""What the log of a run says about the rows that failed."""
 
 import logging
-from uuid import uuid4
 
-import httpx
 import polars as pl
 import pytest
 
@@ -67,22 +65,3 @@ def test_outside_a_run_the_error_is_the_one_that_was_raised(tmp_path):
 
     with pytest.raises(OSError, match="disk is full"), naming_rows(str(tmp_path), Shard(key="k", rows=1)):
         raise OSError("the disk is full")
-
-
-def test_a_server_that_cannot_be_told_of_progress_is_not_asked_for_every_shard(monkeypatch):
-    from tasks import artifacts as report
-
-    attempts = []
-
-    def fail(*given, **_):
-        attempts.append(given)
-        raise httpx.ConnectError("nobody is there")
-
-    monkeypatch.setattr(report, "_silent_until", 0.0)
-    monkeypatch.setattr(report, "update_progress_artifact", fail)
-    for percent in (10.0, 20.0, 30.0):
-        report.show_progress(uuid4(), percent)
-    assert len(attempts) == 1
-    monkeypatch.setattr(report, "_silent_until", 0.0)
-    report.show_progress(uuid4(), 40.0)
-    assert len(attempts) == 2

@@ -91,3 +91,16 @@ def test_a_dry_run_and_a_wrong_name_ask_nobody(deita, pool, tmp_path):
         run = deita("select", "pool.jsonl", "--complexity-scorer", server.url, "--out", "out")
         assert run.returncode == 1 and "#MODEL" in run.stderr and "Traceback" not in run.stderr
         assert not server.log
+
+
+def test_limits_stand_under_llm_in_the_settings_file_and_not_in_what_is_written(deita, pool, tmp_path):
+    (tmp_path / "deita.yaml").write_text("budget: 20\nllm:\n  concurrency: 2\n")
+    with LLMServer(completions=Scripted(SURE), latency=0.01) as server:
+        scorers = ("--complexity-scorer", f"{server.url}#tiny")
+        first = deita("select", "pool.jsonl", *scorers, "--config", "deita.yaml", "--out", "out")
+        assert first.returncode == 0, first.stderr
+        assert server.most_in_flight == 2 and len(server.log) == TALKS
+        again = deita("update", "--out", "out")
+        assert again.returncode == 0 and len(server.log) == TALKS, again.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert "llm" not in manifest["settings"] and manifest["counts"]["selected"] == 20

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from deita_core.config.settings import RemovalSettings, SelectionSettings, removal_settings
 from deita_core.errors import InputError
+from deita_core.scorers.served import ServedLimits
 from deita_core.stages.diff import compare_snapshots
 from deita_core.stages.exporting import export_selection
 from deita_core.stages.removal import matching, remove
@@ -397,6 +398,18 @@ def test_another_preset_takes_back_what_presets_set():
     paper = SelectionSettings(preset="paper", budget=7, runner="processes")
     now = settings_after(paper, SelectionSettings(preset="laptop"))
     assert (now.encoder, now.turns, now.budget, now.runner) == (SelectionSettings().encoder, "mean", 7, "threads")
+
+
+def test_how_much_a_served_scorer_is_asked_is_never_taken_over():
+    before = SelectionSettings(budget=7, llm=ServedLimits(concurrency=2))
+    assert settings_after(before, SelectionSettings()).llm is None
+    now = settings_after(before, SelectionSettings(llm=ServedLimits(timeout=5)))
+    assert (now.budget, now.llm) == (7, ServedLimits(timeout=5))
+
+
+def test_settings_of_a_snapshot_made_before_there_were_limits_can_be_read():
+    written = SelectionSettings(budget=7).model_dump(exclude={"llm"})
+    assert settings_after(SelectionSettings(**written), SelectionSettings()) == SelectionSettings(budget=7)
 
 
 # -- the command

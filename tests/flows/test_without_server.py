@@ -28,7 +28,7 @@ ROWS = "".join(
 )
 ROOT = str(PROJECT)
 # The variable by which the processes of one command are told from all others.
-MARK = "DEITA_TEST_OF_A_COMMAND"
+MARK = "TEST_OF_A_DEITA_COMMAND"
 # Nothing listens there.
 DEAD = "127.0.0.1:9"
 

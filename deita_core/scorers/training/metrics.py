@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from deita_core.export.markdown import markdown_table
+
 # Lengths whose logarithms differ by less are alike: a fifth more or less.
 LIKE_LENGTH = 0.2
 
@@ -94,20 +96,18 @@ def figures_table(figures: Figures) -> str:
         ("the same, of like length", figures.scorer.like_accuracy, figures.length.like_accuracy),
         ("mean absolute error", figures.scorer.error, figures.length.error),
     ]
-    lines = [f"| {name} | {_shown(ours)} | {_shown(length)} |" for name, ours, length in rows]
-    levels = [f"| {level.score} | {level.rows:,} | {level.mean:.2f} |" for level in figures.calibration]
-    return "\n".join(
+    return "\n\n".join(
         [
             f"{figures.rows:,} held-out rows of {figures.chains:,} chains, {figures.pairs:,} pairs of unlike score "
             f"({figures.like_pairs:,} of like length).",
-            "",
-            "| held out | this scorer | length alone |",
-            "|---|---|---|",
-            *lines,
-            "",
-            "| given score | rows | mean of this scorer |",
-            "|---|---|---|",
-            *levels,
+            markdown_table(
+                ("held out", "this scorer", "length alone"),
+                [(name, _shown(ours), _shown(length)) for name, ours, length in rows],
+            ),
+            markdown_table(
+                ("given score", "rows", "mean of this scorer"),
+                [(level.score, f"{level.rows:,}", f"{level.mean:.2f}") for level in figures.calibration],
+            ),
         ]
     )
 

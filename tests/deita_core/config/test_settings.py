@@ -2,6 +2,7 @@ import pytest
 
 from deita_core.config.settings import PRESETS, SelectionSettings, load_settings, why_not
 from deita_core.errors import InputError
+from deita_core.scorers.served import ServedLimits
 
 
 @pytest.fixture
@@ -71,6 +72,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "encoder_storage": "float16",
         "complexity_scorer": "one",
         "quality_scorer": "other",
+        "llm": {**ServedLimits().model_dump(), "concurrency": 3},
         "layout": "sharegpt",
         "limit": 3,
         "format": "alpaca",
@@ -79,8 +81,33 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
     }
     assert set(wanted) == set(SelectionSettings.model_fields)
     for name, value in wanted.items():
-        monkeypatch.setenv(f"DEITA_{name.upper()}", str(value))
+        if name == "llm":
+            monkeypatch.setenv("DEITA_LLM__CONCURRENCY", "3")
+        else:
+            monkeypatch.setenv(f"DEITA_{name.upper()}", str(value))
     assert load_settings().model_dump() == wanted
+
+
+def test_limits_of_a_served_scorer_come_from_the_file_with_variables_over_them(config, monkeypatch):
+    monkeypatch.setenv("DEITA_LLM__TIMEOUT", "5")
+    monkeypatch.setenv("DEITA_LLM__MODEL", "the model that evolves")
+    limits = load_settings(config("llm:\n  timeout: 60\n  requests_per_minute: 90\n")).llm
+    assert (limits.timeout, limits.requests_per_minute, limits.concurrency) == (5, 90, 32)
+    assert load_settings().llm.timeout == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("llm:\n  model: gpt\n", "There is no setting 'llm.model'; the settings are concurrency,"),
+        ("llm:\n  api_key: sk-secret\n", "a key stands in DEITA_LLM__API_KEY only"),
+        ("llm:\n  concurrency: 0\n", "The setting llm.concurrency cannot be '0'"),
+        ("llm:\n  spend_cap: 5\n", "llm: spend_cap needs input_price and output_price"),
+    ],
+)
+def test_limits_that_cannot_be_are_one_sentence_without_a_secret(content, said, config):
+    sentence = refused(config(content))
+    assert said in sentence and "sk-secret" not in sentence
 
 
 def test_other_variables_of_the_program_are_no_settings(monkeypatch):

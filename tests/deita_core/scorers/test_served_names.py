@@ -4,6 +4,7 @@ import pytest
 
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers import ServedScorer, find_scorer, load_scorer
+from deita_core.scorers.served import ServedLimits, find_served
 from tests.support.llm_completions import SURE, Scripted
 from tests.support.llm_server import LLMServer
 
@@ -22,6 +23,32 @@ def test_a_served_scorer_is_known_by_its_model_and_not_by_its_address(tiny_llama
     names = ["http://a:1/v1#m", "https://b/v1#m", "http://a:1/v1#n", f"http://a:1/v1#m#{tiny_llama}"]
     one, moved, other, favoured = (load_scorer(name, "complexity").fingerprint for name in names)
     assert one == moved and len({one, other, favoured}) == 3
+
+
+def test_how_much_is_asked_is_no_part_of_what_a_scorer_is(laptop):
+    name = "http://a:1/v1#m"
+    plain = find_scorer(name, "complexity", laptop.files)
+    limited = find_scorer(name, "complexity", laptop.files, limits=ServedLimits(concurrency=2, spend_cap=None))
+    assert limited.limits.concurrency == 2
+    assert limited.fingerprint == plain.fingerprint and limited.model_dump() == plain.model_dump()
+
+
+def test_limits_that_are_given_go_before_variables_and_those_before_defaults(monkeypatch):
+    monkeypatch.setenv("DEITA_LLM__CONCURRENCY", "7")
+    monkeypatch.setenv("DEITA_LLM__TIMEOUT", "9")
+    settings = find_served("http://a:1/v1#m", "quality", ServedLimits(concurrency=2)).settings
+    assert (settings.concurrency, settings.timeout, settings.attempts) == (2, 9, 8)
+    assert find_served("http://a:1/v1#m", "quality").settings.concurrency == 7
+    monkeypatch.delenv("DEITA_LLM__CONCURRENCY")
+    assert find_served("http://a:1/v1#m", "quality").settings.concurrency == 32
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_more_is_in_flight_than_the_limits_say(most):
+    with LLMServer(completions=Scripted(SURE), latency=0.05) as server:
+        scorer = load_scorer(f"{server.url}#m", "complexity", limits=ServedLimits(concurrency=most))
+        scorer.score([f"Question {n}?" for n in range(12)])
+    assert server.most_in_flight == most
 
 
 @pytest.mark.parametrize(
