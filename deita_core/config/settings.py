@@ -44,12 +44,11 @@ class SelectionSettings(BaseModel):
         return given
 
     preset: PresetName = Field("laptop", description="The set of defaults these settings started from.")
-    store: str = Field(
-        ".deita", min_length=1, description="Where vectors, scores and runs are kept: a folder, or s3://BUCKET/NAME."
-    )
+    store: str = Field(".deita", min_length=1, description="Folder or URI of the store (vectors, scores, snapshots).")
     budget: Annotated[int, Field(ge=1)] | None = Field(None, description="How many samples to select; none: no limit.")
     threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = Field(
-        0.9, description="Largest cosine similarity to a kept sample; auto: the smallest that still fills the budget."
+        0.9,
+        description="Largest cosine similarity to a selected sample; auto: the smallest that still fills the budget.",
     )
     turns: Turns = Field(
         "mean", description="How the scores of turns make a sample's; fit: the sum of those within training_tokens."
@@ -102,7 +101,7 @@ def removal_settings(ids: list[str], where: str | None, reason: str, old_version
         return RemovalSettings(ids=ids, where=where, reason=reason, old_versions=old_versions)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise InputError(f"The setting {problem['loc'][0]} cannot be so: {problem['msg'].lower()}.") from None
+        raise InputError(f"Invalid value for {problem['loc'][0]}: {problem['msg'].lower()}.") from None
 
 
 # Threshold of laptop: in examples/pool every planted rewording has a similarity of 0.95 or more, and no other pair is

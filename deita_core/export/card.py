@@ -22,8 +22,8 @@ def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
     counts, settings = manifest["counts"], manifest["settings"]
     sections = [
         f"# {counts['selected']:,} conversations selected from {counts['read']:,}",
-        "Chosen by complexity times quality of each turn, best first, passing over every conversation too like one "
-        "already chosen (Deita, arXiv 2312.15685).",
+        "Selected by complexity times quality of each turn, best first, without near-duplicates of better ones (Deita, "
+        "arXiv 2312.15685).",
         "## How it was made",
         markdown_table(("setting", "value"), _settings(manifest)),
         "## Where every row went",

@@ -32,7 +32,7 @@ def select(
     out: Annotated[Path | None, typer.Option(help="Folder for the selection's files. Needed unless --dry-run.")] = None,
     budget: Annotated[int | None, typer.Option(help="How many conversations to select. Default: no limit.")] = None,
     threshold: Annotated[
-        str | None, typer.Option(help="Largest cosine similarity to a kept one, or auto. Default 0.9.")
+        str | None, typer.Option(help="Largest cosine similarity to a selected one, or auto. Default 0.9.")
     ] = None,
     store: StoreOption = None,
     preset: PresetOption = None,

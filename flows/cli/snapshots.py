@@ -34,7 +34,7 @@ def update(
         list[str] | None, typer.Argument(help="Further files, folders, globs. Default: only those it has.")
     ] = None,
     budget: Annotated[int | None, typer.Option(help="How many conversations to select.")] = None,
-    threshold: Annotated[str | None, typer.Option(help="Largest cosine similarity to a kept one, or auto.")] = None,
+    threshold: Annotated[str | None, typer.Option(help="Largest cosine similarity to a selected one, or auto.")] = None,
     store: StoreOption = None,
     preset: PresetOption = None,
     turns: Annotated[Turns | None, typer.Option(help="How turns make a sample's score.")] = None,
