@@ -11,6 +11,8 @@ from deita_core.llm.client import LLM, Answer, LLMSettings, PermanentRequestErro
 from deita_core.llm.traffic import TRAFFIC
 from tests.support.llm_server import ERROR_FAULTS, LLMServer
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-0123456789-very-secret-abcdef"
 
 

@@ -92,6 +92,7 @@ def test_swapping_two_windows_worth_of_text_keeps_both_in_the_vector(laptop):
     assert ab @ a > a @ b and ab @ b > a @ b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "encoded"), [("laptop", "varied"), ("laptop_bfloat16", "varied_in_bfloat16")])
 def test_a_vector_does_not_depend_on_the_order_of_the_texts(encoder, encoded, request):
     order = np.random.default_rng(3).permutation(len(VARIED))
@@ -296,6 +297,7 @@ def test_short_windows_and_long_ones_never_share_a_batch(windows, budget):
         assert len({len(ids) + 2 <= SHORT_TEXT_TOKENS for _, ids in batch}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["laptop", "laptop_bfloat16"])
 def test_a_vector_is_the_same_to_the_last_bit_whatever_is_encoded_with_it(name, request):
     encoder = request.getfixturevalue(name)

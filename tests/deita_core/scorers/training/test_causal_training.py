@@ -22,6 +22,8 @@ from deita_core.scorers.training.metrics import held_out_figures
 from tests.support.paths import ROOT
 from tests.support.tiny_llama import AMOUNTS, make_tiny_llama, telling_chains
 
+pytestmark = pytest.mark.slow
+
 AXES = ("complexity", "quality")
 
 
@@ -292,7 +294,6 @@ train_causal("complexity", telling_chains(), Path(sys.argv[2]), settings, device
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(base, tmp_path, method):
     """Killed at step 12, in the second of three epochs of eight steps; LoRA with dropout, so with random numbers."""
@@ -401,7 +402,6 @@ def test_a_base_model_that_is_nowhere_is_refused(tmp_path):
         train(tmp_path / "out", settings_of(tmp_path / "no-such-model"))
 
 
-@pytest.mark.slow
 def test_importing_it_is_cheap():
     heavy = {"torch", "transformers", "peft"}
     code = f"import sys, deita_core.scorers.training.causal; print(sorted({heavy} & sys.modules.keys()))"
