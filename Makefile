@@ -28,10 +28,10 @@ demo: .venv/demo.stamp ## Select the 40 best conversations of examples/pool into
 	$(BIN)/deita select examples/pool --budget 40 --out out/demo --store out/demo-store
 
 test: .venv/dev.stamp lint types ## Lint, check types and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: .venv/dev.stamp ## Run the tests that need no server, no kill and no real model
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint: .venv/dev.stamp ## Check style
 	$(BIN)/ruff check .
