@@ -1,1 +1,1 @@
-"""A client for OpenAI-compatible endpoints that pays for nothing twice."""
+"""A client for OpenAI-compatible endpoints that caches every answer."""

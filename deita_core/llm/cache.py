@@ -1,4 +1,4 @@
-"""Answers of language models, kept in the store's folder from the moment they arrive, so that none is paid twice."""
+"""Cache of language model answers in the store's folder, written as each answer arrives, so none is paid for twice."""
 
 import sqlite3
 from contextlib import closing
@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS answers (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answered; tokens are None where the endpoint does not count them, cost where no price is known."""
+    """A model's answer. Token counts are None if the endpoint reports none; cost is None if no price is set."""
 
     id: str
     text: str
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a job has been answered so far, in all its runs."""
+    """Totals over all answers of a job, from all its runs."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -42,9 +42,9 @@ class Usage:
 
 
 class Answers:
-    """A SQLite file of answers by request id: one short transaction each, which a killed process cannot lose.
+    """A SQLite file of answers by request id, one short transaction each: a killed process loses no answer.
 
-    A LanceDB table would need a commit of some 15 ms, and a file, for every answer.
+    A LanceDB table would need a commit of about 15 ms and a new file for every answer.
     """
 
     def __init__(self, store: Path) -> None:
@@ -53,7 +53,7 @@ class Answers:
             store.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self._file, timeout=60, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            # A power cut may take the last answers, a killed process none.
+            # A power cut may lose the last answers; a killed process loses none.
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:
@@ -64,19 +64,19 @@ class Answers:
         self._db.close()
 
     def get(self, id_: str) -> Answer | None:
-        """The answer to a request, if there is one."""
+        """Return the cached answer to a request, or None."""
         columns = "id, text, finish, prompt_tokens, completion_tokens, seconds, cost"
         row = self._execute(f"SELECT {columns} FROM answers WHERE id = ?", id_)  # noqa: S608
         return None if row is None else Answer(*row)
 
     def put(self, job: str, model: str, answer: Answer) -> None:
-        """Keep an answer; the first one to a request stays."""
+        """Save an answer; the first answer to a request stays."""
         row = (answer.id, job, model, answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens)
         values = (*row, answer.seconds, answer.cost)
         self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
 
     def usage(self, job: str) -> Usage:
-        """What a job's answers have used."""
+        """Return the totals of a job's answers."""
         sums = ", ".join(
             f"coalesce(sum({name}), 0)" for name in ("prompt_tokens", "completion_tokens", "cost", "seconds")
         )
@@ -90,7 +90,7 @@ class Answers:
 
 
 def usage_of(store: Path, job: str) -> Usage:
-    """What a job has used so far, as seen from outside; nothing if it has not begun."""
+    """Return what a job has used so far, read without a client; zeros if the job has not started."""
     if not (store / FILE).exists():
         return Usage()
     with closing(Answers(store)) as answers:

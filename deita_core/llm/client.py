@@ -1,8 +1,8 @@
-"""A client for OpenAI-compatible endpoints that pays for nothing twice, keeps to its limits and knows its spend.
+"""A client for OpenAI-compatible endpoints with a cache, rate limits and a spend budget.
 
-What an endpoint answers is kept under the hash of the request before anybody sees it. Errors that may pass are retried
-here; what will fail again is either the request's own (`PermanentRequestError`) or everybody's (`LLMError`, after which
-no further request is sent).
+Every answer is cached under the hash of its request before it is returned. Errors that may be temporary are retried
+here. Lasting errors either concern one request (`PermanentRequestError`) or all requests (`LLMError`; after it no
+further request is sent).
 """
 
 import asyncio
@@ -40,16 +40,17 @@ __all__ = ["LLM", "Answer", "LLMSettings", "Messages", "NextToken", "PermanentRe
 
 Messages = Sequence[Mapping[str, str]]
 
-# A reply that goes on for so many times the time-out is given up, also one of which something comes now and then.
+# A reply that takes longer than this many timeouts is given up, even if parts of it still arrive.
 LONGEST_REPLY = 30
 _LIVE: "WeakSet[LLM]" = WeakSet()
 _interrupted = Event()
 
 
 def stop_clients() -> None:
-    """Let every client of this process finish what it has sent and send nothing more; for a user who interrupts.
+    """Let every client of this process finish the requests it has sent and send no more; for a user's interrupt.
 
-    Clients made later send nothing either, as shards still waiting would go on with them, until `resume_clients`.
+    Clients created later send nothing either, until `resume_clients`: waiting shards would otherwise continue with
+    them.
     """
     _interrupted.set()
     for client in list(_LIVE):
@@ -57,12 +58,12 @@ def stop_clients() -> None:
 
 
 def resume_clients() -> None:
-    """Let clients made from now on send again."""
+    """Allow clients created from now on to send requests."""
     _interrupted.clear()
 
 
 class LLM:
-    """A client for one job; use it as an async context manager, within one event loop."""
+    """A client for one job. Use it as an async context manager, within one event loop."""
 
     def __init__(self, settings: LLMSettings, key: str, store: Path, job: str) -> None:
         self.settings = settings
@@ -76,20 +77,20 @@ class LLM:
         self._in_flight = InFlight(settings.concurrency, settings.timeout)
         self._asking: dict[str, asyncio.Lock] = {}
         self._probing = asyncio.Lock()
-        # Parameters that the endpoint does not know.
+        # Parameters that the endpoint does not support.
         self._without: set[str] = set()
 
     async def __aenter__(self) -> "LLM":
         import openai
 
-        # Of connecting, and of each byte: an answer may take longer, as long as some of it comes.
+        # The timeout applies to connecting and to each read: a long answer may take longer as long as parts arrive.
         http = openai.DefaultAsyncHttpxClient(timeout=self.settings.timeout, follow_redirects=True)
-        # Attempts are counted, paced and paid for here, so the library makes none of its own.
+        # Retries, rate limits and the budget are handled here, so the library must not retry.
         self._client = openai.AsyncOpenAI(
             api_key=self._key, base_url=self.settings.base_url, max_retries=0, http_client=http
         )
         self._loop = asyncio.get_running_loop()
-        # Only now can it be stopped; in this order, so that no interruption falls between the two.
+        # Register first and check second, so that no interrupt between the two is missed.
         _LIVE.add(self)
         if _interrupted.is_set():
             self._stop.sentence = INTERRUPTED
@@ -101,7 +102,7 @@ class LLM:
         _LIVE.discard(self)
 
     def stop(self, sentence: str) -> None:
-        """Send nothing more; what is waiting to be sent ends with LLMError, what is sent is still answered and kept.
+        """Send no more requests. Waiting requests end with LLMError; the answers to sent requests are still cached.
 
         May be called from any thread.
         """
@@ -121,9 +122,9 @@ class LLM:
         nth: int = 0,
         as_json: bool = False,
     ) -> Answer:
-        """The kept answer to these messages, or a new one; `nth` tells repeated questions apart.
+        """Return the cached answer to these messages, or request one; `nth` distinguishes repeats of the same messages.
 
-        Raises PermanentRequestError where this request cannot be answered, LLMError where none can be any more.
+        Raises PermanentRequestError if this request cannot be answered, LLMError if no further request can be.
         """
         settings = self.settings
         request = Request(
@@ -137,19 +138,19 @@ class LLM:
         return await self.answer(request)
 
     async def answer(self, request: Request | NextToken) -> Answer:
-        """The kept answer to a request, or a new one; raises as `ask` does."""
+        """Return the cached answer to a request, or send it; raises as `ask` does."""
         id_ = request.id
         try:
-            # Whoever asks the same at the same time waits for the first one's answer.
+            # Concurrent callers with the same request wait for the first one's answer.
             async with self._asking.setdefault(id_, asyncio.Lock()):
                 return self._answers.get(id_) or await self._persist(id_, request)
         finally:
             self._asking.pop(id_, None)
 
     async def _persist(self, id_: str, request: Request | NextToken) -> Answer:
-        """Send a request until it is answered, and keep the answer.
+        """Send a request until it is answered, and cache the answer.
 
-        It keeps its place among those in flight while it pauses: an endpoint in trouble is not asked by others instead.
+        It keeps its place during retry pauses, so that no other request is sent to a failing endpoint instead.
         """
         tries = Tries()
         async with self._in_flight.place():
@@ -177,17 +178,17 @@ class LLM:
                 self._answers.put(self._job, request.model, answer)
                 used = self._count(request, answer, booked)
             finally:
-                # What was booked was a guess; a request that failed used nothing.
+                # The reserved tokens were an estimate; a failed request used none.
                 self._rate.correct(used - booked)
             return answer
 
     def _count(self, request: Request | NextToken, answer: Answer, booked: float) -> float:
-        """Enter an answer into the books; returns the tokens it used, or those booked where nobody counted them."""
+        """Record an answer's cost and tokens; returns the tokens used, or `booked` if the endpoint counts none."""
         self._budget.spent += answer.cost or 0.0
         self._retries.count_answer()
         if answer.prompt_tokens is None or answer.completion_tokens is None:
             if self.settings.counts_tokens:
-                # Without a stream an endpoint may count them.
+                # Some endpoints count tokens only without streaming.
                 self._without.add("stream")
             return booked
         used = answer.prompt_tokens + answer.completion_tokens
@@ -214,7 +215,7 @@ class LLM:
         return answer
 
     async def _exchange(self, path: str, wire: Mapping[str, object]) -> object:
-        """The reply to a request as JSON; raises TimeoutError where it is awaited too long."""
+        """Return the reply to a request as JSON; raises TimeoutError if it takes too long."""
         import openai
 
         try:
@@ -229,13 +230,13 @@ class LLM:
             detail = quoted(error.__cause__ or error, self._key)
             raise RetryableError(f"no connection: {detail}", doubtful=True) from None
         except openai.APIError as error:
-            # What a stream says in the middle.
+            # An error inside a stream.
             return {"error": error.body or error.message}
         except (openai.OpenAIError, ValueError, TypeError) as error:
             raise RetryableError(f"an answer that is no JSON: {quoted(error, self._key)}") from None
 
     async def _give_up(self, request: Request | NextToken, error: RetryableError, attempts: int) -> Exception:
-        """The end of one request; or of all, where a harmless question goes unanswered as well."""
+        """Return the error that ends one request, or all of them if a test request fails as well."""
         self._retries.count_given_up()
         async with self._probing:
             if not self._retries.doubts_endpoint or await self._is_alive(request):
@@ -255,7 +256,7 @@ class LLM:
         return True
 
     def _settled(self, error: Exception) -> Exception:
-        """The error itself, or the end of everything where it stands for that."""
+        """Return the error, or stop the client and return an LLMError if the error concerns all requests."""
         if isinstance(error, PermanentRequestError) and error.reason == "refused_request" and not self.has_answered:
             error = FatalEndpointError(f"does not accept the requests ({error.detail})")
         if not isinstance(error, FatalEndpointError):
@@ -271,6 +272,6 @@ class LLM:
 
     @property
     def address(self) -> str:
-        """Where requests go, as it may be shown."""
+        """The endpoint's address, without credentials."""
         parts = urlsplit(str(self._client.base_url))
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and an endpoint, and whether asking again helps."""
+"""Errors of an endpoint, and whether a retry can help."""
 
 import re
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     import openai
 
 KEY_VARIABLES = ("DEITA_LLM__API_KEY", "OPENAI_API_KEY")
-# A longer pause than this, in seconds, is a quota: better to stop and say so.
+# A requested wait longer than this, in seconds, is a quota: stop and report it instead.
 LONGEST_RETRY_AFTER = 300.0
-# Parameters that a request can do without, or that newer endpoints know by another name.
+# Parameters that a request does not need, or that newer endpoints have renamed.
 OPTIONAL = (
     "response_format", "seed", "temperature", "max_tokens", "logit_bias", "logprobs", "stream_options", "stream",
 )  # fmt: skip
-# Parameters that are not left out but lowered, and how far.
+# Parameters that are lowered to this value instead of left out.
 LEAST = {"logprobs": 5}
-# How servers say that a prompt is longer than what they take (OpenAI, vLLM, SGLang, llama.cpp, TGI).
+# How servers report that a prompt is too long (OpenAI, vLLM, SGLang, llama.cpp, TGI).
 TOO_LONG = r"context[ _](length|window|size)|maximum model length|max_new_tokens. must be <="
-# How servers say that it is a limit for some time (OpenAI, Gemini, Groq), which may name the plan and billing as well.
+# How servers report a temporary rate limit (OpenAI, Gemini, Groq); the text may mention plan and billing as well.
 RATE_LIMIT = r"(re)?try (again )?(in|after)\b|rate.?limit|too many requests|per.?(second|minute|hour|day)|\b[RT]P[MD]\b"
-# How servers say that nothing is left to pay with (OpenAI, Anthropic, DeepSeek, OpenRouter, xAI, Moonshot).
+# How servers report that no credit is left (OpenAI, Anthropic, DeepSeek, OpenRouter, xAI, Moonshot).
 NO_CREDIT = (
     r"insufficient.?(quota|funds|balance|credits?)|exceeded.{0,12}current.?quota|\bcredits?\b|billing|payment|"
     r"balance|prepaid|out of funds|(spend(ing)?|hard|usage) limit|quota.{0,20}(exhausted|used up|exceeded)"
 )
-# Of a 400, which may repeat what was asked, only what nobody else says.
+# A 400 may quote the prompt, so only unambiguous phrases count.
 NO_CREDIT_IN_400 = r"credit balance|insufficient.?(quota|funds|balance|credits?)"
-# Codes in an error that stands in a reply in place of an answer, as statuses; others are statuses already, or unknown.
+# Status codes for error codes inside a 200 reply; other codes are status codes already, or unknown.
 STATUS_OF = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 402,
@@ -41,12 +41,12 @@ STATUS_OF = {
     "content_filter": 400,
     "invalid_request_error": 400,
 }
-# The reason of what was not answered for no reason of its own.
+# The reason if a request got no answer for no specific reason.
 NO_ANSWER = "no_answer"
 
 
 class PermanentRequestError(Exception):
-    """One request that will get no answer by being asked again now; with `lasting`, nor at any other time."""
+    """A request that the endpoint does not answer, so a retry now is useless; with `lasting`, so is a retry later."""
 
     def __init__(self, reason: str, detail: str, lasting: bool) -> None:
         super().__init__(detail)
@@ -54,10 +54,10 @@ class PermanentRequestError(Exception):
 
 
 class RetryableError(Exception):
-    """A trouble that is worth another attempt, after `wait` seconds if the endpoint asks for that.
+    """An error worth a retry, after `wait` seconds if the endpoint asks for that.
 
-    `reason`: what stays of it where further attempts end the same way. `doubtful`: worth only a few attempts as long as
-    the endpoint has never answered, since it is more likely wrong than busy.
+    `reason`: recorded if the retries fail in the same way. `doubtful`: retried only a few times until the endpoint has
+    answered once, because it is then more likely wrong than busy.
     """
 
     def __init__(self, detail: str, wait: float | None = None, doubtful: bool = False, reason: str = NO_ANSWER) -> None:
@@ -66,7 +66,7 @@ class RetryableError(Exception):
 
 
 class UnsupportedParameterError(Exception):
-    """An endpoint that does not know a parameter, which can be left out or named otherwise."""
+    """The endpoint does not support a parameter that can be left out or renamed."""
 
     def __init__(self, parameter: str) -> None:
         super().__init__(parameter)
@@ -74,11 +74,11 @@ class UnsupportedParameterError(Exception):
 
 
 class FatalEndpointError(Exception):
-    """A trouble that every other request would meet as well; its text goes on from "The endpoint X "."""
+    """An error that affects every request; its text continues the sentence "The endpoint X ..."."""
 
 
 class Said(NamedTuple):
-    """What an endpoint says about an error: in words fit to be shown, and by code and parameter."""
+    """An endpoint's error: a message that is safe to show, the code, the type and the parameter."""
 
     words: str
     code: str = ""
@@ -87,12 +87,12 @@ class Said(NamedTuple):
 
     @property
     def in_brackets(self) -> str:
-        """The words after a colon, where there are any."""
+        """The message after a colon, or an empty string."""
         return f": {self.words}" if self.words else ""
 
 
 def judged(status: int, wire: Mapping[str, Any], said: Said, headers: Mapping[str, str]) -> Exception:
-    """What an error status means for the request `wire`."""
+    """Return the exception for an error status of the request `wire`."""
     wait = retry_after(headers)
     if _is_out_of_credit(status, said, wait):
         return FatalEndpointError(
@@ -130,7 +130,7 @@ def _ending(status: int, wire: Mapping[str, Any], said: Said) -> str:
 
 
 def _is_out_of_credit(status: int, said: Said, wait: float | None = None) -> bool:
-    """Whether an error says that no money or quota is left, and not that the endpoint is asked too fast."""
+    """Whether an error means that no credit or quota is left, not that requests come too fast."""
     named = f"{said.code} {said.kind}"
     if status == 402 or (status == 429 and re.search(r"insufficient|current_quota", named)):
         return True
@@ -143,7 +143,7 @@ def _is_out_of_credit(status: int, said: Said, wait: float | None = None) -> boo
 
 
 def _refused(status: int, wire: Mapping[str, Any], said: Said) -> Exception:
-    """A request that the endpoint does not admit as it is."""
+    """Return the exception for a request that the endpoint rejects."""
     if said.code == "context_length_exceeded" or re.search(TOO_LONG, said.words, re.IGNORECASE):
         return PermanentRequestError("too_long", f"longer than the model's window ({said.words})", lasting=True)
     if said.code == "content_filter":
@@ -160,9 +160,9 @@ def _names(said: Said, parameter: str) -> bool:
 
 
 def judged_reply(reply: Any, wire: Mapping[str, Any], key: str) -> Exception | None:
-    """What an error means that a reply of status 200 holds in place of an answer; None where it holds none.
+    """Return the exception for an error inside a reply of status 200, or None.
 
-    Some gateways answer so, in the whole reply, in its choice or in the middle of a stream.
+    Some gateways put errors in the whole reply, in its choice or in the middle of a stream.
     """
     if not isinstance(reply, dict) or not (error := _error_in(reply)):
         return None
@@ -186,28 +186,28 @@ def _error_in(reply: Mapping[str, Any]) -> Any:
 
 
 def said_by(error: "openai.APIStatusError", key: str) -> Said:
-    """What an endpoint says with an error status."""
+    """Return the error that an endpoint sent with an error status."""
     words = _said(error.body) or _said(error.response)
     return Said(shown(words, key), *(str(name or "") for name in (error.code, error.type, error.param)))
 
 
 def quoted(error: BaseException, key: str) -> str:
-    """The beginning of what an error of the connection says."""
+    """Return the beginning of a connection error's message."""
     return shown(str(error) or type(error).__name__, key)
 
 
 def shown(words: str, key: str) -> str:
-    """The beginning of what an endpoint says, without the key, which some repeat, and without HTML."""
+    """Return the beginning of an endpoint's message, without the key (some endpoints repeat it) and without HTML."""
     if words.lstrip().startswith("<"):
         words = " ".join(re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", words, flags=re.S | re.I).split())
-    # Before it is cut: half a key is a secret as well. An error may show it as Python writes it, or its bytes.
+    # Before cutting: half a key is also a secret. The key may appear as Python's repr or as bytes.
     for secret in (key, repr(key)[1:-1], repr(key.encode())[2:-1]):
         words = words.replace(secret, "***")
     return cause(Exception(words)) if words.strip() else ""
 
 
 def _said(body: Any) -> str:
-    """What a body says: its message, or all of it; each kind of server has its own place for it."""
+    """Return the message in a body, or the whole body as text; servers put the message in different fields."""
     if isinstance(body, dict):
         for name in ("message", "detail", "error"):
             if body.get(name):
@@ -224,7 +224,7 @@ def _said(body: Any) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds an endpoint asks to wait: Retry-After as a number or a date, or None."""
+    """Return the seconds of a Retry-After header (a number or a date), or None."""
     value = headers.get("retry-after")
     if value is None:
         return None

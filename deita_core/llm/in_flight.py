@@ -1,4 +1,4 @@
-"""How many requests are in flight at once: few until an endpoint has answered, fewer when it falls silent."""
+"""Limits the requests in flight: few until an endpoint has answered, fewer after timeouts."""
 
 import asyncio
 from collections import deque
@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-# In flight until the first answer.
+# Requests in flight until the first answer.
 FIRST = 2
-# Answers that each place in flight needs before one more is tried, at most; doubled by every time-out.
+# Upper bound on the answers per place before one more place is added; each timeout doubles the number.
 MOST_CAUTION = 16
 
 
 class Sent(NamedTuple):
-    """What was known when a request was sent."""
+    """The counters at the time a request was sent."""
 
     answers: int
     busy: int
@@ -21,23 +21,23 @@ class Sent(NamedTuple):
 
 
 class InFlight:
-    """Places for requests in flight: additive increase, multiplicative decrease, up to `most`.
+    """Places for requests in flight, up to `most`: additive increase, multiplicative decrease.
 
-    Until something times out every answer adds a place. An answer that took few seconds adds more: as many as could be
-    answered one after the other in half of `timeout` seconds, which an endpoint that answers one at a time can do too.
+    Until the first timeout every answer adds a place. A fast answer adds more: as many as could be answered one after
+    the other in half of `timeout` seconds, which even an endpoint that answers one at a time can do.
     """
 
     def __init__(self, most: int, timeout: float) -> None:
         self.limit = min(most, FIRST)
         self._most, self._timeout = most, timeout
         self._busy = self._answers = self._cuts = 0
-        # No time-out yet: 0. `_credit`: answers since the last place was added.
+        # `_caution`: 0 before the first timeout. `_credit`: answers since the last place was added.
         self._caution = self._credit = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Hold a place in flight, once there is one."""
+        """Hold a place, after waiting for a free one."""
         await self._acquire(first=False)
         try:
             yield
@@ -45,22 +45,22 @@ class InFlight:
             self._release()
 
     async def yield_surplus(self) -> None:
-        """Give the place back while more are held than there may be, and be the next to get one."""
+        """Release the place while more are held than the limit allows, and be first in line for the next."""
         if self._busy > self.limit:
             self._release()
             try:
                 await self._acquire(first=True)
             except asyncio.CancelledError:
-                # `place` gives back what it took.
+                # `place` will release it.
                 self._busy += 1
                 raise
 
     def sent(self) -> Sent:
-        """What `timed_out` needs to know of the moment at which a request is sent."""
+        """Return the counters that `timed_out` needs later."""
         return Sent(self._answers, self._busy, self._cuts)
 
     def answered(self, seconds: float) -> None:
-        """A request was answered within so many seconds."""
+        """Record an answer that took so many seconds."""
         self._answers += 1
         if not self._caution:
             one_by_one = self._timeout / 2 / max(seconds, 1e-6)
@@ -72,10 +72,10 @@ class InFlight:
             self._raise_to(self.limit + 1)
 
     def timed_out(self, sent: Sent) -> None:
-        """A request was given up after a silence: half as many from now on.
+        """Record a timeout and halve the limit.
 
-        Not where more requests were answered meanwhile than were in flight: it was lost, and not kept waiting. Nor
-        where it was sent before the last time-out that counted: it was one of too many then.
+        Ignored if more requests were answered meanwhile than were in flight: this one was lost, not queued. Also
+        ignored if it was sent before the last timeout that counted: it belongs to the same overload.
         """
         if sent.cuts != self._cuts or self._answers - sent.answers >= max(sent.busy, 1):
             return

@@ -1,4 +1,4 @@
-"""Limits per minute, kept by spacing what is sent."""
+"""Rate limits per minute, enforced by spacing requests."""
 
 import asyncio
 from time import monotonic
@@ -9,10 +9,10 @@ BURST_SECONDS = 1.0
 
 
 class Pace:
-    """Hands out moments to send at, so that no window of a minute takes more than its limit.
+    """Schedules sends so that no window of one minute exceeds its limit.
 
-    A generic cell rate algorithm: what is sent moves the next free moment on by its share of a minute, and up to a
-    second's worth may be sent ahead. Any 60 seconds hold at most 61/60 of the limit and the last thing sent.
+    A generic cell rate algorithm: each send moves the next free time on by its share of a minute; up to one second's
+    worth may be sent ahead. Any 60 seconds hold at most 61/60 of the limit plus the last send.
     """
 
     def __init__(self, per_minute: float | None) -> None:
@@ -20,7 +20,7 @@ class Pace:
         self._free_at = float("-inf")
 
     def reserve(self, amount: float, now: float) -> float:
-        """Seconds to wait before sending `amount`, which is booked; `now` in seconds of any steady clock."""
+        """Reserve `amount` and return the seconds to wait before sending it; `now` in seconds of a monotonic clock."""
         if self._rate is None:
             return 0.0
         start = max(self._free_at - BURST_SECONDS, now)
@@ -28,27 +28,27 @@ class Pace:
         return start - now
 
     def correct(self, amount: float) -> None:
-        """Book what was used beyond the reservation, or give back what was not (negative).
+        """Book usage beyond the reservation, or release unused capacity (negative).
 
-        The bound on a minute holds where no reservation is still waiting for its moment when this is called.
+        The limit per minute holds only if no reservation is waiting when this is called.
         """
         if self._rate is not None:
             self._free_at += amount / self._rate
 
 
 class RateLimit:
-    """The limits per minute of requests and tokens, and the pauses that an endpoint asks for."""
+    """The limits on requests and tokens per minute, and the waits that an endpoint asks for."""
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None, stop: Stop) -> None:
         self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
         self._stop, self._turn, self._paused_until = stop, asyncio.Lock(), 0.0
-        # Tokens used for so many characters of prompts, answers included: what a booking is guessed from.
+        # Tokens used (answers included) and characters of prompts so far: the estimate per prompt.
         self._used, self._chars = 1.0, 2.0
 
     async def wait_turn(self, chars: int) -> float:
-        """Wait until a prompt of so many characters may be sent; returns the tokens booked. Raises as `Stop.check`.
+        """Wait until a prompt of so many characters may be sent; returns the tokens reserved. Raises as `Stop.check`.
 
-        One after the other, so that nothing is booked ahead at a guess that the answers before it will correct.
+        One request at a time, so that no estimate is reserved before earlier answers have corrected it.
         """
         async with self._turn:
             booked, now = chars * self._used / self._chars, monotonic()
@@ -59,13 +59,13 @@ class RateLimit:
             return booked
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for so long: what an endpoint asks of one request it means for all."""
+        """Send nothing for this long; a wait requested for one request applies to all."""
         self._paused_until = max(self._paused_until, monotonic() + seconds)
 
     def count(self, chars: int, used: float) -> None:
-        """Take note of the tokens that a prompt of so many characters has used, for guesses to come."""
+        """Record the tokens that a prompt of so many characters used, for later estimates."""
         self._used, self._chars = self._used + used, self._chars + chars
 
     def correct(self, tokens: float) -> None:
-        """Book tokens beyond those booked before, or give them back (negative)."""
+        """Book more tokens than reserved, or release some (negative)."""
         self._tokens.correct(tokens)

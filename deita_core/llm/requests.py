@@ -1,4 +1,4 @@
-"""What is sent to an endpoint and what is read from its reply: a conversation, or a prompt for its next token alone."""
+"""Requests to an endpoint and their replies: a chat, or a prompt for the next token only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,25 +12,25 @@ from deita_core.llm.cache import Answer
 from deita_core.llm.errors import LEAST, RetryableError
 from deita_core.llm.settings import LLMSettings
 
-# What a chat template adds to a message, at most.
+# Upper bound on the tokens that a chat template adds to a message.
 TOKENS_AROUND_MESSAGE = 16
-# Asked to find out whether an endpoint answers anything at all.
+# Sent to check whether an endpoint answers at all.
 PROBE = (("user", "Reply with the word OK."),)
 PROMPT_PROBE = "Count: 1, 2, "
 RENAMED = {"max_tokens": "max_completion_tokens"}
-# As many as vLLM lists unless it is told otherwise.
+# vLLM's default maximum.
 MOST_LISTED = 20
-# The largest bias that endpoints take.
+# The largest bias that endpoints accept.
 MOST_BIAS = 100
-# What a probability of nothing is written as, where JSON has no infinity.
+# Log probability of zero, because JSON has no infinity.
 NO_CHANCE = -9_999.0
-# A probability of one may come out this much above it.
+# Rounding may put a probability this much above one.
 ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question, as it is known by: everything that an answer depends on, and neither address nor key."""
+    """One chat request: everything that its answer depends on, without address and key."""
 
     path: ClassVar[str] = "/chat/completions"
 
@@ -53,15 +53,15 @@ class Request:
 
     @property
     def most_tokens(self) -> int:
-        """More tokens than the prompt can have: one a byte, and what a chat template adds."""
+        """Upper bound on the prompt's tokens: one per byte, plus those of the chat template."""
         return sum(len(content.encode()) + TOKENS_AROUND_MESSAGE for _, content in self.messages)
 
     def probe(self) -> "Request":
-        """A harmless question of the same kind."""
+        """A minimal request of the same kind."""
         return replace(self, messages=PROBE, as_json=False)
 
     def wire(self, without: set[str]) -> dict[str, Any]:
-        """The parameters as they are sent, `without` those the endpoint does not know by that name."""
+        """Return the parameters to send, except those the endpoint does not support (`without`)."""
         sent: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": role, "content": content} for role, content in self.messages],
@@ -72,12 +72,12 @@ class Request:
         if self.as_json:
             sent["response_format"] = {"type": "json_object"}
         if "stream" not in without:
-            # An answer that comes piece by piece is known to be on its way, however long it gets.
+            # Streamed parts show that an answer is coming, however long it is.
             sent |= {"stream": True, "stream_options": {"include_usage": True}}
         return _known(sent, without)
 
     def read(self, choice: Mapping[str, Any]) -> str:
-        """The message in a reply's choice. Raises RetryableError where there is none."""
+        """Return the message in a reply's choice. Raises RetryableError if there is none."""
         message = choice.get("message")
         text = (text_of(message.get("content")) or message.get("refusal") or "") if isinstance(message, dict) else None
         if not isinstance(text, str):
@@ -87,9 +87,9 @@ class Request:
 
 @dataclass(frozen=True)
 class NextToken:
-    """A prompt to go on from, asked for the most likely next tokens; the answer's text is a Listing as JSON.
+    """A request for the most likely next tokens after a prompt; the answer's text is a Listing as JSON.
 
-    `favoured`: ids of tokens that are all given the same bias, which leaves the differences among them as they are.
+    `favoured`: ids of tokens that all get the same bias, which keeps the differences among them.
     """
 
     path: ClassVar[str] = "/completions"
@@ -111,15 +111,15 @@ class NextToken:
 
     @property
     def most_tokens(self) -> int:
-        """More tokens than the prompt can have: one a byte, and one at its start."""
+        """Upper bound on the prompt's tokens: one per byte, plus one at its start."""
         return len(self.prompt.encode()) + 1
 
     def probe(self) -> "NextToken":
-        """A harmless prompt."""
+        """A minimal request of the same kind."""
         return replace(self, prompt=PROMPT_PROBE)
 
     def wire(self, without: set[str]) -> dict[str, Any]:
-        """The parameters as they are sent; fewer tokens are asked for where the endpoint does not list so many."""
+        """Return the parameters to send; asks for fewer tokens if the endpoint cannot list so many."""
         sent: dict[str, Any] = {
             "model": self.model,
             "prompt": self.prompt,
@@ -132,7 +132,7 @@ class NextToken:
         return _known(sent, without - {"logprobs"})
 
     def read(self, choice: Mapping[str, Any]) -> str:
-        """The listing in a reply's choice, as JSON. Raises RetryableError where there is none, or it cannot be one."""
+        """Return the listing in a reply's choice as JSON. Raises RetryableError if it is missing or invalid."""
         try:
             return read_listing(choice).model_dump_json()
         except ValidationError:
@@ -146,15 +146,17 @@ Logprob = Annotated[float, Field(le=ROUNDING)]
 
 
 class Listing(BaseModel):
-    """The most likely tokens at one place with their log probabilities, a token's text maybe twice; `chosen`: by the
-    endpoint, which may list it although others that it does not list are more likely."""
+    """The most likely tokens at one position with their log probabilities; a text may occur twice.
+
+    `chosen`: the sampled token, which may be listed although tokens that are not listed are more likely.
+    """
 
     chosen: str | None
     tokens: list[tuple[str, Logprob]] = Field(min_length=1)
 
 
 class _Legacy(BaseModel):
-    """Log probabilities as completions have them (OpenAI, vLLM, SGLang)."""
+    """Log probabilities in the completions layout (OpenAI, vLLM, SGLang)."""
 
     top_logprobs: list[dict[str, Logprob]] = Field(min_length=1)
     tokens: list[str] | None = None
@@ -171,15 +173,15 @@ class _Place(_Token):
 
 
 class _Spelled(BaseModel):
-    """Log probabilities as chats have them; llama.cpp gives them for completions too."""
+    """Log probabilities in the chat layout; llama.cpp uses it for completions too."""
 
     content: list[_Place] = Field(min_length=1)
 
 
 def read_listing(choice: Mapping[str, Any]) -> Listing:
-    """The listing of a choice's first token, in either layout. Raises ValidationError where there is none.
+    """Return the listing of a choice's first token, from either layout. Raises ValidationError if there is none.
 
-    No number or a positive one is no log probability, and then nothing else in the reply is believed either.
+    A log probability that is missing or positive makes the whole reply invalid.
     """
     given = choice.get("logprobs")
     if isinstance(given, dict) and given.get("content"):
@@ -192,7 +194,7 @@ def read_listing(choice: Mapping[str, Any]) -> Listing:
         tokens = list(legacy.top_logprobs[0].items())
         chosen = legacy.tokens[0] if legacy.tokens else choice.get("text")
         likely = legacy.token_logprobs[0] if legacy.token_logprobs else None
-    # Two tokens of one text are one entry of a mapping: the chosen one may be the one that was lost.
+    # Two tokens with the same text share one key of the mapping, so the chosen one may be missing.
     if tokens and chosen is not None and likely is not None and (chosen, likely) not in tokens:
         tokens.append((chosen, likely))
     return Listing(chosen=chosen, tokens=[(token, round(max(logprob, NO_CHANCE), 7)) for token, logprob in tokens])
@@ -204,14 +206,14 @@ def _known(sent: Mapping[str, Any], without: set[str]) -> dict[str, Any]:
 
 
 def read_answer(settings: LLMSettings, request: Request | NextToken, reply: Any, seconds: float) -> Answer:
-    """The answer in a reply. Raises RetryableError where there is none."""
+    """Return the answer in a reply. Raises RetryableError if there is none."""
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         raise RetryableError("an answer without a choice")
     usage = reply.get("usage")
     prompt, completion = (_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    # Where the endpoint counts nothing, the spend is taken to be the most it can be.
+    # Without token counts, assume the highest possible cost.
     cost = settings.cost(
         request.most_tokens if prompt is None else prompt, request.max_tokens if completion is None else completion
     )
@@ -220,7 +222,7 @@ def read_answer(settings: LLMSettings, request: Request | NextToken, reply: Any,
 
 
 def text_of(content: Any) -> Any:
-    """A message's content as text; of one in parts those that are text, which thoughts are not."""
+    """Return a message's content as text; of a list of parts, join the text parts and drop reasoning."""
     if not isinstance(content, list):
         return content
     parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
@@ -233,5 +235,5 @@ def _tokens(usage: Any, name: str) -> int | None:
 
 
 def sound(text: str) -> str:
-    """The text without halves of surrogate pairs, which are no Unicode."""
+    """Return the text without unpaired surrogates, which are invalid Unicode."""
     return text.encode(errors="replace").decode()

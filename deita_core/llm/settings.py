@@ -1,4 +1,4 @@
-"""Which endpoint to ask, how much of it, and with what key."""
+"""Settings of an endpoint: address, model, limits, prices and the key."""
 
 import os
 from typing import Literal
@@ -13,7 +13,7 @@ from deita_core.llm.errors import KEY_VARIABLES
 class LLMLimits(BaseModel):
     """How much of an endpoint is asked: requests at once and a minute, patience, prices and a cap."""
 
-    # Without its input an error cannot show a key that was put where none belongs.
+    # Validation errors must not show a key that was put into the wrong field.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     concurrency: int = Field(16, ge=1, le=1_000, description="Requests in flight at most; fewer where it is slow.")
@@ -34,11 +34,11 @@ class LLMLimits(BaseModel):
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether it matters how many tokens an answer took: for its price or for a limit."""
+        """Whether token counts are needed, for a price or for a limit."""
         return self.input_price is not None or self.tokens_per_minute is not None
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float | None:
-        """Price of so many tokens, None where a price is not known."""
+        """Return the price of so many tokens, or None if a price is not set."""
         if self.input_price is None or self.output_price is None:
             return None
         return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
@@ -59,7 +59,7 @@ class LLMSettings(LLMLimits):
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, value: str | None) -> str | None:
-        """Nothing secret may stand in an address: it is shown and recorded."""
+        """Reject secrets in an address, because addresses are shown and recorded."""
         if value is None:
             return None
         parts = urlsplit(value)
@@ -71,9 +71,9 @@ class LLMSettings(LLMLimits):
 
 
 def find_key(settings: LLMSettings, from_block: str | None = None) -> str:
-    """The key to send: from a block, else from the environment; a placeholder where the endpoint is no paid one.
+    """Return the key to send: from a block, else from the environment; a placeholder for endpoints that need none.
 
-    Raises LLMError where OpenAI's own endpoint is meant and there is no key, or where it cannot be one.
+    Raises LLMError if the endpoint is OpenAI's own and no key is set, or if the key is invalid.
     """
     for key in (from_block, *(os.environ.get(name) for name in KEY_VARIABLES)):
         if key and (key := key.strip()):
@@ -84,7 +84,7 @@ def find_key(settings: LLMSettings, from_block: str | None = None) -> str:
 
 
 def check_key(key: str) -> str:
-    """The key, if it can be sent; raises LLMError, without showing it, for one that no header can hold."""
+    """Return the key; raises LLMError, without showing it, if no HTTP header can hold it."""
     if not (key.isascii() and key.isprintable()):
         raise LLMError("The key holds a line break, a typographic quote or the like; set it again without.")
     return key

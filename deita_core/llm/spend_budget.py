@@ -1,4 +1,4 @@
-"""What a job may spend, and what it has spent."""
+"""A job's spend and its limit."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 
 class SpendBudget:
-    """Sets aside the most that each request can cost, so that `cap` is never passed; without a cap it only counts.
+    """Reserves the highest cost of each request, so that the spend never exceeds `cap`; without a cap it only counts.
 
-    `stop` is called with a sentence once nothing more fits; `check` raises where sending has been stopped.
+    Calls `stop` with a sentence once no further request fits; `check` raises if sending has been stopped.
     """
 
     def __init__(self, spent: float, cap: float | None, stop: Callable[[str], None], check: Callable[[], None]) -> None:
@@ -19,7 +19,7 @@ class SpendBudget:
 
     @asynccontextmanager
     async def reserve(self, most: float) -> AsyncIterator[None]:
-        """Set `most` aside while a request is sent, once others leave room. Raises as `check`."""
+        """Reserve `most` while a request is sent, after waiting for room. Raises as `check`."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._fits(most) or not self._open or self._woken)
             if self._cap is not None and not (self._woken or self._fits(most)):
@@ -38,7 +38,7 @@ class SpendBudget:
                 self._changed.notify_all()
 
     async def wake(self) -> None:
-        """Let all who wait for room look again, and not wait any more."""
+        """Wake all waiting requests, and let none wait again."""
         async with self._changed:
             self._woken = True
             self._changed.notify_all()

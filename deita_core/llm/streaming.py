@@ -1,4 +1,4 @@
-"""Sending a request and taking in its reply, streamed where the endpoint can."""
+"""Sends a request and reads its reply, streamed if the endpoint supports it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 async def exchange(client: "openai.AsyncOpenAI", path: str, wire: Mapping[str, Any]) -> Any:
-    """Send the parameters `wire`; returns the reply as JSON, put together from its parts where they come one by one.
+    """Send the parameters `wire` and return the reply as JSON; streamed chunks are joined.
 
-    Raises what the client raises, ValueError for a reply that is no JSON, RetryableError for one that broke off, and
-    UnsupportedParameterError where nothing in a stream can be read.
+    Raises what the client raises, ValueError for a reply that is not JSON, RetryableError for an incomplete reply, and
+    UnsupportedParameterError if a stream has no readable chunk.
     """
     import openai
 
@@ -30,7 +30,7 @@ async def exchange(client: "openai.AsyncOpenAI", path: str, wire: Mapping[str, A
     async with stream:
         if "event-stream" in stream.response.headers.get("content-type", ""):
             return await _whole(stream)
-        # It answers as if it had not been asked for a stream.
+        # The endpoint ignores `stream`.
         try:
             return orjson.loads(await stream.response.aread())
         except httpx2.TimeoutException as error:
@@ -40,7 +40,7 @@ async def exchange(client: "openai.AsyncOpenAI", path: str, wire: Mapping[str, A
 
 
 async def _whole(stream: "openai.AsyncStream[object]") -> dict[str, Any]:
-    """The reply that a stream of chunks adds up to."""
+    """Return the reply that the chunks of a stream form."""
     texts: dict[str, list[str]] = {"content": [], "refusal": []}
     usage: Any = None
     finish: Any = None
@@ -69,6 +69,6 @@ async def _whole(stream: "openai.AsyncStream[object]") -> dict[str, Any]:
 
 
 def _first(choices: Any) -> dict[str, Any] | None:
-    """The first choice of a chunk, where it has one; the last chunk may hold only the usage."""
+    """Return the first choice of a chunk, or None; the last chunk may hold only the usage."""
     choice = choices[0] if isinstance(choices, list) and choices else None
     return choice if isinstance(choice, dict) and not choice.get("index") else None

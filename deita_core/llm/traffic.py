@@ -1,13 +1,13 @@
-"""Counts of what this process has sent to endpoints, for those who watch a run from another thread."""
+"""Counts of this process's requests to endpoints, for other threads that show progress."""
 
 from dataclasses import dataclass, fields, replace
 
 
 @dataclass
 class Traffic:
-    """Requests sent and what came of them; `waiting`: in flight now; `seconds`: what the answers took, in sum.
+    """Requests sent and their outcomes. `waiting`: in flight now; `seconds`: the sum of response times.
 
-    `pieces`: of answers that were streamed.
+    `pieces`: received chunks of streamed answers.
     """
 
     sent: int = 0
@@ -18,11 +18,11 @@ class Traffic:
     pieces: int = 0
 
     def copy(self) -> "Traffic":
-        """The counts as they are now."""
+        """Return a copy of the counts."""
         return replace(self)
 
     def since(self, before: "Traffic") -> "Traffic":
-        """What has come since an earlier copy; those waiting are still all that are."""
+        """Return the difference to an earlier copy; `waiting` stays the current number."""
         gained = {field.name: getattr(self, field.name) - getattr(before, field.name) for field in fields(self)}
         return Traffic(**{**gained, "waiting": self.waiting})
 
