@@ -1,1 +1,1 @@
-"""Evolution: from seed instructions and answers to chains of variants that a model has ranked (paper, section 2.2)."""
+"""Evolution: turns seed instructions and answers into chains of variants ranked by a model (paper, section 2.2)."""

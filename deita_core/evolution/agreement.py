@@ -1,21 +1,21 @@
-"""How far a judge agrees with itself when it sees the same variants in another order."""
+"""Measures how consistently a judge ranks the same variants in two different orders."""
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.scorers.training.metrics import rounded
 
-# Below this a judge puts the variants of a chain in much the same order only by luck.
+# Below this rank correlation, a judge's repeated rankings agree little more than by chance.
 NOISY = 0.6
 
 
 class Audit(BaseModel):
-    """Agreement of two rankings of the same chains.
+    """Agreement between two rankings of the same chains.
 
-    `spearman`: mean rank correlation within a chain, -1 to 1; `pairs_alike`: share of pairs of a chain put in the same
-    order, or tied, both times; `same`: share of equal scores; `difference`: mean absolute difference of scores;
-    `place`: rank correlation of a score with the place at which the text was shown, 0 for a judge who ignores it.
-    Null where nothing can be said.
+    `spearman`: mean rank correlation within a chain, -1 to 1; `pairs_alike`: share of pairs of a chain with the same
+    order, or tied, in both; `same`: share of equal scores; `difference`: mean absolute difference of scores; `place`:
+    rank correlation between a score and the position at which the text was shown, 0 for a judge without position bias.
+    Null if undefined.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,12 +29,12 @@ class Audit(BaseModel):
 
     @property
     def is_noisy(self) -> bool:
-        """True where the scores say little more than chance."""
+        """Whether the scores carry little more than chance."""
         return self.spearman is None or self.spearman < NOISY
 
 
 def audit(first: pl.DataFrame, second: pl.DataFrame) -> Audit | None:
-    """Compare rankings (chain, step, shown, score) of a judge with a second round of them; None without common ones."""
+    """Compare a judge's two rankings (chain, step, shown, score); None if they share no scored variant."""
     both = first.join(second, on=["chain", "step"], suffix="_again").drop_nulls(["score", "score_again"])
     if both.is_empty():
         return None

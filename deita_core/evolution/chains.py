@@ -1,4 +1,4 @@
-"""Chains: a seed and what each round of evolution made of it (paper, section 2.2)."""
+"""Chains: a seed and its variant after each round of evolution (paper, section 2.2)."""
 
 import random
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from deita_core.evolution.replies import rewritten
 from deita_core.literals import Axis
 from deita_core.llm.client import LLM, Answer, PermanentRequestError
 
-# Reasons for which a later run asks again; all others are kept as they are.
+# Failures that a later run retries; all other results are final.
 PASSING_REASONS = ("no_answer",)
-# How an answer ended, where that alone makes it no use.
+# Finish reasons that make an answer unusable.
 _ENDINGS = {"length": "cut_off", "content_filter": "content_filter"}
 
 
 @dataclass(frozen=True)
 class Seed:
-    """What a chain begins with: the first turn of a sample."""
+    """The start of a chain: the first turn of a sample."""
 
     id: str
     instruction: str
@@ -32,24 +32,24 @@ class Seed:
     system: str | None = None
 
     def text(self, axis: Axis) -> str:
-        """What is evolved on an axis."""
+        """Return the text that is evolved on an axis."""
         return self.instruction if axis == "complexity" else self.response
 
 
 def seed_of(talk: Conversation) -> Seed:
-    """The seed in a conversation: its first turn, and the system messages that stand before it."""
+    """Return a conversation's seed: its first turn, and the system messages before it."""
     first = talk.turns[0]
     before = [m.content for m in talk.messages[: first.user[0]] if m.role == "system" and not m.is_blank]
     return Seed(talk.id, first.instruction, first.response, "\n\n".join(before) or None)
 
 
 def chain_id(evolution: str, seed_id: str) -> str:
-    """Id of a seed's chain; `evolution` names everything but the seed that a chain depends on."""
+    """Return the id of a seed's chain; `evolution` identifies everything else that the chain depends on."""
     return content_id(f"{evolution}:{seed_id}".encode())
 
 
 def drawn_operations(axis: Axis, seed: int, seed_id: str, step: int) -> list[str]:
-    """The operations of a round in the order in which they are tried: the same however the work is scheduled."""
+    """Return a round's operations in the order to try them; the order does not depend on scheduling."""
     operations = sorted(OPERATIONS[axis])
     random.Random(f"{seed}:{axis}:{seed_id}:{step}").shuffle(operations)  # noqa: S311
     return operations
@@ -58,10 +58,10 @@ def drawn_operations(axis: Axis, seed: int, seed_id: str, step: int) -> list[str
 async def evolve_chain(
     llm: LLM, axis: Axis, evolution: str, seed: Seed, *, rounds: int, tries: int, draw: int
 ) -> list[dict[str, Any]]:
-    """Evolve a seed over so many rounds: rows of the chains table, one for each attempt.
+    """Evolve a seed over `rounds` rounds; returns rows of the chains table, one per attempt.
 
-    A round whose text is no use is tried again with another operation, `tries` in all; when none works it is recorded
-    as failed and the chain ends there. Raises LLMError where the endpoint answers nothing any more.
+    A round whose text is unusable is retried with another operation, up to `tries` in total. If all fail, the round is
+    recorded as failed and the chain ends. Raises LLMError if the endpoint no longer answers.
     """
     chain, text = chain_id(evolution, seed.id), seed.text(axis)
     fixed = {"chain": chain, "axis": axis, "seed_id": seed.id}
@@ -93,7 +93,7 @@ async def _try_operation(
 
 
 def chain_prompt(axis: Axis, operation: str, seed: Seed, text: str) -> Messages:
-    """The prompt that evolves a chain's latest text by an operation."""
+    """Return the prompt that applies an operation to a chain's latest text."""
     if axis == "complexity":
         return evolve_instruction(operation, text, seed.system)
     return evolve_response(operation, seed.instruction, text, seed.system)

@@ -1,4 +1,4 @@
-"""What is wrong with a rewritten text, if anything: the signs by which a failed round is recognised."""
+"""Checks that detect an unusable rewritten text."""
 
 from collections import Counter
 
@@ -7,16 +7,16 @@ import regex
 from deita_core.evolution.constraints import lost_constraint
 from deita_core.evolution.prompts import HEADINGS, MARK
 
-# A word, or one letter of the scripts that put no spaces between words.
+# A word, or one letter in scripts without spaces between words.
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Khmer}\p{Lao}\p{Myanmar}"
 _WORD = regex.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+", regex.VERSION1)
-# Fewer new words than this (or, of an answer, words left out) change nothing that matters.
+# With fewer new words than this (for an answer: new or removed words) a text counts as unchanged.
 FEWEST_NEW_WORDS = 3
-# An operation asks for 10 to 20 words more; an answer may grow several times over.
+# An operation asks for 10 to 20 more words; an answer may become several times longer.
 MOST_NEW_WORDS = 120
 MOST_ANSWER_WORDS = 400
 MOST_ANSWER_GROWTH = 4
-# A refusal comes at once: in a letter or a story somebody may well be sorry further on.
+# Refusals come at the start of a reply; "I am sorry" further on may be part of a letter or story.
 OPENING = 160
 LATEST_REFUSAL = 40
 
@@ -70,14 +70,14 @@ _SCRIPTS = {
     "Devanagari": r"\p{Devanagari}",
     "Thai": r"\p{Thai}",
     "Korean": r"\p{Hangul}",
-    # Japanese is written with both.
+    # Japanese uses both scripts.
     "Chinese or Japanese": r"[\p{Han}\p{Hiragana}\p{Katakana}]",
 }
 _LETTERS = {name: regex.compile(pattern) for name, pattern in _SCRIPTS.items()}
 
 
 def words(text: str) -> list[str]:
-    """Words in lower case; in scripts without spaces, letters."""
+    """Return the words in lower case; in scripts without spaces, the letters."""
     return _WORD.findall(text.casefold())
 
 
@@ -88,7 +88,7 @@ def _refuses(text: str) -> bool:
 
 
 def instruction_trouble(before: str, after: str, response: str = "") -> str | None:
-    """Why `after` is no more complex version of the instruction `before`, or None; `response` answers the seed."""
+    """Return why `after` is not a more complex instruction than `before`, or None; `response` answers the seed."""
     if trouble := _common_trouble(before, after):
         return trouble
     old, new = words(before), words(after)
@@ -102,11 +102,11 @@ def instruction_trouble(before: str, after: str, response: str = "") -> str | No
 
 
 def response_trouble(instruction: str, before: str, after: str) -> str | None:
-    """Why `after` is no better version of the response `before`, or None."""
+    """Return why `after` is not a better version of the response `before`, or None."""
     if trouble := _common_trouble(before, after):
         return trouble
     old, new = words(before), words(after)
-    # Leaving out what the question does not call for is an improvement too.
+    # Removing what the question does not ask for is also an improvement.
     if (Counter(new) - Counter(old)).total() + (Counter(old) - Counter(new)).total() < FEWEST_NEW_WORDS:
         return "unchanged"
     if len(new) > MOST_ANSWER_GROWTH * len(old) + MOST_ANSWER_WORDS or _repeats(new, old):
@@ -125,7 +125,7 @@ def _common_trouble(before: str, after: str) -> str | None:
 
 
 def _changes_script(before: str, after: str) -> bool:
-    """True where nearly all letters were of one script and hardly any still are."""
+    """Whether nearly all letters belonged to one script and few still do."""
     for letters in _LETTERS.values():
         old = len(letters.findall(before))
         if old > 0.8 * _all_letters(before) and old >= FEWEST_NEW_WORDS:
@@ -138,7 +138,7 @@ def _all_letters(text: str) -> int:
 
 
 def _repeats(new: list[str], old: list[str]) -> bool:
-    """True for a text that says the same over and over, unless the one before it did."""
+    """Whether a text repeats itself although the previous text did not."""
     return len(new) >= 60 and _distinct(new) < 0.5 and _distinct(old) >= 0.5
 
 
@@ -148,7 +148,7 @@ def _distinct(found: list[str]) -> float:
 
 
 def _copies(new: list[str], response: list[str], old: list[str]) -> bool:
-    """True where most of what a text adds is taken from the known answer."""
+    """Whether most of the added text is copied from the known answer."""
     added = set(_triples(new)) - set(_triples(old))
     return len(added) >= 8 and len(added & set(_triples(response))) > 0.5 * len(added)
 

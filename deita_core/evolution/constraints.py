@@ -1,4 +1,4 @@
-"""Demands of an instruction that can be checked on an answer, so that improving the answer does not lose them."""
+"""Constraints in an instruction that code can check on an answer, so that a better answer does not violate them."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _ITEM = re.compile(r"^\s*(?:[-*•–]|\d+[.)])\s+\S", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Demand:
-    """A demand by its name: how an instruction words it, and whether an answer meets it for the number in it."""
+    """A named constraint: its wording in an instruction, and whether an answer meets it for the number found there."""
 
     name: str
     pattern: re.Pattern[str]
@@ -85,9 +85,9 @@ DEMANDS = (
 
 
 def lost_constraint(instruction: str, before: str, after: str) -> str | None:
-    """The name of a demand that the answer met before and does not meet after, or None.
+    """Return the name of a constraint that the answer `before` met and `after` does not, or None.
 
-    Only what the earlier answer met is asked of the later one, so that a demand read wrongly does no harm.
+    Constraints that `before` did not meet are not checked, so that a misread constraint does no harm.
     """
     for demand in DEMANDS:
         if found := demand.pattern.search(instruction):
@@ -98,5 +98,5 @@ def lost_constraint(instruction: str, before: str, after: str) -> str | None:
 
 
 def _number(word: str) -> int:
-    """A number in digits or in words; 1 for anything else."""
+    """Return a number written in digits or words; 1 for anything else."""
     return int(word) if word.isdecimal() else _NUMBERS.get(word.lower(), 1)

@@ -1,7 +1,7 @@
-"""The prompts of evolution and ranking, and the marks that keep the texts in them apart from what is said about them.
+"""The prompts of evolution and ranking, with marks that separate pool texts from the instructions to the model.
 
-Texts from a pool are data. Each stands between marks that carry a code made from the texts themselves, so that nothing
-written in a text can close its marks, open others or pass for a part of the prompt.
+Texts from a pool are data. The marks around each contain a code derived from the texts, so no text can close its marks,
+open others or pass for part of the prompt.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from deita_core.conversation import content_id
 from deita_core.literals import Axis
 
-# Raised whenever a prompt changes: part of every chain's id.
+# Increased whenever a prompt changes; part of every chain's id.
 EVOLVE_VERSION = 1
 RANK_VERSION = 1
 
@@ -70,14 +70,14 @@ _QUALITY_SCALE = (
     "1 is useless, 5 is very good, and 6 cannot be improved. Use the whole scale, compare the answers with each other, "
     "and give the same score to those that are equally good."
 )
-# (index, score) of the form shown, which a reply may repeat before its answer.
+# The (index, score) pairs of the example in the prompt; a reply may repeat the example before its answer.
 FORM_EXAMPLE = [(1, 1), (2, 1)]
 _FORM = (
     'Reply with one JSON object of this form, with one entry for each of the {n} numbers:\n{{"scores": '
     '[{{"index": 1, "score": 1}}, {{"index": 2, "score": 1}}]}}\nwhere index is the number of a text and score is a '
     "whole number from 1 to 6."
 )
-# What only these prompts say: a reply that repeats it has copied the prompt instead of following it.
+# Phrases that occur only in these prompts: a reply that contains one has copied the prompt.
 HEADINGS = (
     _COMPLEXITY_TASK,
     _QUALITY_TASK,
@@ -90,7 +90,7 @@ MARK = re.compile(r"</?(?:instruction|answer|system|text)-[0-9a-f]{8}[^>]*>", re
 
 
 def fence(*texts: str) -> str:
-    """A code of 8 hex digits that occurs in none of the texts."""
+    """Return a code of 8 hex digits that occurs in none of the texts."""
     salt = 0
     while (code := content_id("\x00".join([str(salt), *texts]).encode())[:8]) in "".join(texts):
         salt += 1
@@ -98,7 +98,7 @@ def fence(*texts: str) -> str:
 
 
 def evolve_instruction(operation: str, instruction: str, system: str | None = None) -> Messages:
-    """The prompt that makes an instruction more complex by one operation."""
+    """Return the prompt that makes an instruction more complex by one operation."""
     code = fence(instruction, system or "")
     parts = [f"{_COMPLEXITY_TASK} {COMPLEXITY_OPERATIONS[operation]}", _COMPLEXITY_RULES]
     parts += [*_system_part(system, code), _marked("instruction", code, instruction), _reply_form(code)]
@@ -106,7 +106,7 @@ def evolve_instruction(operation: str, instruction: str, system: str | None = No
 
 
 def evolve_response(operation: str, instruction: str, response: str, system: str | None = None) -> Messages:
-    """The prompt that makes a response better by one operation; the instruction stays."""
+    """Return the prompt that improves a response by one operation and keeps the instruction."""
     code = fence(instruction, response, system or "")
     parts = [f"{_QUALITY_TASK} {QUALITY_OPERATIONS[operation]}", _QUALITY_RULES]
     parts += [*_system_part(system, code), _marked("instruction", code, instruction), _marked("answer", code, response)]
@@ -114,7 +114,7 @@ def evolve_response(operation: str, instruction: str, response: str, system: str
 
 
 def rank_variants(axis: Axis, variants: Sequence[str], instruction: str | None = None) -> Messages:
-    """The prompt that asks for a score of every variant, shown in this order and numbered from 1."""
+    """Return the prompt that asks for a score of every variant, in this order and numbered from 1."""
     code = fence(*variants, instruction or "")
     parts = [_COMPLEXITY_SCALE if axis == "complexity" else _QUALITY_SCALE, _FORM.format(n=len(variants))]
     if instruction is not None:

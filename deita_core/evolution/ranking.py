@@ -1,4 +1,4 @@
-"""Ranking: one prompt shows all variants of a chain, and the model scores each (paper, section 2.2)."""
+"""Ranking: one prompt shows all variants of a chain, and the model scores each of them (paper, section 2.2)."""
 
 import json
 import random
@@ -15,14 +15,14 @@ from deita_core.llm.client import LLM, PermanentRequestError
 
 LEVELS = range(1, 7)
 TRIES = 3
-# A number, a sign or a space that parts it from its score, and the score: not 1/6, which is one score, nor 1.5.
+# A number, a separator, and a score: not 1/6 (which is one score) and not 1.5.
 _LINE = re.compile(
     r"^\W{0,9}(?:text|index|variant|no\.?|number)?\W{0,9}(\d{1,3})(?:\s*[\]).:|=*–-]{1,4}\s+|\s*[\]:|=*]{1,4}|\s+)"
     r"(?:score\W{0,3})?\*{0,2}(\d+)(?!\d|[.,/]\d)\W{0,9}$",
     re.IGNORECASE,
 )
 LONGEST_LINE = 80
-# A reply has one JSON value in it, or one a line; what opens more often than this is none.
+# A reply has one JSON value, or one per line; more brackets than this are not JSON.
 MOST_OPENINGS = 200
 _OPENING = re.compile(r"[{\[]")
 
@@ -32,14 +32,14 @@ class UnreadableError(ValueError):
 
 
 def ranking_id(ranking: str, chain: str, repeat: int) -> str:
-    """Id of one ranking of a chain; `ranking` names the judge and its settings, `repeat` is 1 for an audit."""
+    """Return the id of one ranking of a chain; `ranking` identifies judge and settings, `repeat` is 1 in an audit."""
     return content_id(f"{ranking}:{chain}:{repeat}".encode())
 
 
 def shown_order(draw: int, chain: str, repeat: int, attempt: int, n: int) -> list[int]:
-    """Steps in the order in which they are shown: shuffled, as judges favour places.
+    """Return the steps in the order to show them, shuffled because judges have a position bias.
 
-    Another one for each attempt and for the audit, as long as there are others.
+    Each attempt and the audit get a different order, as long as unused orders exist.
     """
     shuffled = random.Random(f"{draw}:{chain}")  # noqa: S311
     wanted = (repeat * TRIES + attempt) % factorial(n)
@@ -62,10 +62,10 @@ async def rank_chain(
     draw: int,
     repeat: int = 0,
 ) -> list[dict[str, Any]]:
-    """Score a chain's variants: rows of the rankings table, one for each step.
+    """Score a chain's variants; returns rows of the rankings table, one per step.
 
-    A reply that cannot be read is asked for again, in another order. Where none can be read every row is unreadable,
-    with the reason, and has no score. Raises LLMError where the endpoint answers nothing any more.
+    An unreadable reply is requested again in another order. If all are unreadable, every row has the status unreadable,
+    a reason and no score. Raises LLMError if the endpoint no longer answers.
     """
     order: list[int] = []
     reason = detail = ""
@@ -90,14 +90,14 @@ async def rank_chain(
 
 
 def parse_scores(reply: str, n: int) -> list[int]:
-    """Scores of the texts shown as 1 to n, in that order, by the index that the reply prints beside each.
+    """Return the scores of texts 1 to n, matched by the index that the reply gives with each.
 
-    Under headings the last answer counts. Raises UnreadableError where an index is missing, doubled or strange, a score
-    is no whole number from 1 to 6, or the reply holds several answers that differ.
+    If the reply has headings, its last answer counts. Raises UnreadableError if an index is missing, repeated or
+    unknown, a score is not a whole number from 1 to 6, or the reply contains different answers.
     """
     shown = headed_answer(visible(reply))
     values = list(_json_values(shown))
-    # One object a line is one answer in as many parts.
+    # One object per line forms a single answer.
     parts = [value for value in values if isinstance(value, dict) and "index" in value]
     found = [list(_pairs(value)) for value in [*(v for v in values if v not in parts), parts]]
     if not any(found):
@@ -129,7 +129,7 @@ def _checked(pairs: Sequence[tuple[Any, Any]], n: int) -> list[int]:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number, also one in quotes or with .0; None for anything else, true and false included."""
+    """Return a whole number, also if quoted or with .0; None for anything else, including true and false."""
     if isinstance(value, str) and (number := re.fullmatch(r"\s*\[?(\d{1,9})(?:\.0+)?\]?\s*", value)):
         return int(number[1])
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -138,7 +138,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _json_values(text: str) -> Iterator[Any]:
-    """Every outermost JSON object or array in a text, whatever stands around them."""
+    """Yield every outermost JSON object or array in a text, whatever surrounds it."""
     decoder, at = json.JSONDecoder(object_pairs_hook=_object), 0
     for _ in range(MOST_OPENINGS):
         if not (start := _OPENING.search(text, at)):
@@ -153,14 +153,14 @@ def _json_values(text: str) -> Iterator[Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two values under one name a parser would lose the first without a word."""
+    """Build a JSON object; raises UnreadableError for a repeated name, because a parser would drop the first value."""
     if len(found := dict(pairs)) < len(pairs):
         raise UnreadableError("one name stands twice in the reply")
     return found
 
 
 def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(index, score) pairs in a JSON value, in any of the forms that models use for them."""
+    """Yield the (index, score) pairs in a JSON value, in any form that models use."""
     if isinstance(value, dict) and "index" in value and "score" in value:
         yield value["index"], value["score"]
     elif isinstance(value, dict) and value and all(_whole(key) is not None for key in value):
