@@ -51,7 +51,7 @@ def visible(reply: str) -> str:
 
 
 def headed_answer(shown: str) -> str:
-    """Return the text under the last final-answer heading; under any answer heading if the reply starts with reasoning."""
+    """Return the text under the last final-answer heading, or any answer heading if the reply starts with reasoning."""
     is_reasoned = bool(_REASONING_HEADING.match(shown))
     headings = [found for found in _ANSWER_HEADING.finditer(shown) if is_reasoned or "final" in found[0].lower()]
     return shown[headings[-1].end() :].strip() if headings else shown

@@ -1,1 +1,1 @@
-"""Encoders and causal language models: finding, loading, computing."""
+"""Finds, loads and runs encoders and causal language models."""

@@ -1,4 +1,4 @@
-"""One flag for the whole process: the run was interrupted. It is checked before every batch that a model computes."""
+"""A flag that the run was interrupted, one per process and checked before every batch that a model computes."""
 
 from threading import Event
 

@@ -1,4 +1,4 @@
-"""Causal language models: loaded from safetensors, on the best device, with their tokenizer and a fingerprint."""
+"""Loads causal language models from safetensors, with tokenizer and fingerprint, and puts them on a device."""
 
 from collections.abc import Sequence
 from hashlib import file_digest
@@ -13,14 +13,14 @@ from deita_core.models.devices import best_device
 if TYPE_CHECKING:
     import torch
 
-# A CPU's caches hold what about 1,000 tokens become on their way through a layer; a GPU wants far more to be busy.
+# A CPU's caches hold a layer's activations for about 1,000 tokens; a GPU needs far larger batches to be busy.
 TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 32_768}
-# Raised whenever the same model would give the same text another score: part of every fingerprint.
+# Increased whenever the same model would give the same text another score; part of every fingerprint.
 SCORING_VERSION = 1
 
 
 def load_model(name: str | Path, precision: Precision) -> Any:
-    """A causal LM by folder or hub name, from safetensors, with all its weights; raises ModelError."""
+    """Load a causal LM and all its weights from a folder or the hub, in safetensors; raises ModelError."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -40,13 +40,13 @@ def load_model(name: str | Path, precision: Precision) -> Any:
             f"No causal model can be loaded from {name} ({cause(error)}); give a folder with its safetensors."
         ) from error
     if lost := [*found["missing_keys"], *found["mismatched_keys"]]:
-        # The library fills these with random numbers; so would be the scores.
+        # The library fills missing weights with random numbers, so scores would be random.
         raise ModelError(f"The model in {name} lacks {len(lost)} weights, as {lost[0]}; download it again.")
     return model
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model, by folder or hub name. Raises ModelError where there is none that gives offsets."""
+    """Load a model's tokenizer from a folder or the hub. Raises ModelError if there is none with character offsets."""
     from transformers import AutoTokenizer
 
     try:
@@ -59,7 +59,7 @@ def load_tokenizer(name: str | Path) -> Any:
 
 
 def on_device(model: Any, device: str) -> Any:
-    """A model moved to a device, by default `best_device`, with the quickest attention there. Raises ModelError."""
+    """Move a model to a device, by default `best_device`, and use its fastest attention. Raises ModelError."""
     if device == "auto":
         device = best_device()
     try:
@@ -72,18 +72,18 @@ def on_device(model: Any, device: str) -> Any:
 
 
 def may_flash(model: Any) -> bool:
-    """Whether flash attention is installed and may compute this model where it is: on a GPU, in half precision."""
+    """Whether flash attention is installed and supports this model on its device: a GPU, in half precision."""
     import torch
     from transformers.utils import is_flash_attn_2_available
 
     half = model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16)
-    # Models that ask for a kernel of their own would have it downloaded.
+    # Models with a kernel of their own would download it.
     own = getattr(model, "_compatible_flash_implementations", None)
     return half and is_flash_attn_2_available() and model._supports_flash_attn and not own
 
 
 def use_flash(model: Any) -> None:
-    """Compute attention with flash attention, where that can be done with this model on this GPU."""
+    """Use flash attention if it works for this model on this GPU."""
     import torch
 
     usual = model.config._attn_implementation
@@ -92,19 +92,19 @@ def use_flash(model: Any) -> None:
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device))
     except (ImportError, ValueError, RuntimeError):
-        # An older GPU, or heads too wide: nothing but a try tells.
+        # An older GPU, or attention heads that are too wide: only a test run can tell.
         model.set_attn_implementation(usual)
 
 
 def positions(model: Any) -> int | None:
-    """How many tokens a model can tell apart by place, or None where it sets no bound."""
+    """Return the maximum number of positions of a model, or None if it has no limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def right_padded(rows: Sequence[Sequence[int]]) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Ids (n, width) padded after their end, and the mask (n, width) that is 1 on the ids.
+    """Return ids (n, width), right padded, and the mask (n, width) that is 1 on the ids.
 
-    What a causal model makes of a token does not depend on those after it, so that any id may pad.
+    A causal model's states do not depend on later tokens, so any id can be padding.
     """
     import torch
 
@@ -115,7 +115,7 @@ def right_padded(rows: Sequence[Sequence[int]]) -> tuple["torch.Tensor", "torch.
 
 
 def causal_fingerprint(folder: Path, precision: Precision, max_tokens: int, cut: Cut) -> str:
-    """A hash of a model's files, and of how it reads and in which precision it computes; not of the device."""
+    """Return a hash of a model's files, `max_tokens`, `cut` and precision; not of the device."""
     parts = [precision, str(max_tokens), cut, str(SCORING_VERSION)]
     for path in sorted(p for kind in ("json", "model", "txt", "safetensors") for p in folder.glob(f"*.{kind}")):
         with path.open("rb") as file:

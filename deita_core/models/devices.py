@@ -1,4 +1,4 @@
-"""Which device a process computes on: of several GPUs, the one that fewest processes of the same user have taken."""
+"""Chooses a process's device: among several GPUs, the one used by the fewest processes of the same user."""
 
 import os
 import tempfile
@@ -10,18 +10,19 @@ from threading import Lock
 
 from filelock import FileLock, Timeout
 
-# Processes that may hold one GPU and still be counted.
+# Maximum number of counted processes per GPU.
 SHARES = 64
 
-# Held until this process ends, however it ends.
+# Locks held until this process ends, even if it is killed.
 _claims: list[FileLock] = []
 _turn = Lock()
 
 
 def best_device() -> str:
-    """This machine's accelerator, else "cpu"; of NVIDIA's GPUs one, "cuda:0" and so on, the same for all of a process.
+    """Return this machine's accelerator, else "cpu"; among NVIDIA GPUs one ("cuda:0" ...), the same for a whole
+    process.
 
-    Processes see no more GPUs than CUDA_VISIBLE_DEVICES admits, and those of one user share them evenly.
+    Only GPUs in CUDA_VISIBLE_DEVICES are used; processes of one user share them evenly.
     """
     with _turn:
         return _best_device()
@@ -36,18 +37,18 @@ def _best_device() -> str:
         return "cpu"
     if accelerator.type != "cuda":
         return accelerator.type
-    # Before it, what is counted are cards, of which this process may be given a part.
+    # Before init, device_count counts whole cards, of which this process may have only a part.
     torch.cuda.init()
-    # Known by what does not depend on which of them this process may see.
+    # UUIDs do not depend on which GPUs this process can see.
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
     return f"cuda:{claim(names, Path(tempfile.gettempdir()) / f'deita-gpus-{os.getuid()}')}"
 
 
 def claim(names: Sequence[str], folder: Path) -> int:
-    """Take one of the things named: the position of the first among those that fewest processes hold just now.
+    """Claim one of the names and return its position: the first one held by the fewest processes at present.
 
-    Processes that use the same folder know of each other; what one holds is free again once it has ended. Where the
-    folder cannot be used, any one is taken.
+    Processes that use the same folder see each other's claims; a claim ends with its process. If the folder cannot be
+    used, any position is returned.
     """
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def claim(names: Sequence[str], folder: Path) -> int:
 
 
 def count_gpus() -> int:
-    """How many of NVIDIA's GPUs this process may use; asks torch only on a machine that has their driver."""
+    """Return the number of NVIDIA GPUs this process can use; imports torch only if the NVIDIA driver is present."""
     if not Path("/proc/driver/nvidia/version").exists():
         return 0
     import torch

@@ -1,4 +1,4 @@
-"""Finding an encoder: its folder, what it is, and the fingerprint of everything its vectors depend on."""
+"""Finds an encoder's folder and describes it, with a fingerprint of everything its vectors depend on."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -14,22 +14,22 @@ from deita_core.models.devices import count_gpus
 
 LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 LAPTOP_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Raised whenever the same text would get another vector: part of every fingerprint.
+# Increased whenever the same text would get another vector; part of every fingerprint.
 ENCODING_VERSION = 1
 
-# Where a language model cuts a conversation, as the paper does; and the number that is raised whenever the same
-# conversation would get another vector from one.
+# Tokens after which a language model cuts a conversation (as in the paper), and a version that is increased whenever
+# the same conversation would get another vector.
 MAX_TOKENS = 2_048
 LANGUAGE_MODEL_VERSION = 1
-# What AutoModelForCausalLM calls the classes it loads.
+# Class name endings that AutoModelForCausalLM loads.
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
 
 
 class EncoderFiles(BaseModel):
-    """An encoder found on this machine, not loaded yet; `fingerprint` names everything its vectors depend on.
+    """An encoder found on this machine and not loaded yet; `fingerprint` identifies everything its vectors depend on.
 
-    kind: "sentence" for a sentence-transformers model, "causal" for a language model. Only the latter is told how to
-    pool the states of its last layer (`pooling`), in what its vectors are stored and where it cuts a conversation.
+    kind: "sentence" for a sentence-transformers model, "causal" for a language model. `pooling` (of the last layer's
+    states), `storage` (the vectors' type) and `max_tokens` (where a conversation is cut) apply to "causal" only.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,7 +47,7 @@ class EncoderFiles(BaseModel):
 
     @property
     def slug(self) -> str:
-        """A name for the vectors table: short, and different for every fingerprint."""
+        """A short name for the vectors table, different for every fingerprint."""
         return f"encoder-{self.fingerprint[:16]}"
 
 
@@ -57,12 +57,12 @@ def find_encoder(
     pooling: Pooling = "last",
     storage: Storage = "float32",
 ) -> EncoderFiles:
-    """Find an encoder by hub name or folder, without loading torch where that can be avoided.
+    """Find an encoder by hub name or folder, without importing torch if possible.
 
-    It is a sentence-transformers model, or a causal language model, to which alone `pooling` and `storage` apply:
-    "last" takes the state of a conversation's last token (the paper's), "mean" the mean of all, "weighted" the mean
-    with weights that grow with the position. The laptop encoder comes from the package of the `laptop` extra if that
-    is installed. Raises ModelError where nothing is found, or where the package's weights are not the published ones.
+    It is a sentence-transformers model or a causal language model; `pooling` and `storage` apply to the latter only.
+    "last" takes the state of a conversation's last token (the paper's), "mean" the mean of all states, "weighted" a
+    mean whose weights grow with the position. The laptop encoder comes from the package of the `laptop` extra if it is
+    installed. Raises ModelError if nothing is found, or if the package's weights are not the published ones.
     """
     path = _folder_of(name)
     if _is_language_model(path):
@@ -71,7 +71,7 @@ def find_encoder(
     if name == LAPTOP_ENCODER and weights != LAPTOP_WEIGHTS_SHA256:
         raise ModelError(f"The weights in {path} are not those published as {name}; install the laptop extra again.")
     precision = best_precision() if precision == "auto" else precision
-    # The settings, vocabulary and weights of every module, in the model's folder and the folders in it.
+    # Settings, vocabulary and weights of every module, in the model's folder and its subfolders.
     files = sorted(p for kind in ("json", "txt", "model", "safetensors") for p in path.glob(f"*.{kind}"))
     files += sorted(p for kind in ("json", "txt", "model", "safetensors") for p in path.glob(f"*/*.{kind}"))
     parts = [*(_digest(p) for p in files), precision, str(ENCODING_VERSION)]
@@ -91,7 +91,7 @@ def _is_language_model(path: Path) -> bool:
 
 def _language_model(name: str, path: Path, precision: Precision, pooling: Pooling, storage: Storage) -> EncoderFiles:
     _weights_file(path)
-    # A template in a file of its own is part of the tokenizer as well.
+    # A chat template in a separate file belongs to the tokenizer too.
     kinds = ("json", "txt", "model", "jinja", "safetensors")
     digests = {file.name: _digest(file) for kind in kinds for file in sorted(path.glob(f"*.{kind}"))}
     weights = "\n".join(digest for file, digest in digests.items() if file.endswith(".safetensors"))
@@ -111,7 +111,7 @@ def _language_model(name: str, path: Path, precision: Precision, pooling: Poolin
 
 
 def _hidden_size(path: Path) -> int:
-    """Components of a language model's states, by the names that configurations have for it."""
+    """Return the width of a language model's states; configurations use different names for it."""
     config = orjson.loads((path / "config.json").read_bytes())
     config = config.get("text_config", config)
     for name in ("hidden_size", "n_embd", "d_model"):
@@ -121,7 +121,7 @@ def _hidden_size(path: Path) -> int:
 
 
 def _dimensions(path: Path) -> int:
-    """Components of a vector: the transformer's, unless a dense layer follows."""
+    """Return the dimension of the vectors: the transformer's, unless a dense layer follows."""
     try:
         modules = orjson.loads((path / "modules.json").read_bytes())
         folders = [path / module["path"] for module in modules]
@@ -184,7 +184,7 @@ def _digest(path: Path) -> str:
 
 
 def best_precision() -> Precision:
-    """bfloat16 where the hardware multiplies it natively, else float32; asks torch only on a machine with a GPU."""
+    """Return bfloat16 if the hardware multiplies it natively, else float32; imports torch only if there is a GPU."""
     if count_gpus():
         import torch
 

@@ -1,4 +1,4 @@
-"""A causal language model as encoder: whole conversations to unit vectors, pooled from the states of its last layer.
+"""A causal language model as an encoder: unit vectors of whole conversations, pooled from its last layer's states.
 
 Paper, section 2.4: the last token's state of a conversation cut at 2,048 tokens.
 """
@@ -21,16 +21,16 @@ from deita_core.models.sentence_encoder import Encoded
 if TYPE_CHECKING:
     import torch
 
-# Some templates write today's date into a conversation, which would have another vector every day.
+# Some templates insert today's date, which would change a conversation's vector every day.
 SAME_DATE = "{%- macro strftime_now(format) -%}01 Jan 2024{%- endmacro -%}"
 
 
 def render(conversation: Conversation, tokenizer: Any) -> str:
-    """A conversation as its model reads it: by the tokenizer's chat template, else in the plain role format.
+    """Return a conversation as the model's input text: from the tokenizer's chat template, else in a plain role format.
 
-    The plain format is a line "User: ...", "Assistant: ...", "System: ..." or "Tool: ..." for each message. It serves
-    models without a template, and each conversation that the template refuses, as many do system or tool messages.
-    Blank messages are left out, and consecutive ones of one role joined.
+    The plain format has one line "User: ...", "Assistant: ...", "System: ..." or "Tool: ..." per message. It is used if
+    the model has no template or its template rejects the conversation; many reject system or tool messages. Blank
+    messages are removed, and consecutive messages of the same role are joined.
     """
     spoken = [message for message in conversation.messages if not message.is_blank]
     parts = [
@@ -49,16 +49,16 @@ def _by_template(parts: Sequence[tuple[str, str]], tokenizer: Any) -> str | None
         template = SAME_DATE + tokenizer.get_chat_template()
         return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # A template is a program of its own, and says no in many ways.
+        # A template is a program and can fail in many ways.
         return None
 
 
 class LanguageModelEncoder:
-    """A loaded causal language model that reads whole conversations.
+    """A loaded causal language model that encodes whole conversations.
 
-    One of more than `files.max_tokens` tokens, or than the model can tell apart by place, is cut at its end. What is
-    encoded with it changes a vector by the rounding of the precision alone: in float32 by less than 1e-5, in bfloat16
-    by some 5e-5 of cosine (a random Llama of 12 layers), about as much as bfloat16 differs from float32 at all.
+    A conversation longer than `files.max_tokens`, or than the model's positions, is cut at its end. The other texts in
+    a batch change a vector only by rounding: in float32 by less than 1e-5, in bfloat16 by about 5e-5 of cosine (a
+    random Llama of 12 layers), about as much as bfloat16 differs from float32.
     """
 
     def __init__(self, files: EncoderFiles, device: str = "auto", max_tokens_per_batch: int | None = None) -> None:
@@ -71,10 +71,10 @@ class LanguageModelEncoder:
         self._turn = Lock()
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Encode conversations rendered by `render`, in their order; threads take turns, as tokenizers demand it.
+        """Encode conversations rendered by `render`, in their order; threads take turns, because tokenizers require it.
 
-        Special tokens are added unless a text begins with the model's first one, as those of templates do. Raises
-        ModelError where a text does not fit in memory, or has no finite vector in this precision.
+        Special tokens are added unless a text already begins with the model's first one, as templates' texts do. Raises
+        ModelError if a text does not fit in memory or has no finite vector in this precision.
         """
         with self._turn:
             rows = self._tokenize(texts)
@@ -102,18 +102,18 @@ class LanguageModelEncoder:
         return rows
 
     def _ids(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
-        # verbose=False: the tokenizer need not warn of texts longer than the model reads, they are cut.
+        # verbose=False: no warning about texts longer than the model's window, because they are cut.
         encoded = self.tokenizer(
             texts, add_special_tokens=add_special_tokens, return_attention_mask=False, truncation=False, verbose=False
         )
         return list(encoded["input_ids"])
 
     def _states(self, rows: list[list[int]]) -> np.ndarray:
-        """Pooled states (n, d) float64 of rows of token ids, computed in batches of like length."""
+        """Return pooled states (n, d) float64 of rows of token ids, computed in batches of similar length."""
         import torch
 
         states = np.zeros((len(rows), self.files.dim))
-        # Longest first: memory that runs out does so at once.
+        # Longest first: if memory runs out, it does so at once.
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         while order:
             check_cancelled()
@@ -138,15 +138,16 @@ class LanguageModelEncoder:
 
         ids, mask = (part.to(self._device) for part in right_padded(rows))
         with torch.inference_mode():
-            # The decoder alone: no logits over a vocabulary.
+            # The decoder only: no logits over the vocabulary.
             states = self._decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             return pooled(states, mask, self.files.pooling).double().cpu().numpy()
 
 
 def pooled(states: "torch.Tensor", mask: "torch.Tensor", pooling: Pooling) -> "torch.Tensor":
-    """One state (n, d) float32 for each row of states (n, width, d), of the tokens whose mask (n, width) is 1.
+    """Return one pooled state (n, d) float32 per row of states (n, width, d), over the tokens whose mask (n, width) is
+    1.
 
-    Rows are padded after their end. "weighted" gives the i-th of n tokens the weight i / (1 + ... + n).
+    Rows are right padded. "weighted" gives the i-th of n tokens the weight i / (1 + ... + n).
     """
     import torch
 
@@ -154,5 +155,5 @@ def pooled(states: "torch.Tensor", mask: "torch.Tensor", pooling: Pooling) -> "t
         return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1].float()
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device) if pooling == "weighted" else 1
     weights = (mask * places).float()
-    # A sum and no matrix product: in float32 on every device.
+    # A sum, not a matrix product: float32 on every device.
     return (states.float() * (weights / weights.sum(dim=1, keepdim=True))[..., None]).sum(dim=1)

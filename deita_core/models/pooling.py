@@ -1,4 +1,4 @@
-"""Vectors of conversations and turns from the vectors of their messages."""
+"""Computes vectors of conversations and turns from the vectors of their messages."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ import polars as pl
 
 
 def weighted_means(groups: Sequence[Sequence[tuple[int, float]]], vectors: np.ndarray) -> np.ndarray:
-    """One vector per group, the weighted mean of its members, of length 1: (m, d) float32.
+    """Return one unit vector per group, the weighted mean of its members: (m, d) float32.
 
-    Each group lists (row of `vectors`, weight). Summed in float64 in the order listed, so that the result does not
-    depend on which other groups are there. A group without members, or whose members cancel out, is the zero vector.
+    Each group lists (row of `vectors`, weight). Summed in float64 in the given order, so that the result does not
+    depend on other groups. A group without members, or whose members cancel out, gets the zero vector.
     """
     means = np.zeros((len(groups), vectors.shape[1]), dtype=np.float64)
     for mean, group in zip(means, groups, strict=True):
@@ -21,9 +21,9 @@ def weighted_means(groups: Sequence[Sequence[tuple[int, float]]], vectors: np.nd
 
 
 def conversation_vectors(indices: pl.Series, text_ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-    """One vector per conversation: the mean of its messages' vectors weighted by their characters, of length 1.
+    """Return one unit vector per conversation: the mean of its messages' vectors weighted by their characters.
 
-    `indices` as in the samples table; `text_ids` names the rows of `vectors`. Blank messages count for nothing.
+    `indices` as in the samples table; `text_ids` names the rows of `vectors`. Blank messages are ignored.
     """
     row_of = {text: row for row, text in enumerate(text_ids)}
     groups = [

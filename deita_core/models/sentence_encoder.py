@@ -1,4 +1,4 @@
-"""Sentence encoders: texts of any length to unit vectors, batched by tokens."""
+"""Sentence encoders: unit vectors of texts of any length, batched by tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,15 +13,15 @@ from deita_core.models.cancellation import check_cancelled
 from deita_core.models.devices import best_device
 from deita_core.models.encoder_spec import EncoderFiles
 
-# Batches of about 2,000 tokens keep a CPU's caches warm; a GPU wants them far larger.
+# Batches of about 2,000 tokens fit a CPU's caches; a GPU needs far larger ones.
 TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}
-# The rounding of bfloat16 averages out over the tokens of a text; in shorter ones it does not, so they stay float32.
+# bfloat16 rounding averages out over a text's tokens, but not in texts this short, so they use float32.
 SHORT_TEXT_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Vectors (n, d) float32 of length 1, and how many tokens each text has in full (n,) int32."""
+    """Unit vectors (n, d) float32, and each text's full number of tokens (n,) int32."""
 
     vectors: np.ndarray
     n_tokens: np.ndarray
@@ -30,8 +30,8 @@ class Encoded:
 class SentenceEncoder:
     """A loaded sentence-transformers model.
 
-    A text longer than the model's window is cut into windows of even length; its vector is the mean of theirs,
-    weighted by tokens, so that no part of a long answer goes unread.
+    A text longer than the model's window is split into windows of even length. Its vector is their mean weighted by
+    tokens, so that every part of a long answer counts.
     """
 
     def __init__(self, files: EncoderFiles, device: str = "auto", max_tokens_per_batch: int | None = None) -> None:
@@ -53,13 +53,13 @@ class SentenceEncoder:
 
     @property
     def dim(self) -> int:
-        """Number of components of a vector."""
+        """Dimension of the vectors."""
         return int(self._model.get_embedding_dimension())
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode texts of any length, in their order; a text's vector does not depend on the others.
 
-        Threads take turns, as tokenizers demand it.
+        Threads take turns, because tokenizers require it.
         """
         with self._turn:
             return self._encode(texts)
@@ -79,7 +79,7 @@ class SentenceEncoder:
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
-        # verbose=False: the tokenizer need not warn of texts longer than a window, they are cut below.
+        # verbose=False: no warning about texts longer than the window, because they are split below.
         encoded = self._tokenizer(
             list(texts), add_special_tokens=False, return_attention_mask=False, truncation=False, verbose=False
         )
@@ -88,8 +88,8 @@ class SentenceEncoder:
     def _forward(self, batch: list[list[int]], width: int) -> np.ndarray:
         torch = self._torch
         rows = [[*self._prefix, *ids, *self._suffix] for ids in batch]
-        # Always the full number of rows: how a processor rounds depends on the shape of a batch, and a text's vector
-        # must not depend on how many others happened to be encoded with it.
+        # Always the full number of rows: rounding depends on a batch's shape, and a text's vector must not depend on
+        # how many other texts are encoded with it.
         shape = (max(len(rows), self._budget // width), width)
         ids = np.full(shape, self._tokenizer.pad_token_id or 0, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
@@ -110,7 +110,7 @@ class SentenceEncoder:
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text."""
+    """Return the special tokens that the tokenizer adds before and after a text."""
     encoded = tokenizer("a", add_special_tokens=True, return_special_tokens_mask=True)
     ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
     first, last = special.index(0), len(special) - special[::-1].index(0)
@@ -118,14 +118,14 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def split_evenly(items: list[int], size: int) -> Iterator[list[int]]:
-    """Cut a list into the fewest parts of at most `size`, all of about one length; an empty list is one part."""
+    """Split a list into the fewest parts of at most `size`, of nearly equal length; an empty list is one part."""
     parts = max(1, -(-len(items) // size))
     bounds = [round(i * len(items) / parts) for i in range(parts + 1)]
     return (items[a:b] for a, b in pairwise(bounds))
 
 
 def padded_width(tokens: int, longest: int) -> int:
-    """The width a window of so many tokens is padded to: one of a few, at most `longest`."""
+    """Return the padded width of a window of so many tokens: one of a few widths, at most `longest`."""
     step = 8 if tokens <= 64 else 16 if tokens <= 128 else 32
     return min(-(-tokens // step) * step, max(longest, tokens))
 
@@ -133,7 +133,7 @@ def padded_width(tokens: int, longest: int) -> int:
 def padded_batches(
     windows: Iterable[tuple[int, list[int]]], specials: int, longest: int, budget: int
 ) -> Iterator[tuple[int, list[tuple[int, list[int]]]]]:
-    """Group windows by the width they are padded to: (width, windows), at most `budget` tokens a batch (or one row).
+    """Group windows by padded width; yields (width, windows) with at most `budget` tokens per batch (or one row).
 
     `specials` tokens are added to each window.
     """
