@@ -1,4 +1,4 @@
-"""Scorers: what says how complex an instruction is and how good an answer, from 1 to 6."""
+"""Scorers: rate the complexity of instructions and the quality of answers, from 1 to 6."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +22,17 @@ RELEASED_TOKENS = 2_048
 
 
 class Scorer(Protocol):
-    """What `load_scorer` returns."""
+    """The interface of the scorers that `load_scorer` returns."""
 
     axis: Axis
     fingerprint: str
 
     def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
-        """Score texts: a frame of score (float64, null when unread) and status, one row each in their order."""
+        """Return a frame of score (float64, null if unreadable) and status, one row per text in their order."""
 
 
 class ScorerFiles(BaseModel):
-    """A scorer found on this machine and the table its scores go to."""
+    """A scorer found on this machine, and the name of its scores table."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,12 +42,12 @@ class ScorerFiles(BaseModel):
     path: Path | None
     precision: Precision = "float32"
     fingerprint: str
-    # How much a served one is asked is no part of what it is: no record of a selection has it here.
+    # The limits do not affect scores, so they are excluded from the record of a selection.
     limits: ServedLimits | None = Field(None, exclude=True)
 
     @property
     def slug(self) -> str:
-        """A name for the scores table: short, and different for every fingerprint."""
+        """A short name for the scores table, different for every fingerprint."""
         return f"{self.axis}-{self.fingerprint[:12]}"
 
 
@@ -62,11 +62,10 @@ def load_scorer(
 ) -> Scorer:
     """Load the scorer of an axis: "laptop" for the shipped head, a folder that `deita train` wrote, or a causal LM.
 
-    A causal LM is a folder, a hub name, or one that is served: http://HOST:PORT/v1#MODEL, with what it answers kept in
-    the folder `store`. `dtype` is what it computes in; a head takes that of its encoder. `max_tokens_per_batch` bounds
-    batches; by default it follows from the device. `limits`: how much a served one is asked, by default what
-    DEITA_LLM__* variables say. Raises ModelError where there is no such scorer, or it scores the
-    other axis.
+    A causal LM is a folder, a hub name, or a served model: http://HOST:PORT/v1#MODEL, whose answers are cached in the
+    folder `store`. `dtype` is its precision; a head uses that of its encoder. `max_tokens_per_batch` limits batches;
+    the default depends on the device. `limits`: request limits of a served model, by default from DEITA_LLM__*
+    variables. Raises ModelError if there is no such scorer, or it scores the other axis.
     """
     if is_served(name_or_path):
         return ServedScorer(name_or_path, axis, store, limits)
@@ -86,13 +85,12 @@ def find_scorer(
     precision: Precision | None = None,
     limits: ServedLimits | None = None,
 ) -> ScorerFiles:
-    """Find a scorer without loading more than it must; a head has to read this encoder's vectors.
+    """Find a scorer and load as little as possible; a head must fit this encoder's vectors.
 
-    `precision`: what a language model computes in, by default what is best on this machine. `limits` as for
-    `load_scorer`.
+    `precision`: of a language model, by default the best on this machine. `limits` as for `load_scorer`.
 
-    The fingerprint covers everything a score follows from: for a head, the encoder as well; for a served scorer, which
-    is not asked, the model's name in place of its weights.
+    The fingerprint covers everything that a score depends on: for a head also the encoder; for a served model, which is
+    not contacted, the model's name instead of its weights.
     """
     if is_served(name_or_path):
         fingerprint = find_served(name_or_path, axis, limits).fingerprint
@@ -103,7 +101,7 @@ def find_scorer(
     if _kind(folder) == "head":
         scorer = _head(folder, name_or_path, axis)
         scorer.check_encoder(encoder)
-        # Scores follow from the vectors: other vectors, other scores.
+        # Scores depend on the vectors, so other vectors give other scores.
         fingerprint = content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
         return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint)
     from deita_core.models.causal_lm import causal_fingerprint
@@ -116,8 +114,8 @@ def find_scorer(
 
 
 def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = None) -> Scorer:
-    """Load a scorer that was found before; `store` as for `load_scorer`. Raises ModelError if it has changed since."""
-    # A worker's processor may be of another kind than the run's own.
+    """Load a scorer found earlier; `store` as for `load_scorer`. Raises ModelError if it has changed since then."""
+    # A worker may have another processor type than the run's machine, so the precision is passed on.
     if find_scorer(files.name, files.axis, encoder, files.precision).fingerprint != files.fingerprint:
         where = files.path or files.name
         raise ModelError(f"The {files.axis} scorer in {where} has changed since the run began; run it again.")
@@ -134,9 +132,9 @@ def _head(
 
 
 def _read_tokens(folder: Path, name: str, axis: Axis) -> int:
-    """Tokens of a turn that a causal scorer reads: as many as it was trained on.
+    """Return the number of tokens that a causal scorer reads: as many as it was trained on.
 
-    One trained here says so, and what it scores; raises ModelError where that is the other axis.
+    A scorer trained here records this and its axis; raises ModelError if it scores the other axis.
     """
     from deita_core.scorers.training.records import read_card
 
@@ -147,7 +145,7 @@ def _read_tokens(folder: Path, name: str, axis: Axis) -> int:
 
 
 def _kind(folder: Path) -> Literal["head", "causal"]:
-    """What a folder holds, by its config.json: a head's card, or the configuration of a language model."""
+    """Return the kind of scorer in a folder: its config.json is a head's card or a language model's configuration."""
     try:
         config = orjson.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):

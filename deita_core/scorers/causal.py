@@ -1,4 +1,4 @@
-"""Scoring with a causal language model: the expected value over the six digits it may print after the prompt.
+"""Scores texts with a causal language model: the expected value over the six digits that can follow the prompt.
 
 Paper, section 2.2: score = sum over k of k * p_k, p the softmax over the logits of exactly the six digit tokens.
 """
@@ -22,10 +22,10 @@ from deita_core.scorers.prompts import texts_of
 
 
 class CausalScorer:
-    """A causal LM in a local folder as a scorer of one axis: a released checkpoint, or one that `train_causal` made.
+    """A causal LM in a local folder as the scorer of one axis: a released checkpoint, or one trained by `train_causal`.
 
-    `max_tokens` bounds the prompt and its digit; a longer text is shortened at its middle or its end (`cut`), never
-    the prompt around it. Raises ModelError where the folder holds no such model, or its tokenizer splits digits.
+    `max_tokens` limits the prompt and its digit. A longer text is shortened at its middle or its end (`cut`); the
+    prompt around it stays whole. Raises ModelError if the folder holds no such model, or its tokenizer splits digits.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class CausalScorer:
         self._turn = Lock()
 
     def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
-        """Score texts: a frame of score (float64, null when unread) and status, one row each in their order.
+        """Return a frame of score (float64, null if unreadable) and status, one row per text in their order.
 
-        Status: ok, truncated (scored on a shortened text), unreadable (blank or broken text, or no finite logits). The
-        complexity axis reads instructions only; the quality axis needs a response for each. Threads take turns.
+        Status: ok, truncated (scored on a shortened text), unreadable (blank or invalid text, or no finite logits). The
+        complexity axis reads instructions only; the quality axis needs one response each. Threads take turns.
         """
         if self.axis == "quality" and (responses is None or len(responses) != len(instructions)):
             raise InputError(f"Quality is scored on answers; give one response for each of {len(instructions)} rows.")
         answers = responses if self.axis == "quality" and responses is not None else [None] * len(instructions)
         rows = [texts_of(self.axis, i, r) for i, r in zip(instructions, answers, strict=True)]
-        # Doubled texts are scored once; a row that cannot be read has no place among the distinct ones.
+        # Duplicate texts are scored once; unreadable rows are not among the distinct ones.
         place = {row: i for i, row in enumerate(dict.fromkeys(row for row in rows if all(map(is_readable, row))))}
         with self._turn:
             prompts = self._prompts.encode(list(place))
@@ -74,12 +74,12 @@ def _result(score: float, truncated: bool) -> tuple[float | None, str]:
 
 
 def is_readable(text: str) -> bool:
-    """Whether there is anything in a text, and no half of a surrogate pair, which is no Unicode."""
+    """Whether a text is not blank and has no unpaired surrogate, which is invalid Unicode."""
     return bool(text.strip()) and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def expected_digit(logits: np.ndarray) -> np.ndarray:
-    """Expected scores (n,) in [1, 6] of logits (n, 6) over the digits; NaN where the logits are not finite."""
+    """Return expected scores (n,) in [1, 6] from logits (n, 6) of the digits; NaN if the logits are not finite."""
     with np.errstate(invalid="ignore"):
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (weights * LEVELS).sum(axis=1) / weights.sum(axis=1)

@@ -1,6 +1,6 @@
-"""What a causal language model would say of six tokens after each prompt: batched by length and memory.
+"""Computes a causal language model's logits of six tokens after each prompt, batched by length and memory.
 
-What the prompts of an axis begin with is computed once and gone on from, in the batches in which that pays.
+The common prefix of an axis's prompts is computed once and reused in the batches where that is faster.
 """
 
 from collections.abc import Iterable
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
     import torch
     from transformers import Cache
 
-# A row shorter than this share of the widest opens a batch of its own, unless that would be a tiny one.
+# A row shorter than this share of the widest starts a new batch, unless the current one would be tiny.
 NEAR = 0.9
 TINY_BATCH = 512
-# Attending over a stored prefix needs a mask, which costs more than the prefix where the rows are far longer. Measured
-# on 2 CPU cores with 25 common tokens: rows of 48 take 0.55 to 0.66 of the time, of 96 0.78 to 0.96, of 192 0.97 to
-# 1.04; wider models gain more.
+# Attention over a stored prefix needs a mask, which costs more than the prefix if the rows are much longer. Measured on
+# 2 CPU cores with 25 common tokens: rows of 48 take 0.55 to 0.66 of the time, of 96 0.78 to 0.96, of 192 0.97 to 1.04;
+# wider models gain more.
 ROWS_PER_PREFIX = 16
 WIDTHS_PER_PREFIX = 6
 
 
 class Prefix(NamedTuple):
-    """Tokens that rows have in common, as the keys and values (1, heads, n, d) that each layer made of them."""
+    """The common first tokens of rows, as each layer's keys and values (1, heads, n, d)."""
 
     n: int
     layers: "list[tuple[torch.Tensor, torch.Tensor]]"
 
     def cache(self, rows: int) -> "Cache":
-        """A cache for one batch: what the batch adds to it leaves the prefix as it was."""
+        """Return a cache for one batch; tokens added to it do not change the prefix."""
         from transformers.cache_utils import DynamicCache
 
         cache = DynamicCache(self.layers)
         for layer in cache.layers:
-            # Views: the rows share the prefix until their own tokens are put behind it.
+            # Views: the rows share the prefix until their own tokens are appended.
             layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
         return cache
 
 
 class DigitReader:
-    """A loaded causal LM, asked for nothing but the logits of six tokens after each prompt."""
+    """A loaded causal LM that computes only the logits of six tokens after each prompt."""
 
     def __init__(self, model: Any, digits: list[int], max_tokens_per_batch: int | None = None) -> None:
         self._model, self._digits = model, digits
@@ -56,9 +56,9 @@ class DigitReader:
         self._resumes = self._six_rows and self._goes_on_from_a_prefix()
 
     def logits(self, rows: list[list[int]]) -> np.ndarray:
-        """Logits (n, 6) float64 of the digits after prompts of any lengths; does not depend on how they are batched."""
+        """Return logits (n, 6) float64 of the digits after prompts of any lengths; batching does not affect them."""
         found = np.zeros((len(rows), len(self._digits)))
-        # Longest first: memory that runs out does so at once.
+        # Longest first: if memory runs out, it does so at once.
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         common = self._common_prefix(rows)
         while order:
@@ -72,7 +72,7 @@ class DigitReader:
         return found
 
     def _within_memory(self, rows: list[list[int]], prefix: Prefix | None) -> np.ndarray | None:
-        """Logits of one batch; none where memory ran out, and then the budget is halved."""
+        """Return the logits of one batch, or None if memory ran out; then the budget is halved."""
         import torch
 
         width = len(rows[0]) - (prefix.n if prefix else 0)
@@ -95,20 +95,20 @@ class DigitReader:
             return logits.double().cpu().numpy()
 
     def _from_rows(self, rows: list[list[int]], prefix: Prefix | None) -> "torch.Tensor":
-        """The last hidden states times six rows of the output embedding, in float32: no vocabulary of logits."""
+        """Multiply the last hidden states by six rows of the output embedding in float32; skips the full vocabulary."""
         head = self._model.get_output_embeddings()
         state = self._last_states(rows, prefix).float()
-        # A sum and no matrix product: rounded alike for any number of rows, and in float32 under autocast too.
+        # A sum, not a matrix product: the same rounding for any number of rows, and float32 under autocast too.
         logits = (state[:, None, :] * head.weight[self._digits].float()).sum(dim=-1)
         return logits if head.bias is None else logits + head.bias[self._digits].float()
 
     def _last_states(self, rows: list[list[int]], prefix: Prefix | None) -> "torch.Tensor":
-        """Hidden states (n, d) after the last token of each row."""
+        """Return the hidden states (n, d) after the last token of each row."""
         import torch
 
         ids, last = self._padded([row[prefix.n :] for row in rows] if prefix else rows)[::2]
         past = {"past_key_values": prefix.cache(len(rows)), "use_cache": True} if prefix else {"use_cache": False}
-        # No mask: causal attention keeps the padding after a row from it, and is quicker where nothing else is asked.
+        # No mask: causal attention ignores the padding after a row, and is faster without one.
         hidden = self._decoder(input_ids=ids, **past).last_hidden_state
         return hidden[torch.arange(len(ids), device=ids.device), last]
 
@@ -116,12 +116,12 @@ class DigitReader:
         return last_logits(self._model, *self._padded(rows))[:, self._digits].float()
 
     def _padded(self, rows: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """Ids and mask (n, width), and the place of the last token of each row (n,)."""
+        """Return ids and mask (n, width), and the position of each row's last token (n,)."""
         ids, mask = (part.to(self._device) for part in right_padded(rows))
         return ids, mask, mask.sum(dim=1) - 1
 
     def _common_prefix(self, rows: list[list[int]]) -> Prefix | None:
-        """What all rows begin with, less than any whole row, where enough of them are short enough for it to pay."""
+        """Return the rows' common prefix, shorter than any row, or None if too few rows are short enough to benefit."""
         if not self._resumes or len(rows) < ROWS_PER_PREFIX:
             return None
         n = common_length(rows)
@@ -130,20 +130,20 @@ class DigitReader:
         return self._prefix(rows[0][:n])
 
     def _prefix(self, ids: list[int]) -> Prefix | None:
-        """Keys and values of these tokens, where the model keeps those of every token and nothing else."""
+        """Return these tokens' keys and values, or None if the model does not store exactly those of every token."""
         import torch
         from transformers.cache_utils import DynamicLayer
 
         with torch.inference_mode():
             made = self._decoder(input_ids=torch.tensor([ids], device=self._device), use_cache=True)
         layers = getattr(getattr(made, "past_key_values", None), "layers", [])
-        # Its children forget what leaves a window, or keep states of another kind.
+        # Its subclasses drop tokens outside a window, or store other states.
         if not layers or any(type(layer) is not DynamicLayer or layer.keys is None for layer in layers):
             return None
         return Prefix(len(ids), [(layer.keys, layer.values) for layer in layers])
 
     def _goes_on_from_a_prefix(self) -> bool:
-        """Whether this model makes the same of a few tokens after a stored prefix as of all of them at once."""
+        """Whether this model computes the same states for tokens after a stored prefix as for all tokens at once."""
         import torch
 
         prefix = self._prefix(self._digits)
@@ -156,10 +156,10 @@ class DigitReader:
         return bool((plain - resumed).norm() <= allowed * plain.norm())
 
     def _digits_follow_from_rows(self) -> bool:
-        """Whether this model's logits are its hidden states times its output embedding, and no function of that.
+        """Whether this model's logits are exactly its hidden states times its output embedding.
 
-        Some cap or scale them afterwards. The head is made to answer with known numbers: what the model makes of them
-        tells, in any precision.
+        Some models cap or scale them afterwards. The output layer is made to return known numbers; the model's logits
+        then show any change, in any precision.
         """
         import torch
 
@@ -186,9 +186,9 @@ class DigitReader:
 
 
 def batch_size(lengths: Iterable[int], budget: int) -> int:
-    """How many rows of falling lengths make up the next batch: at least one, and no more than `budget` padded tokens.
+    """Return how many rows of descending lengths form the next batch: at least one, at most `budget` padded tokens.
 
-    Rows much shorter than the first are left to the next batch, whose padding they are not.
+    Rows much shorter than the first are left to the next batch, to avoid padding.
     """
     lengths = iter(lengths)
     width = next(lengths)
@@ -201,14 +201,14 @@ def batch_size(lengths: Iterable[int], budget: int) -> int:
 
 
 def common_length(rows: list[list[int]]) -> int:
-    """How many first ids all rows have in common, leaving at least one id to each."""
+    """Return how many first ids all rows have in common, leaving at least one id in each."""
     least, most = min(rows), max(rows)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False)))
     return min(alike, min(map(len, rows)) - 1)
 
 
 def last_logits(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", last: "torch.Tensor") -> "torch.Tensor":
-    """A model's own logits (n, vocabulary) after the token `last` (n,) of each row; at no other place, if it can."""
+    """Return a model's logits (n, vocabulary) after the token `last` (n,) of each row; only there, if supported."""
     import inspect
 
     import torch
@@ -222,5 +222,5 @@ def last_logits(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", last: "to
 
 
 def without_adapter(model: Any) -> Any:
-    """The language model itself, with the layers of a LoRA adapter in it but not the adapter around it."""
+    """Return the language model without its LoRA wrapper; the adapter's layers stay in it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,4 +1,4 @@
-"""From texts to the token ids of their scoring prompt, shortened where too long, and the ids of the digits after it."""
+"""Converts texts to the token ids of their scoring prompt, shortened if too long, and finds the digits' ids."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,21 +8,21 @@ from deita_core.literals import Axis, Cut
 from deita_core.scorers.prompts import framed, scoring_prompt, text_start
 
 DIGITS = "123456"
-# Of an answer to a question that is itself too long, this share of the room is kept: an answer unseen is not scored.
+# If the question is too long, the answer keeps 1 / this of the limit: an unread answer cannot be scored.
 KEPT_OF_RESPONSE = 4
 
 
 class PromptIds(NamedTuple):
-    """Token ids of a whole scoring prompt, and whether a text in it was shortened to fit."""
+    """Token ids of a scoring prompt, and whether a text in it was shortened."""
 
     ids: list[int]
     truncated: bool
 
 
 class PromptTokenizer:
-    """Texts to prompt ids with one tokenizer, for scoring and for training alike.
+    """Converts texts to prompt ids with one tokenizer, for scoring and training.
 
-    `limit`: tokens a prompt may have; one place of `max_tokens`, and of the model's `positions`, is left to the digit.
+    `limit`: maximum tokens of a prompt; one of `max_tokens`, and of the model's `positions`, is reserved for the digit.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class PromptTokenizer:
             )
 
     def encode(self, texts: Sequence[tuple[str, ...]]) -> list[PromptIds]:
-        """Prompt ids of the texts of each row (`texts_of`), at most `limit` of them a row."""
+        """Return the prompt ids of each row's texts (`texts_of`), at most `limit` per row."""
         if not texts:
             return []
         prompts = [framed(self.axis, row) for row in texts]
@@ -54,7 +54,7 @@ class PromptTokenizer:
         return 1 if self.axis == "complexity" else 2
 
     def _digit_ids(self, name: str) -> list[int]:
-        """The token each digit becomes right after the prompt."""
+        """Return the token of each digit directly after the prompt."""
         prompt = scoring_prompt(self.axis, "What is water?", "A liquid.")
         ids, followed = self._ids(prompt), [self._ids(prompt + digit) for digit in DIGITS]
         found = {row[-1] for row in followed}
@@ -69,7 +69,7 @@ class PromptTokenizer:
         return list(self._tokenizer(prompt, return_attention_mask=False, verbose=False)["input_ids"])
 
     def _shortened(self, texts: tuple[str, ...]) -> list[int]:
-        """Ids of a prompt whose texts are cut until it fits: an answer first, but not away; then the instruction."""
+        """Return the ids of a prompt shortened to fit: first the answer, down to a minimum; then the instruction."""
         floor = self.limit // KEPT_OF_RESPONSE
         stages = [(0, 0)] if len(texts) == 1 else [(1, floor), (0, 0), (1, 0)]
         for place, keep in stages:
@@ -77,13 +77,13 @@ class PromptTokenizer:
         return self._ids(framed(self.axis, texts))
 
     def _cut_to_fit(self, texts: tuple[str, ...], place: int, keep: int) -> tuple[str, ...]:
-        """The texts with one of them shortened until the prompt fits, or that text is down to `keep` tokens."""
+        """Shorten one text until the prompt fits or the text is down to `keep` tokens; returns all texts."""
         while True:
             encoded = self._tokenizer(
                 framed(self.axis, texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False
             )
             start, text = text_start(self.axis, texts, place), texts[place]
-            # A token can reach over the edge of its text; only its part within may be cut.
+            # A token can extend beyond its text; only the part inside may be cut.
             spans = [(max(a - start, 0), min(b - start, len(text))) for a, b in encoded["offset_mapping"]]
             spans = [(a, b) for a, b in spans if a < b]
             excess = min(len(encoded["input_ids"]) - self.limit, len(spans) - keep)
@@ -93,7 +93,7 @@ class PromptTokenizer:
 
 
 def _without(text: str, spans: list[tuple[int, int]], excess: int, cut: Cut) -> str:
-    """The text less the characters of `excess` of its tokens, at the middle or at the end: shorter by one at least."""
+    """Remove the characters of `excess` tokens from a text's middle or end; always at least one character."""
     kept = len(spans) - excess
     first = kept if cut == "end" else (kept + 1) // 2
     begin = spans[first][0]

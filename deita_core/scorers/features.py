@@ -1,6 +1,6 @@
-"""What a scorer head looks at: stored vectors, how a question and its answer relate, and the shape of the texts.
+"""Features for scorer heads: stored vectors, relations between a question and its answer, and properties of the texts.
 
-Everything is counted from the text itself, in any script; no list of words, no model.
+All are computed from the text itself, in any script, without word lists or models.
 """
 
 import re
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import regex
 
-# Raised whenever the same texts would get other features; a head trained on one version refuses another.
+# Increased whenever the same texts would get other features; a head accepts only the version it was trained on.
 FEATURES_VERSION = 1
 
-# A CJK character is a word; elsewhere a run of letters, digits and the signs that combine with them is.
+# A CJK character is a word; in other scripts, a run of letters, digits and combining marks.
 _WORD = regex.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[[\p{L}\p{N}\p{M}_]--[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]]+",
     regex.V1,
@@ -26,12 +26,12 @@ _COSINE_KNOTS = (0.2, 0.4, 0.6, 0.8)
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words of a text in any script."""
+    """Return the lower-case words of a text in any script."""
     return _WORD.findall(text.lower())
 
 
 def complexity_features(instructions: Sequence[str], vectors: np.ndarray) -> tuple[np.ndarray, int]:
-    """Features (n, k) float64 of instructions and their vectors (n, d); the first `plain` of them are not vectors."""
+    """Return features (n, k) float64 of instructions and their vectors (n, d), and how many come before the vectors."""
     plain = np.array([text_shape(text) for text in instructions])
     return np.hstack([plain, vectors]), plain.shape[1]
 
@@ -39,7 +39,7 @@ def complexity_features(instructions: Sequence[str], vectors: np.ndarray) -> tup
 def quality_features(
     instructions: Sequence[str], responses: Sequence[str], asked: np.ndarray, answered: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """Features (n, k) float64 of answers to instructions, from both texts and both vectors (n, d)."""
+    """Return features (n, k) float64 of answers, from texts and vectors (n, d), and how many precede the vectors."""
     cosine = (asked.astype(np.float64) * answered).sum(axis=1)
     pairs = zip(instructions, responses, cosine, strict=True)
     plain = np.array([[*text_shape(r), *_relation(i, r), *_hinges(c, _COSINE_KNOTS)] for i, r, c in pairs])
@@ -47,7 +47,7 @@ def quality_features(
 
 
 def text_shape(text: str) -> list[float]:
-    """Length, vocabulary, repetition, layout and punctuation of a text."""
+    """Return features of a text's length, vocabulary, repetition, layout and punctuation."""
     words = words_of(text) or [""]
     lines = [line for line in text.splitlines() if line.strip()] or [""]
     sentences = [part for part in _SENTENCE_END.split(text) if part.strip()] or [""]
@@ -89,11 +89,11 @@ def _relation(instruction: str, response: str) -> list[float]:
 
 
 def _redundancy(text: str) -> float:
-    """How far a text can be compressed: repeated sentences and boilerplate compress well."""
+    """Return a text's compressed share of its bytes: repeated sentences and boilerplate compress well."""
     data = text.encode()
     return len(zlib.compress(data, 6)) / max(20, len(data))
 
 
 def _hinges(value: float, knots: tuple[float, ...]) -> list[float]:
-    """A value as a piecewise linear curve needs it: more of it can be good up to a point only."""
+    """Return a value's basis for a piecewise linear curve: a larger value can be better up to a point only."""
     return [float(value), *(max(0.0, float(value) - knot) for knot in knots)]

@@ -1,7 +1,7 @@
-"""Scorer heads: small ordinal models on stored vectors and on the shape of the texts.
+"""Scorer heads: small ordinal models on stored vectors and text features.
 
-A head places a turn on one line and cuts that line into the six scores; the score is the expected value of the
-distribution this gives (paper, section 2.2: score = sum over k of k * p_k).
+A head maps a turn to a number and divides the number line into the six scores. The score is the expected value of the
+resulting distribution (paper, section 2.2: score = sum over k of k * p_k).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ SCORE_SCHEMA = {"score": pl.Float64, "status": pl.String}
 
 
 class HeadCard(BaseModel):
-    """What a head was trained for and on, saved beside its weights as config.json."""
+    """A head's axis and training data, saved beside its weights as config.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,20 +45,20 @@ class HeadCard(BaseModel):
 
 
 def distribution(positions: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Probabilities (n, 6) of the scores 1 to 6 at positions (n,) on a line cut at five places."""
+    """Return probabilities (n, 6) of the scores 1 to 6 for positions (n,) on a line with five cuts."""
     below = 1 / (1 + np.exp(np.clip(positions[:, None] - cuts[None, :], -500, 500)))
     edges = np.concatenate([np.zeros((len(below), 1)), below, np.ones((len(below), 1))], axis=1)
     return np.diff(edges, axis=1)
 
 
 def expected_scores(positions: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Expected values (n,) of those distributions, in [1, 6]."""
+    """Return the expected values (n,) of these distributions, in [1, 6]."""
     return np.clip((distribution(positions, cuts) * LEVELS).sum(axis=1), 1.0, 6.0)
 
 
 @dataclass(frozen=True)
 class Head:
-    """The weights: features are clipped to what training saw, standardised, weighed into one number and cut.
+    """A head's weights: features are clipped to the training range, standardized, and summed with weights.
 
     `low`, `high`, `mean`, `scale`, `weights`: (k,); `cuts`: (5,) ascending. All float64.
     """
@@ -71,22 +71,22 @@ class Head:
     cuts: np.ndarray
 
     def position(self, features: np.ndarray) -> np.ndarray:
-        """Where on the line each row of features (n, k) lies: (n,)."""
-        # Clipped: beyond the lengths and shapes seen in training nothing is known, so nothing is added or taken off.
+        """Return the position (n,) of each row of features (n, k) on the line."""
+        # Clipped: values outside the training range have no known effect, so they change nothing further.
         inside = np.clip(features, self.low, self.high)
-        # Row by row and no matrix product: a score must not depend on which rows are scored with it.
+        # A sum per row, not a matrix product: a score must not depend on the other rows.
         return (((inside - self.mean) / self.scale) * self.weights).sum(axis=1)
 
     def distribution(self, features: np.ndarray) -> np.ndarray:
-        """Probabilities of the scores 1 to 6: (n, 6), each row summing to 1."""
+        """Return probabilities (n, 6) of the scores 1 to 6; each row sums to 1."""
         return distribution(self.position(features), self.cuts)
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Expected value of the distribution: (n,) in [1, 6]."""
+        """Return the expected values (n,) of the distributions, in [1, 6]."""
         return expected_scores(self.position(features), self.cuts)
 
     def check(self) -> None:
-        """Raise ValueError where the arrays do not fit each other or hold numbers that are not finite."""
+        """Raise ValueError if the arrays' shapes do not match or a number is not finite."""
         shapes = {name: value.shape for name, value in self.arrays().items()}
         if self.cuts.shape != (5,) or len({shape for name, shape in shapes.items() if name != "cuts"}) != 1:
             raise ValueError(f"its arrays have the shapes {shapes}")
@@ -94,12 +94,12 @@ class Head:
             raise ValueError("it holds numbers that are not finite")
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The weights by name, as they are saved."""
+        """Return the weights by name, as they are saved."""
         return {name: np.asarray(value, dtype=np.float64) for name, value in vars(self).items()}
 
 
 def head_files(head: Head, card: HeadCard) -> dict[str, Write]:
-    """What a head's folder holds: model.safetensors, then config.json, whose presence means that both are whole."""
+    """Return the writers of a head's files: model.safetensors, then config.json, which marks the folder as complete."""
     config = orjson.dumps(card.model_dump(), option=orjson.OPT_INDENT_2) + b"\n"
     return {
         "model.safetensors": lambda path: save_file(head.arrays(), path),
@@ -113,7 +113,7 @@ def save_head(head: Head, card: HeadCard, folder: Path) -> None:
 
 
 class HeadScorer:
-    """A trained head, as `load_scorer` returns it; needs no torch as long as the vectors are given."""
+    """A trained head, as returned by `load_scorer`; needs no torch if the vectors are given."""
 
     def __init__(self, folder: Path, device: str = "auto", max_tokens_per_batch: int | None = None) -> None:
         try:
@@ -139,9 +139,9 @@ class HeadScorer:
             )
 
     def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
-        """Score texts: a frame of score (float64, null when unread) and status, one row each in their order.
+        """Return a frame of score (float64, null if unreadable) and status, one row per text in their order.
 
-        The complexity axis reads instructions only; the quality axis needs a response for each.
+        The complexity axis reads instructions only; the quality axis needs one response each.
         """
         if self.axis == "quality" and (responses is None or len(responses) != len(instructions)):
             raise InputError(f"Quality is scored on answers; give one response for each of {len(instructions)} rows.")
@@ -161,7 +161,7 @@ class HeadScorer:
         responses: Sequence[str] | None = None,
         answered: np.ndarray | None = None,
     ) -> pl.DataFrame:
-        """Score texts whose vectors (n, d) are known; as `score`. A blank text or a zero vector is unreadable."""
+        """Score texts with known vectors (n, d); as `score`. A blank text or a zero vector is unreadable."""
         if not instructions:
             return pl.DataFrame(schema=SCORE_SCHEMA)
         readable = _readable(instructions, asked)
@@ -188,7 +188,7 @@ class HeadScorer:
 
 
 def _sound(texts: Sequence[str]) -> list[str]:
-    """The texts, blank where one has half a surrogate pair and so is no Unicode; a blank text is unreadable."""
+    """Return the texts, blank if they have an unpaired surrogate (invalid Unicode); a blank text is unreadable."""
     return ["" if any("\ud800" <= c <= "\udfff" for c in text) else text for text in texts]
 
 

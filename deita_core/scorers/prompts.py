@@ -1,11 +1,11 @@
-"""The two prompts of a causal scorer, to the letter: the released checkpoints were trained on every space of them."""
+"""The two prompts of a causal scorer; the released checkpoints need every space of them."""
 
 from collections.abc import Sequence
 
 from deita_core.errors import InputError
 from deita_core.literals import Axis
 
-# What stands before, between and after the texts; two spaces end the query, one follows each last colon.
+# The parts before, between and after the texts; the query is followed by two spaces, each final colon by one.
 FRAMES: dict[Axis, tuple[str, ...]] = {
     "complexity": (
         "You are a helpful assistant. Please identify the complexity score of the following user query. \n##Query: ",
@@ -21,7 +21,7 @@ FRAMES: dict[Axis, tuple[str, ...]] = {
 
 
 def scoring_prompt(axis: Axis, instruction: str, response: str | None = None) -> str:
-    """The prompt after which a scorer prints one digit, 1 to 6; the complexity axis leaves the response unread.
+    """Return the prompt after which a scorer prints one digit, 1 to 6; the complexity axis ignores the response.
 
     Raises InputError on the quality axis without a response.
     """
@@ -29,7 +29,7 @@ def scoring_prompt(axis: Axis, instruction: str, response: str | None = None) ->
 
 
 def texts_of(axis: Axis, instruction: str, response: str | None = None) -> tuple[str, ...]:
-    """The texts an axis reads, in their order in the prompt."""
+    """Return the texts that an axis reads, in prompt order."""
     if axis == "complexity":
         return (instruction,)
     if response is None:
@@ -38,11 +38,11 @@ def texts_of(axis: Axis, instruction: str, response: str | None = None) -> tuple
 
 
 def framed(axis: Axis, texts: Sequence[str]) -> str:
-    """The prompt around texts of `texts_of`."""
+    """Return the prompt around the texts of `texts_of`."""
     before, *after = FRAMES[axis]
     return before + "".join(text + part for text, part in zip(texts, after, strict=True))
 
 
 def text_start(axis: Axis, texts: Sequence[str], place: int) -> int:
-    """The character of the prompt at which the text of a place begins."""
+    """Return the character offset in the prompt at which the text number `place` begins."""
     return sum(map(len, FRAMES[axis][: place + 1])) + sum(map(len, texts[:place]))

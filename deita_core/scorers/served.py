@@ -1,7 +1,7 @@
-"""Scoring with a causal language model that somebody else serves: its six digits' odds from a completions endpoint.
+"""Scores texts with a served causal language model: the six digits' log probabilities from a completions endpoint.
 
-The prompt and the score are those of scorers/causal.py; only the numbers come over HTTP, as the log probabilities of
-the most likely tokens after the prompt (vLLM, SGLang, the server of llama.cpp).
+Prompt and score are those of scorers/causal.py. The endpoint returns log probabilities of the most likely tokens after
+the prompt (vLLM, SGLang, the server of llama.cpp).
 """
 
 import asyncio
@@ -39,17 +39,17 @@ from deita_core.scorers.digits import DIGITS, PromptTokenizer
 from deita_core.scorers.heads import SCORE_SCHEMA
 from deita_core.scorers.prompts import framed, texts_of
 
-# Raised whenever the same listing would give another score: part of every fingerprint.
+# Increased whenever the same listing would give another score; part of every fingerprint.
 SERVED_VERSION = 1
-# What a score may not depend on: this much of the digits' mass.
+# Largest share of the digits' probability mass that may be unknown.
 NEGLIGIBLE = 1e-4
-# A log probability below this is no model's but a mask's, or stands for a probability of nothing.
+# A log probability below this is a mask or stands for zero.
 MASKED = -500.0
-# How tokenizers and servers write the space before a digit.
+# Ways in which tokenizers and servers write the space before a digit.
 SPACES = (" ", "▁", "Ġ")
-# A text too long for the endpoint is cut to this share of its characters until it fits.
+# A text too long for the endpoint is repeatedly cut to this share of its characters until it fits.
 KEPT = 0.8
-# Seconds between looks whether it is a thread's turn.
+# Seconds between checks of the lock.
 LOOK = 0.05
 
 Outcome = tuple[float | None, str]
@@ -71,7 +71,7 @@ class _Environment(BaseModel):
 
 
 class Served(NamedTuple):
-    """A served scorer by its name: whom to ask, and ids of the digits' tokens where a tokenizer is given."""
+    """A parsed served scorer name: address, model, and the digits' token ids if a tokenizer is given."""
 
     address: str
     model: str
@@ -80,18 +80,18 @@ class Served(NamedTuple):
 
     @property
     def settings(self) -> LLMSettings:
-        """How it is asked: within its limits, and by DEITA_LLM__* variables where those leave something open.
+        """The endpoint settings: the given limits, then DEITA_LLM__* variables for the rest.
 
-        Raises InputError for a variable or an address that cannot be one.
+        Raises InputError for an invalid variable or address.
         """
         limits = self.limits.model_dump(exclude_unset=True) if self.limits else {}
         return load(_Environment, None, {"llm": {**limits, "base_url": self.address, "model": self.model}}).llm
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what can be known of a served model: its name, not its address, and how it is asked.
+        """A hash of the served model's name and of how it is queried, without its address.
 
-        Its weights cannot be hashed: whoever serves others gives them another name, or old scores are taken for theirs.
+        Its weights cannot be hashed: if they change, give the model another name, or old scores are reused.
         """
         parts = ["served", self.model, str(self.digits), str(MOST_LISTED), str(SERVED_VERSION)]
         return content_id("\n".join(parts).encode())
@@ -103,17 +103,18 @@ def is_served(name: str) -> bool:
 
 
 def find_served(name: str, axis: Axis, limits: ServedLimits | None = None) -> Served:
-    """The scorer that `name` means: http://HOST:PORT/v1#MODEL, or with #TOKENIZER (a folder or hub name) after that.
+    """Parse a served scorer's `name`: http://HOST:PORT/v1#MODEL, optionally followed by #TOKENIZER (folder or hub
+    name).
 
-    With a tokenizer the digits' token ids are known, and the endpoint is asked to favour them (`logit_bias`), so that
-    all six are among the tokens it lists. Nothing is sent. Raises ModelError or InputError for a name that is no such.
+    With a tokenizer the digits' token ids are known, and requests favour them (`logit_bias`), so that all six are among
+    the listed tokens. Sends nothing. Raises ModelError or InputError for an invalid name.
     """
     address, _, rest = name.partition("#")
     model, _, tokenizer = rest.partition("#")
     if not model.strip():
         raise ModelError(f"The {axis} scorer's address names no model; write it as http://HOST:PORT/v1#MODEL.")
     served = Served(address, model.strip(), _digit_ids(tokenizer, axis) if tokenizer else (), limits)
-    # Refused here, where nothing is begun yet.
+    # Raise for a missing key here, before any work is done.
     find_key(served.settings)
     return served
 
@@ -125,11 +126,11 @@ def _digit_ids(name: str, axis: Axis) -> tuple[int, ...]:
 
 
 class ServedScorer:
-    """A causal scorer behind an OpenAI-compatible completions endpoint, named as `find_served` has it.
+    """A causal scorer behind an OpenAI-compatible completions endpoint, named as in `find_served`.
 
-    What is answered is kept in answers.db in the folder `store`, and asked no more; without a store, as long as the
-    scorer lives. Its fingerprint has the model's name and no weights: they are not to be seen from here. How much text
-    is read is the endpoint's to say: what it calls too long for its window is shortened.
+    Answers are cached in answers.db in the folder `store`; without a store, for the scorer's lifetime. The fingerprint
+    has the model's name instead of its weights, which are not accessible. The endpoint limits the length: a text that
+    it reports as too long is shortened.
     """
 
     def __init__(
@@ -138,18 +139,18 @@ class ServedScorer:
         self.axis = axis
         self._served = find_served(name, axis, limits)
         self.fingerprint = self._served.fingerprint
-        # Removed with the scorer.
+        # A temporary store, removed with the scorer.
         self._own = None if store else TemporaryDirectory(prefix="deita-")
         self._store = store or Path(self._own.name if self._own else "")
         self._turn = Lock()
 
     def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
-        """Score texts: a frame of score (float64, null when unread) and status, one row each in their order.
+        """Return a frame of score (float64, null if unreadable) and status, one row per text in their order.
 
-        Status: ok, truncated (scored on a shortened text), unreadable: a blank or broken text, a listing of tokens that
-        leaves the score open, or a text that the endpoint will never take. A text that merely stayed without an answer
-        gets no status, since that would be kept for good: LLMError is raised once all others are answered and kept, and
-        the next call asks for the missing ones alone. Threads take turns, so that the limits hold for them together.
+        Status: ok, truncated (scored on a shortened text), unreadable: a blank or invalid text, a token listing that
+        does not determine the score, or a text that the endpoint will never accept. A text that merely got no answer
+        gets no status, because a status is stored for good: LLMError is raised after all others are answered and
+        cached, and the next call requests only the missing ones. Threads take turns, so that they share the limits.
         """
         if self.axis == "quality" and (responses is None or len(responses) != len(instructions)):
             raise InputError(f"Quality is scored on answers; give one response for each of {len(instructions)} rows.")
@@ -160,7 +161,7 @@ class ServedScorer:
         return pl.DataFrame([found.get(row, UNREADABLE) for row in rows], schema=SCORE_SCHEMA, orient="row")
 
     async def _ask_all(self, rows: Sequence[tuple[str, ...]]) -> list[Outcome]:
-        """Ask about all rows at once, as the limits allow."""
+        """Request all rows concurrently, within the limits."""
         settings = self._served.settings
         async with LLM(settings, find_key(settings), self._store, self.fingerprint) as llm, self._in_turn():
             found = await asyncio.gather(*(self._ask(llm, row) for row in rows), return_exceptions=True)
@@ -168,7 +169,7 @@ class ServedScorer:
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
-        """Wait for other threads with a client that is there already, so that it can be told to stop meanwhile."""
+        """Wait for other threads while the client already exists, so that it can be stopped meanwhile."""
         while not self._turn.acquire(blocking=False):
             await asyncio.sleep(LOOK)
         try:
@@ -177,7 +178,7 @@ class ServedScorer:
             self._turn.release()
 
     async def _ask(self, llm: LLM, texts: tuple[str, ...]) -> Outcome:
-        """The score of one row, shortened for as long as it is too long. Raises PermanentRequestError, LLMError."""
+        """Score one row, shortened while it is too long. Raises PermanentRequestError, LLMError."""
         status = "ok"
         while True:
             request = NextToken(self._served.model, framed(self.axis, texts), self._served.digits)
@@ -191,10 +192,10 @@ class ServedScorer:
                 texts, status = shorter, "truncated"
 
     def _settled(self, llm: LLM, found: Sequence[Outcome | BaseException]) -> list[Outcome]:
-        """The outcomes, where no row is left open; raises what leaves one open.
+        """Return the outcomes if every row is settled; otherwise raise the error that left one open.
 
-        A row that no further request will settle is unreadable; but not where the endpoint has never answered anything,
-        for then the fault is hardly the text's.
+        A row with a lasting error is unreadable, unless the endpoint has never answered anything: then the text is
+        probably not the cause.
         """
         troubles = [one for one in found if isinstance(one, PermanentRequestError)]
         for one in found:
@@ -210,7 +211,7 @@ class ServedScorer:
 
 
 def _run(work: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
-    """Run to the end, in a thread of its own where this one has an event loop already, as a notebook's has."""
+    """Run a coroutine to its end; in a new thread if this one has an event loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -225,11 +226,11 @@ def _run(work: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
 
 
 def listed_score(listing: Listing) -> float | None:
-    """The expected digit in [1, 6] by a listing of tokens, or None where it leaves more than 1e-4 of the mass open.
+    """Return the expected digit in [1, 6] from a token listing, or None if over 1e-4 of the mass is unknown.
 
-    Softmax needs only the differences among the six, so it makes none whether a bias was added before or after. A
-    token that is not listed is at most as likely as the least likely one that is, the chosen token aside, which is
-    listed however unlikely it is.
+    Softmax needs only differences among the six, so it does not matter whether a bias is included. An unlisted token is
+    at most as likely as the least likely listed one; the chosen token is excluded there, because it is listed even if
+    it is unlikely.
     """
     tokens = [(token, logprob) for token, logprob in listing.tokens if logprob > MASKED]
     found = _digits(tokens)
@@ -237,7 +238,7 @@ def listed_score(listing: Listing) -> float | None:
         return None
     top = max(max(logprobs) for logprobs in found.values())
     likely = {digit: max(logprobs) for digit, logprobs in found.items()}
-    # Nothing is more likely than certain: the bound where nothing else is listed.
+    # If nothing else is listed, the bound is a probability of one.
     floor = min((logprob for token, logprob in tokens if token != listing.chosen), default=0.0)
     doubled = [sorted(logprobs)[:-1] for logprobs in found.values()]
     unknown = [floor] * (len(DIGITS) - len(found)) + [logprob for logprobs in doubled for logprob in logprobs]
@@ -248,11 +249,11 @@ def listed_score(listing: Listing) -> float | None:
 
 
 def _digits(tokens: Sequence[tuple[str, float]]) -> dict[str, list[float]]:
-    """Log probabilities of the digits listed; of one way of writing them, as only one is the model's answer.
+    """Return the log probabilities of the listed digits, in one spelling, because only one is the model's answer.
 
-    The prompts end with a space, so the digit after it is the bare one: where any is bare, those after a space are
-    other tokens, left out as every other token is. Where none is, and all that are listed are written in one way, this
-    is how the endpoint writes them; where there are several, it cannot be known which is meant, and none is found.
+    The prompts end with a space, so the next token is the bare digit; if any bare digit is listed, digits after a space
+    are ignored like all other tokens. If none is bare and all share one spelling, the endpoint uses that spelling. With
+    several spellings the right one is unknown, and none is returned.
     """
     forms: dict[str, dict[str, list[float]]] = {}
     for token, logprob in tokens:
@@ -263,7 +264,7 @@ def _digits(tokens: Sequence[tuple[str, float]]) -> dict[str, list[float]]:
 
 
 def shortened(texts: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The texts with the longest one cut to four fifths at its middle; None where that leaves nothing to read."""
+    """Cut the longest text to four fifths at its middle; returns all texts, or None if nothing readable is left."""
     place = max(range(len(texts)), key=lambda i: len(texts[i]))
     text = texts[place]
     kept = int(len(text) * KEPT)

@@ -1,1 +1,1 @@
-"""Training scorers on ranked chains, and their held-out figures."""
+"""Trains scorers on ranked chains and computes their held-out figures."""

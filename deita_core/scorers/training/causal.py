@@ -1,6 +1,6 @@
-"""Training a causal scorer: a language model taught to print the digit of a score after the scoring prompt.
+"""Trains a causal scorer: a language model that prints the digit of a score after the scoring prompt.
 
-Paper, section 2.2 and the settings of its released scorers; LoRA by default, all weights on request.
+Paper, section 2.2 and the settings of its released scorers; LoRA by default, all weights as an option.
 """
 
 import gc
@@ -42,7 +42,7 @@ _INPUTS = "inputs.txt"
 
 @dataclass(frozen=True)
 class _Run:
-    """What the steps of one training share."""
+    """Parameters shared by the steps of one training."""
 
     axis: Axis
     settings: TuningSettings
@@ -53,7 +53,7 @@ class _Run:
 
 
 def split_by_seed(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to train on, and those of a drawn share of the seeds; raises InputError where there is one seed only."""
+    """Split examples into training and held-out ones, by a random share of seeds; raises InputError for one seed."""
     seeds = sorted({example.group for example in examples})
     if len(seeds) < 2:
         raise InputError(f"The examples are of {len(seeds)} seeds; give two at least, one of them to be held out.")
@@ -75,11 +75,11 @@ def train_causal(
     device: str = "auto",
     report: Callable[[TuningProgress], None] = _unreported,
 ) -> CausalCard:
-    """Train a scorer into a folder, which CausalScorer then reads as any other; the best epoch's weights are kept.
+    """Train a scorer into a folder that CausalScorer can read; saves the best epoch's weights.
 
-    A run that broke off goes on from its last epoch, if settings and examples are the same; one that is done is not
+    An interrupted run resumes from its last epoch if settings and examples are the same; a finished one is not
     repeated. `device`: "cpu", or "auto" for the machine's accelerator. Raises InputError for too few examples or a
-    folder with other things in it, ModelError for a base model that cannot be used and for training that diverged.
+    folder with other files, ModelError for an unusable base model or if training diverges.
     """
     readable = [e for e in examples if all(map(is_readable, texts_of(axis, e.instruction, e.response)))]
     train, held_out = split_by_seed(readable, settings.held_out, settings.seed)
@@ -111,14 +111,14 @@ def train_causal(
 
 
 def _write_card(card: CausalCard, folder: Path) -> None:
-    # In one step: a card that is there is whole, and so is the folder.
+    # Atomic: if the card exists, it and the folder are complete.
     unfinished = folder / f"{CARD}.part"
     unfinished.write_bytes(orjson.dumps(card.model_dump(), option=orjson.OPT_INDENT_2) + b"\n")
     unfinished.replace(folder / CARD)
 
 
 def _inputs(axis: Axis, examples: Sequence[Example], folder: Path, settings: TuningSettings, by: Precision) -> str:
-    """A hash of all that training follows from; of its place too, as checkpoints name theirs."""
+    """Return a hash of all inputs of training; also of the folder's path, because checkpoints contain theirs."""
     rows = [(e.group, e.chain, e.instruction, e.response, e.score, e.authored) for e in examples]
     base = Path(settings.base_model)
     weights = causal_fingerprint(base, by, settings.max_tokens, "middle") if base.is_dir() else ""
@@ -127,9 +127,9 @@ def _inputs(axis: Axis, examples: Sequence[Example], folder: Path, settings: Tun
 
 
 def _done(folder: Path, inputs: str) -> CausalCard | None:
-    """The card of a finished run of the same inputs; else the folder made ready, checkpoints of other inputs removed.
+    """Return the card of a finished run with the same inputs; else prepare the folder and remove outdated checkpoints.
 
-    Nothing but what an unfinished run left is ever removed.
+    Only files of an unfinished run are ever removed.
     """
     checkpoints = folder / "checkpoints"
     if card := read_card(folder):
@@ -148,7 +148,7 @@ def _done(folder: Path, inputs: str) -> CausalCard | None:
 
 
 def _best_checkpoint(run: _Run, train: Sequence[Example], held_out: Sequence[Example]) -> tuple[Path, float]:
-    """Train, or go on training, and name the checkpoint of the lowest held-out loss, and that loss."""
+    """Train or resume; returns the checkpoint with the lowest held-out loss, and that loss."""
     from deita_core.scorers.training.trainer import held_out_losses, is_over
 
     last = _last_whole(run.checkpoints)
@@ -169,12 +169,12 @@ def _train(run: _Run, train: Sequence[Example], held_out: Sequence[Example], las
     )
     rows, kept_out = training_rows(prompts, train), training_rows(prompts, held_out)
     _trainer(run, model, prompts.digits, rows, kept_out).train(resume_from_checkpoint=str(last) if last else None)
-    # A trainer and its callbacks refer to each other; what they hold is needed for the models loaded next.
+    # Trainer and callbacks refer to each other; free their memory for the models loaded next.
     gc.collect()
 
 
 def training_rows(prompts: PromptTokenizer, examples: Sequence[Example]) -> list["Row"]:
-    """Prompt ids, as in scoring, and the digit's id for each example."""
+    """Return each example's prompt ids, as in scoring, and its digit's id."""
     encoded = prompts.encode([texts_of(prompts.axis, e.instruction, e.response) for e in examples])
     return [{"prompt": p.ids, "digit": prompts.digits[e.score - 1]} for p, e in zip(encoded, examples, strict=True)]
 
@@ -183,13 +183,13 @@ def _base(settings: TuningSettings, precision: Precision) -> Any:
     from transformers import GenerationConfig
 
     model = load_model(settings.base_model, precision)
-    # Some models come with settings for generation that cannot be saved again; a scorer generates nothing.
+    # Some models have generation settings that cannot be saved again; a scorer generates nothing.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     return model
 
 
 def _trainable(settings: TuningSettings, precision: Precision) -> Any:
-    """The base model with its adapter; or with all its weights, then in float32, which small updates need."""
+    """Return the base model with an adapter; or with all weights, in float32, because updates are small."""
     from transformers import set_seed
 
     set_seed(settings.seed)
@@ -225,13 +225,13 @@ def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_o
         lr_scheduler_type="cosine",
         warmup_steps=run.settings.warmup,
         bf16=run.precision == "bfloat16",
-        # The trainer does not find out by itself that a processor may have bfloat16.
+        # The trainer does not detect that a CPU may support bfloat16.
         use_cpu=run.device == "cpu" or not torch.accelerator.is_available(),
         seed=run.settings.seed,
         data_seed=run.settings.seed,
         eval_strategy="epoch",
         save_strategy="epoch",
-        # The last checkpoint, to go on from, and the best one, which is never removed.
+        # The last checkpoint, to resume from, and the best one, which is never removed.
         save_total_limit=2,
         metric_for_best_model=LOSS,
         greater_is_better=False,
@@ -242,7 +242,7 @@ def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_o
         report_to="none",
         disable_tqdm=True,
     )
-    # One process trains on one accelerator: over several, the batch would be another than the one asked for.
+    # One process trains on one accelerator: several would change the batch size.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     reporter = Reporter(run.report, run.settings.patience)
     trainer = DigitTrainer(digits, held_out, model=model, args=arguments, train_dataset=rows, callbacks=[reporter])
@@ -251,12 +251,12 @@ def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_o
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
-    # Not orjson: a diverged loss stands there as NaN.
+    # Not orjson: a diverged loss is stored as NaN.
     return json.loads((checkpoint / "trainer_state.json").read_bytes())
 
 
 def _last_whole(checkpoints: Path) -> Path | None:
-    """The latest checkpoint whose state, which is written last, can be read."""
+    """Return the latest checkpoint with a readable state file, which is written last; or None."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
     for checkpoint in found:
         try:
@@ -268,7 +268,7 @@ def _last_whole(checkpoints: Path) -> Path | None:
 
 
 def save_merged(checkpoint: Path, folder: Path, settings: TuningSettings, precision: Precision) -> None:
-    """Save a checkpoint as an ordinary language model with its tokenizer; an adapter is merged in float32."""
+    """Save a checkpoint as an ordinary language model with its tokenizer; merges an adapter in float32."""
     import torch
 
     if settings.method == "full":
@@ -282,7 +282,7 @@ def save_merged(checkpoint: Path, folder: Path, settings: TuningSettings, precis
 
 
 def _figures(run: _Run, folder: Path, train: Sequence[Example], held_out: Sequence[Example]) -> Figures:
-    """Held-out figures of a saved scorer, over authored rows, beside those of length as the training rows teach it."""
+    """Return a saved scorer's held-out figures on authored rows, and those of a length model fitted on training rows."""
     scorer = CausalScorer(folder, run.axis, run.device, max_tokens=run.settings.max_tokens)
     shown = [e for e in held_out if e.authored]
     answers = None if run.axis == "complexity" else [e.text for e in shown]

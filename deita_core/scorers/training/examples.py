@@ -1,4 +1,4 @@
-"""Training rows for scorers: authored evolution chains, and rows with a known defect made from them by code."""
+"""Training rows for scorers: authored evolution chains, and rows that code derives from them with a known defect."""
 
 import random
 import re
@@ -31,9 +31,9 @@ FILLER = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text to learn from: `response` is None on the complexity axis; `authored` is False for rows made by code.
+    """One training text: `response` is None on the complexity axis; `authored` is False for rows made by code.
 
-    Rows of one chain are compared with each other; rows of one `seed` are never parted by a split.
+    Rows of one chain are compared with each other; a split never separates rows of one `seed`.
     """
 
     chain: str
@@ -45,19 +45,19 @@ class Example:
 
     @property
     def group(self) -> str:
-        """The seed, or the chain where no seed is named."""
+        """The seed, or the chain if no seed is named."""
         return self.seed or self.chain
 
     @property
     def text(self) -> str:
-        """The text that the score is about."""
+        """The scored text."""
         return self.instruction if self.response is None else self.response
 
 
 def read_chains(files: Iterable[Path], axis: Axis) -> list[Example]:
-    """Read chains from JSON Lines: id, axis, variants [{text, score}], the instruction on the quality axis, any seed.
+    """Read chains from JSON Lines: id, axis, variants [{text, score}], instruction (quality axis), optional seed.
 
-    Raises InputError naming the file and the line.
+    Raises InputError with the file and the line.
     """
     examples: list[Example] = []
     for file in files:
@@ -93,10 +93,10 @@ def _chain_examples(chain: Any, axis: Axis) -> list[Example]:
 
 
 def with_defects(examples: Sequence[Example], seed: int = 0) -> list[Example]:
-    """The examples and, for each quality chain, answers that are cut off, beside the question, repeated or filler.
+    """Add to each quality chain answers that are cut off, off-topic, repetitive or filler; returns all examples.
 
-    Their low scores follow from how they were made. Deterministic for a seed. Complexity examples come back alone:
-    a broken instruction is not an easier one.
+    Their low scores follow from the defect. Deterministic for a seed. Complexity examples are returned unchanged: a
+    broken instruction is not an easier one.
     """
     chains: dict[str, list[Example]] = {}
     for example in examples:
@@ -105,7 +105,7 @@ def with_defects(examples: Sequence[Example], seed: int = 0) -> list[Example]:
     answers = [e for e in examples if e.response is not None and e.score >= 3]
     made = []
     for name, chain in chains.items():
-        # A generator of its own for each chain, so that its cuts do not depend on the chains before it.
+        # One generator per chain, so that its cuts do not depend on earlier chains.
         draw = random.Random(f"{seed}:{name}")  # noqa: S311
         made += [
             Example(name, chain[0].instruction, text, score, False, chain[0].seed)
@@ -128,7 +128,7 @@ def _defects(chain: Sequence[Example], answers: Sequence[Example], draw: random.
 
 
 def _cut_off(text: str, draw: random.Random) -> Iterator[tuple[str, int]]:
-    """An answer that breaks off, and one that ends too soon; the less is left, the less it is worth."""
+    """Yield (text, score) of truncated answers; the shorter the text, the lower the score."""
     if len(text) < 160:
         return
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Training a scorer head on vectors: an ordinal model fitted to scores and to the order within each chain."""
+"""Trains a scorer head on vectors: an ordinal model fitted to scores and to the order within each chain."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +22,14 @@ VectorsOf = Callable[[Sequence[str]], np.ndarray]
 
 FOLDS = 5
 
-# Ridge on the plain features; vectors, of which there are many more, are held back ten times as much.
+# Ridge on the plain features; vector components, which are far more numerous, get ten times as much.
 STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 VECTORS_RIDGE = 10.0
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Features (n, k) of which the first `plain` are no vector components, scores (n,) 1..6, and chains (n,)."""
+    """Features (n, k), of which the first `plain` are not vector components, scores (n,) 1 to 6, and chains (n,)."""
 
     features: np.ndarray
     plain: int
@@ -41,12 +41,12 @@ class TrainingSet:
 
 
 def texts_of(examples: Sequence[Example]) -> list[str]:
-    """The texts a head needs the vectors of, each once."""
+    """Return the distinct texts whose vectors a head needs."""
     return list(dict.fromkeys(t for e in examples for t in (e.instruction, e.response) if t is not None))
 
 
 def build_training_set(axis: Axis, examples: Sequence[Example], vectors_of: VectorsOf) -> TrainingSet:
-    """Measure the texts of the examples, with the vectors of each."""
+    """Compute the features of the examples from their texts and vectors."""
     distinct = texts_of(examples)
     row_of = {text: row for row, text in enumerate(distinct)}
     vectors = vectors_of(distinct)
@@ -73,9 +73,9 @@ def build_training_set(axis: Axis, examples: Sequence[Example], vectors_of: Vect
 def train_head(
     axis: Axis, examples: Sequence[Example], encoder: EncoderFiles, vectors_of: VectorsOf
 ) -> tuple[Head, HeadCard]:
-    """Train a head on all examples; its card has the figures of a cross-validation that never splits a seed.
+    """Train a head on all examples; its card has figures from a cross-validation that never splits a seed.
 
-    `vectors_of` gives the encoder's vectors (n, d) of texts. Raises InputError for too few chains.
+    `vectors_of` returns the encoder's vectors (n, d) of texts. Raises InputError for too few chains.
     """
     _check(examples)
     data = build_training_set(axis, examples, vectors_of)
@@ -107,10 +107,10 @@ def _check(examples: Sequence[Example]) -> None:
 
 
 def choose_strength(data: TrainingSet) -> tuple[float, np.ndarray]:
-    """The strongest ridge within one standard error of the best, and the held-out positions (n,) it gives.
+    """Return the strongest ridge within one standard error of the best, and its held-out positions (n,).
 
-    Judged by the order of authored rows within a chain that the head did not see. The strongest that is as good as
-    the best (Breiman's rule), as the pools a head will meet differ more from its chains than these do from each other.
+    The criterion is the order of authored rows within held-out chains. The strongest acceptable ridge is chosen
+    (Breiman's rule), because later pools differ more from the training chains than these differ from each other.
     """
     held_out = {strength: _held_out(data, strength) for strength in STRENGTHS}
     by_chain = {strength: chain_accuracies(data, positions) for strength, positions in held_out.items()}
@@ -121,9 +121,10 @@ def choose_strength(data: TrainingSet) -> tuple[float, np.ndarray]:
 
 
 def calibrate(positions: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
-    """The slope and the cuts (5,) with which held-out positions (n,) best foretell the scores (n,) of the same rows.
+    """Return the slope and cuts (5,) with which held-out positions (n,) best predict the scores (n,) of the same rows.
 
-    A ridge draws all positions together, and rows made by code draw the cuts down; this undoes both for authored rows.
+    A ridge pulls all positions together, and rows made by code pull the cuts down; this corrects both for authored
+    rows.
     """
     import torch
 
@@ -135,7 +136,7 @@ def calibrate(positions: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndar
 
 
 def _held_out(data: TrainingSet, strength: float) -> np.ndarray:
-    """Each row's position by a head that saw no row of its seed."""
+    """Return each row's position from a head trained without its seed."""
     names = sorted(set(data.seeds.tolist()))
     fold_of = {name: i % FOLDS for i, name in enumerate(names)}
     folds = np.array([fold_of[name] for name in data.seeds.tolist()])
@@ -147,16 +148,16 @@ def _held_out(data: TrainingSet, strength: float) -> np.ndarray:
 
 
 def chain_accuracies(data: TrainingSet, scores: np.ndarray) -> np.ndarray:
-    """For each chain that has any, the share of its authored pairs that the scores put in order."""
+    """Return, for each chain with authored pairs, the share of pairs that the scores order correctly."""
     better, worse = ordered_pairs(data, data.authored)
     hits = pl.DataFrame({"chain": data.chains[better], "hit": scores[better] > scores[worse]})
     return hits.group_by("chain").agg(pl.col("hit").mean()).sort("chain")["hit"].to_numpy()
 
 
 def authored_figures(data: TrainingSet, scores: np.ndarray) -> Figures:
-    """Figures of held-out scores over authored rows, and what length alone would score.
+    """Return figures of held-out scores on authored rows, beside those of length alone.
 
-    Length has been fitted to the very rows it is judged on, which favours it a little.
+    Length is fitted on the same rows that it is tested on, which favours it slightly.
     """
     use = data.authored
     lengths, truth = data.lengths[use], data.scores[use]
@@ -164,7 +165,7 @@ def authored_figures(data: TrainingSet, scores: np.ndarray) -> Figures:
 
 
 def ordered_pairs(data: TrainingSet, use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (better, worse) of every pair within a chain whose scores differ, among the rows to `use`."""
+    """Return rows (better, worse) of every pair within a chain with different scores, among the rows in `use`."""
     better, worse = [], []
     for name in sorted(set(data.chains[use].tolist())):
         rows = np.flatnonzero((data.chains == name) & use)
@@ -201,7 +202,7 @@ def fit_head(data: TrainingSet, use: np.ndarray, strength: float) -> Head:
 
 
 def _likelihood(position: "torch.Tensor", cuts: "torch.Tensor", level: "torch.Tensor") -> "torch.Tensor":
-    """Mean log likelihood of levels 0..5 (n,) at positions (n,) of an ordinal model."""
+    """Return the mean log likelihood of levels 0 to 5 (n,) at positions (n,) of an ordinal model."""
     import torch
 
     below = torch.sigmoid(cuts.sort().values[None] - position[:, None])
@@ -229,7 +230,7 @@ def _renumbered(rows: tuple[np.ndarray, np.ndarray], use: np.ndarray) -> tuple[n
 
 
 def model_card(card: HeadCard) -> str:
-    """A README.md for a head: what it is, what it was trained on, and its held-out figures beside those of length."""
+    """Return a README.md for a head: what it is, its training data, and its held-out figures beside those of length."""
     return (
         f"# A {card.axis} head for {card.encoder}\n\n"
         f"An ordinal model that scores {card.axis} from 1 to 6, on stored vectors and the shape of the texts.\n"

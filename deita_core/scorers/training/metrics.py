@@ -1,4 +1,4 @@
-"""Held-out figures of a scorer, beside what the length of the text alone would give."""
+"""Held-out figures of a scorer, compared with those of text length alone."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 from deita_core.export.markdown import markdown_table
 
-# Lengths whose logarithms differ by less are alike: a fifth more or less.
+# Lengths are similar if their logarithms differ by less than this, about a fifth.
 LIKE_LENGTH = 0.2
 
 
 class Level(BaseModel):
-    """What a scorer says, on average, of the rows that were given one score."""
+    """A scorer's mean score of the rows with one given score."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,11 +23,11 @@ class Level(BaseModel):
 
 
 class Agreement(BaseModel):
-    """How well scores follow the given ones; a figure over nothing, as pairs where there are none, is null.
+    """Agreement of scores with the given ones; a figure without data, such as pairs, is null.
 
-    `spearman`: mean over chains of the rank correlation within the chain, -1 to 1; `pair_accuracy`: share of pairs of
-    one chain with different scores that are put in order, a tie counting half; `like_accuracy`: that share among pairs
-    whose lengths differ by less than a fifth; `error`: mean absolute error, in scores.
+    `spearman`: mean over chains of the rank correlation within the chain, -1 to 1; `pair_accuracy`: share of a chain's
+    pairs with different scores in the correct order, a tie counts half; `like_accuracy`: that share among pairs whose
+    lengths differ by less than a fifth; `error`: mean absolute error, in scores.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,7 @@ class Agreement(BaseModel):
 
 
 class Figures(BaseModel):
-    """Agreement on held-out rows, of the scorer and of the text's length alone."""
+    """Agreement on held-out rows, of the scorer and of text length alone."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,7 +59,7 @@ def held_out_figures(
     by_length: np.ndarray,
     lengths: np.ndarray,
 ) -> Figures:
-    """Compare held-out scores (n,), and those foretold from lengths (n,) alone, with the given ones, chain by chain."""
+    """Compare held-out scores (n,), and scores predicted from lengths (n,) alone, with the given ones, by chain."""
     columns = {"truth": truth, "scorer": predicted, "length": by_length, "size": lengths}
     frame = pl.DataFrame(
         {"chain": list(chains), **columns}, schema={"chain": pl.String, **dict.fromkeys(columns, pl.Float64)}
@@ -78,18 +78,18 @@ def held_out_figures(
 
 
 def length_scores(train_lengths: np.ndarray, train_scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Scores (n,) foretold from text lengths (n,) alone: least squares on the logarithm over the training rows."""
+    """Return scores (n,) predicted from text lengths (n,): least squares on the logarithm over the training rows."""
     known = np.log1p(np.asarray(train_lengths, dtype=np.float64))
     centred = known - known.mean()
     spread = float(centred @ centred)
     mean = float(np.mean(train_scores))
     slope = float(centred @ (np.asarray(train_scores, dtype=np.float64) - mean)) / spread if spread else 0.0
-    # Not clipped to the scale: that would tie the longest texts, and cost length the pairs it puts in order.
+    # Not clipped to the scale: clipping would tie the longest texts and lower length's pair accuracy.
     return mean + slope * (np.log1p(np.asarray(lengths, dtype=np.float64)) - known.mean())
 
 
 def figures_table(figures: Figures) -> str:
-    """The figures as Markdown: the scorer's beside those of length alone, and the calibration."""
+    """Return the figures as Markdown: the scorer's beside those of length alone, and the calibration."""
     rows = [
         ("rank correlation within a chain", figures.scorer.spearman, figures.length.spearman),
         ("pairs of a chain in order", figures.scorer.pair_accuracy, figures.length.pair_accuracy),
@@ -117,7 +117,7 @@ def _shown(value: float | None) -> str:
 
 
 def _pairs(frame: pl.DataFrame) -> pl.DataFrame:
-    """Every pair of rows of one chain whose given scores differ, the better one first."""
+    """Return every pair of rows of one chain with different given scores, the better one first."""
     return frame.join(frame, on="chain", suffix="_worse").filter(pl.col("truth") > pl.col("truth_worse"))
 
 
@@ -130,7 +130,7 @@ def _agreement(frame: pl.DataFrame, pairs: pl.DataFrame, name: str) -> Agreement
     hits = pl.when(margin == 0).then(0.5).otherwise((margin > 0).cast(pl.Float64)).mean()
     within = frame.group_by("chain").agg(rho=pl.corr(name, "truth", method="spearman"))["rho"]
     return Agreement(
-        # Null in a chain whose scores, given or found, are all the same: there is no order to agree with.
+        # Null in a chain whose given or predicted scores are all equal: it has no order to compare.
         spearman=rounded(within.filter(within.is_finite()).mean()),
         pair_accuracy=rounded(pairs.select(hits).item()),
         like_accuracy=rounded(_alike(pairs).select(hits).item()),
@@ -139,5 +139,5 @@ def _agreement(frame: pl.DataFrame, pairs: pl.DataFrame, name: str) -> Agreement
 
 
 def rounded(value: object) -> float | None:
-    """A figure to four places; null where there is none."""
+    """Round a figure to four places; None if it is not a finite number."""
     return round(float(value), 4) if isinstance(value, int | float) and np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a causal scorer is trained with, how its training stands, and the card that says what came out."""
+"""Settings, progress and result card of a causal scorer's training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +45,13 @@ class TuningSettings(BaseModel):
 
     @property
     def rate(self) -> float:
-        """The highest learning rate, given or by method."""
+        """The highest learning rate, as set or by method."""
         return self.learning_rate or _LEARNING_RATES[self.method]
 
 
 @dataclass(frozen=True)
 class TuningProgress:
-    """Where training stands: `loss` of the last step, `held_out_loss` after each epoch, seconds since its start."""
+    """Progress of training: `loss` of the last step, `held_out_loss` after each epoch, seconds since the start."""
 
     step: int
     steps: int
@@ -62,10 +62,10 @@ class TuningProgress:
 
 
 class CausalCard(BaseModel):
-    """What a causal scorer was trained for and on, saved last as deita.json: its presence means the folder is whole.
+    """A causal scorer's training record, saved last as deita.json; its presence means the folder is complete.
 
-    `examples`, `held_out`: rows trained on and kept out; `left_out`: blank rows, in neither. `held_out_loss`: negative
-    log likelihood over the six digits while training; `figures` are of the saved model, read back, on authored rows.
+    `examples`, `held_out`: rows trained on and held out; `left_out`: blank rows, in neither. `held_out_loss`: negative
+    log likelihood over the six digits during training; `figures`: of the saved model, loaded again, on authored rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,7 +86,7 @@ class CausalCard(BaseModel):
 
 
 def read_card(folder: Path) -> CausalCard | None:
-    """The card of a scorer trained here, or None where the folder has none, as a released checkpoint."""
+    """Return the card of a scorer trained here, or None if the folder has none, such as a released checkpoint."""
     if not (folder / CARD).is_file():
         return None
     try:
@@ -96,7 +96,7 @@ def read_card(folder: Path) -> CausalCard | None:
 
 
 def causal_model_card(card: CausalCard) -> str:
-    """A README.md for a scorer: what it is, what it was trained on, and its figures beside those of length."""
+    """Return a README.md for a scorer: what it is, its training data, and its figures beside those of length."""
     how = "all its weights" if card.method == "full" else f"a LoRA adapter of rank {card.settings.lora_rank}, merged"
     return (
         f"# A {card.axis} scorer from {card.base_model}\n\n"

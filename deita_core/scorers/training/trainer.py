@@ -1,6 +1,6 @@
-"""The training loop of a causal scorer: prompts with one digit each, loss on the digit alone, held-out rows each epoch.
+"""The training loop of a causal scorer: prompts with one digit each, loss on the digit only, evaluation each epoch.
 
-Imports torch and transformers: import it inside the function that trains.
+Imports torch and transformers: import this module inside the function that trains.
 """
 
 import math
@@ -21,14 +21,14 @@ LOSS = "eval_digit_loss"
 
 
 class Row(TypedDict):
-    """A prompt's ids and the id of the digit to come after it."""
+    """A prompt's ids and the id of the digit after it."""
 
     prompt: list[int]
     digit: int
 
 
 def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """A batch (n, width): prompt and digit right padded, and labels that name the digit and ignore all else."""
+    """Return a batch (n, width): prompt and digit, right padded, and labels that ignore all tokens but the digit."""
     ids, mask = right_padded([[*row["prompt"], row["digit"]] for row in rows])
     labels = torch.full_like(ids, IGNORED)
     for label, row in zip(labels, rows, strict=True):
@@ -37,31 +37,31 @@ def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
 
 
 def digit_loss(logits: np.ndarray, digits: np.ndarray) -> float:
-    """Mean negative log likelihood of digits 0..5 (n,) under a softmax over the logits (n, 6) of the digits alone."""
+    """Return the mean negative log likelihood of digits 0 to 5 (n,), from a softmax over their logits (n, 6)."""
     centred = logits - logits.max(axis=1, keepdims=True)
     chosen = np.take_along_axis(centred, digits[:, None], axis=1)[:, 0]
     return float((np.log(np.exp(centred).sum(axis=1)) - chosen).mean())
 
 
 def is_over(losses: Sequence[float], patience: int) -> bool:
-    """Whether the last `patience` held-out losses all failed to better the best before them."""
+    """Whether none of the last `patience` held-out losses improved on the best before them."""
     known = [math.inf if math.isnan(loss) else loss for loss in losses]
     return bool(known) and len(known) - 1 - known.index(min(known)) >= patience
 
 
 def held_out_losses(history: Sequence[dict[str, Any]]) -> list[float]:
-    """The held-out losses in a trainer's log."""
+    """Return the held-out losses in a trainer's log."""
     return [float(entry[LOSS]) for entry in history if LOSS in entry]
 
 
 class DigitTrainer(Trainer):
-    """A Trainer whose evaluation is the loss over the six digits, by the code that scores."""
+    """A Trainer that evaluates the loss over the six digits with the scoring code."""
 
     control: TrainerControl
 
     def __init__(self, digits: list[int], held_out: Sequence[Row], **kwargs: Any) -> None:
         super().__init__(data_collator=collate, eval_dataset=list(held_out), **kwargs)
-        # compute_loss divides by the rows of the whole batch, so that the size of micro-batches makes no difference.
+        # compute_loss divides by the rows of the whole batch, so that the micro-batch size has no effect.
         self.model_accepts_loss_kwargs = True
         self._digits, self._held_out = digits, held_out
         self._reader: DigitReader | None = None
@@ -69,7 +69,7 @@ class DigitTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Cross-entropy over the whole vocabulary, at the place before the digit only."""
+        """Return the cross-entropy over the whole vocabulary, only at the position before the digit."""
         labels = inputs["labels"]
         place = (labels != IGNORED).int().argmax(dim=1)
         logits = last_logits(model, inputs["input_ids"], inputs["attention_mask"], place - 1)
@@ -78,7 +78,7 @@ class DigitTrainer(Trainer):
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The loss on held-out rows, logged; the best checkpoint is chosen by it."""
+        """Compute and log the held-out loss, which selects the best checkpoint."""
         metrics = {LOSS: self._held_out_loss()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -86,7 +86,7 @@ class DigitTrainer(Trainer):
 
     def _held_out_loss(self) -> float:
         model = without_adapter(self.model).eval()
-        # Made once, as making it probes the model; outside autocast, which the probe would mistake for a change.
+        # Created once, because creation probes the model; outside autocast, which would distort the probe.
         self._reader = self._reader or DigitReader(model, self._digits)
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16):
             logits = self._reader.logits([row["prompt"] for row in self._held_out])
@@ -94,14 +94,14 @@ class DigitTrainer(Trainer):
 
 
 class Reporter(TrainerCallback):
-    """Reports each step and each held-out loss, and ends training when `patience` of these brought nothing."""
+    """Reports each step and each held-out loss; stops training after `patience` losses without improvement."""
 
     def __init__(self, report: Callable[[TuningProgress], None], patience: int) -> None:
         self._report, self._patience, self._start = report, patience, time.monotonic()
         self._loss: float | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        """Report the loss of a step, or that on held-out rows."""
+        """Report the loss of a step or of held-out rows."""
         if "loss" not in logs and LOSS not in logs:
             return
         self._loss = logs.get("loss", self._loss)
@@ -111,6 +111,6 @@ class Reporter(TrainerCallback):
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop early, as the log tells and no counter here: a resumed run stops where an undisturbed one does."""
+        """Stop early, based on the log and no counter, so that a resumed run stops at the same epoch."""
         if is_over(held_out_losses(state.log_history), self._patience):
             control.should_training_stop = True
