@@ -282,7 +282,7 @@ def save_merged(checkpoint: Path, folder: Path, settings: TuningSettings, precis
 
 
 def _figures(run: _Run, folder: Path, train: Sequence[Example], held_out: Sequence[Example]) -> Figures:
-    """Return a saved scorer's held-out figures on authored rows, and those of a length model fitted on training rows."""
+    """Return a saved scorer's held-out figures on authored rows, and those of length alone, fitted on training rows."""
     scorer = CausalScorer(folder, run.axis, run.device, max_tokens=run.settings.max_tokens)
     shown = [e for e in held_out if e.authored]
     answers = None if run.axis == "complexity" else [e.text for e in shown]
