@@ -1,1 +1,1 @@
-"""Prefect tasks: shards, cache keys, retries and artifacts around one call into deita_core each."""
+"""Prefect tasks: each wraps one call into deita_core with shards, cache keys, retries and artifacts."""

@@ -1,4 +1,4 @@
-"""What an operator sees of a run: progress, where every row went, the best of what was selected, what failed."""
+"""Prefect artifacts of a run: progress, the fate of every row, the best selected samples, failures."""
 
 import re
 import sys
@@ -31,19 +31,20 @@ from deita_core.tables import SOURCES
 
 TOP = 50
 REJECTS = 100
-# Rows that a log line names.
+# Rows named in a log line.
 NAMED = 5
-# Seconds between reports of progress to the server.
+# Seconds between progress updates to the server.
 OFTEN = 2.0
-# Seconds for which a server that could not be told of progress is left alone.
+# Seconds without updates after an update failed.
 SILENCE = 300.0
 _silent_until = 0.0
 
 
 class ProgressArtifact:
-    """A progress artifact that moves on for as long as the server can be told of it: work goes on without that.
+    """A progress artifact whose failed updates do not stop the work.
 
-    Once it could not be told it is left alone for minutes: each attempt takes a minute or more of the client's own.
+    After a failure no updates are sent for minutes, because each attempt takes a minute or more of the client's
+    retries.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,18 +52,18 @@ class ProgressArtifact:
         self._id = self._tell(lambda: create_progress_artifact(0.0, key=key, description=name))
 
     def update(self, percent: float, description: str | None = None) -> None:
-        """So many percent are done."""
+        """Report the percentage done."""
         if artifact := self._id:
             self._tell(lambda: update_progress_artifact(artifact, percent, description=description))
 
     @staticmethod
     def _tell(send: Callable[[], Any]) -> UUID | None:
-        """Send something, unless the server is being left alone; the artifact's id, if the server has it."""
+        """Call `send` unless updates are suspended; returns the artifact's id, or None if the server did not get it."""
         global _silent_until
         if monotonic() < _silent_until:
             return None
         try:
-            # Typed for callers with and without a loop; this one has none.
+            # Typed for sync and async callers; this one is sync.
             return UUID(str(send()))
         except httpx.HTTPError as error:
             _silent_until = monotonic() + SILENCE
@@ -74,14 +75,14 @@ class ProgressArtifact:
 
 
 class StageProgress:
-    """The progress artifact of a stage of a run, which moves with its shards."""
+    """The progress artifact of a stage, updated as its shards finish."""
 
     def __init__(self, name: str, total: int) -> None:
         self._artifact = ProgressArtifact(name)
         self._name, self._total, self._done, self._told = name, total, 0, monotonic()
 
     def advance(self, rows: int) -> None:
-        """So many rows more are done."""
+        """Add finished rows."""
         self._done += rows
         whole = self._done >= self._total
         if whole or monotonic() - self._told > OFTEN:
@@ -92,7 +93,7 @@ class StageProgress:
 
 @contextmanager
 def shown_if_possible(where: str) -> Iterator[None]:
-    """Around the showing of results that are complete `where`: a server that is away is a warning, not a failure."""
+    """Wrap the publishing of results stored in `where`: an unreachable server causes a warning, not a failure."""
     try:
         yield
     except httpx.HTTPError as error:
@@ -104,13 +105,13 @@ def _cause(error: httpx.HTTPError) -> str:
 
 
 def _warn(line: str) -> None:
-    """On stderr, above a bar if there is one: the log of a run goes to the server, which is away."""
+    """Print to stderr, above any progress bar, because the run's log goes to the unreachable server."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def naming_rows(store: str, shard: Shard) -> Iterator[None]:
-    """Around a shard's work: the run's log says of which rows a shard was that failed."""
+    """Wrap a shard's work: if it fails, the run's log names its first rows."""
     try:
         yield
     except Exception as error:
@@ -124,7 +125,7 @@ def naming_rows(store: str, shard: Shard) -> Iterator[None]:
 
 
 def _places(store: str, shard: Shard) -> list[str]:
-    """Where the first rows of a shard stand, as file:line; none where the store cannot say."""
+    """Return the places of a shard's first rows as file:line; empty if the store cannot be read."""
     try:
         rows = read_shard(Store(store), shard).head(NAMED)
         samples = rows.select(sample_id=pl.when(pl.col("owner") == "").then("id").otherwise("owner"))
@@ -132,12 +133,12 @@ def _places(store: str, shard: Shard) -> list[str]:
         placed = samples.join(found, on="sample_id", maintain_order="left").unique(maintain_order=True).head(NAMED)
         return [f"{file}:{line}" for file, line in placed.select("file", "line").iter_rows()]
     except Exception:
-        # What made the shard fail may have made the store unreadable, and is what must be told.
+        # The shard's error may also make the store unreadable; only that error must be raised.
         return []
 
 
 def publish(report: Report, folder: str) -> None:
-    """Publish the counts, the rejects, the top samples and the folder; texts are cut, the files have them whole."""
+    """Publish the counts, the rejects, the top samples and the folder; texts are cut, the files contain them in full."""
     with shown_if_possible(f"in {folder}"):
         _publish(report, folder)
 
@@ -161,7 +162,7 @@ def _publish(report: Report, folder: str) -> None:
 
 
 def publish_evolution(report: EvolutionReport, folder: str) -> None:
-    """Publish where every seed went and how far the judge agrees with itself."""
+    """Publish the fate of every seed and the judge's agreement with itself."""
     rows = [
         {
             "axis": axis,
@@ -186,7 +187,7 @@ def _shown(found: Audit | None) -> str:
 
 
 def top_rows(folder: str) -> list[dict[str, str | int | float]]:
-    """The best selected samples as a small table: no more than the beginning of each text."""
+    """Return the best selected samples as a small table, with the beginning of each text."""
     rows = pl.read_parquet(Path(folder) / "selected.parquet", n_rows=TOP)
     first = pl.col("messages").list.eval(pl.element().filter(pl.element().struct.field("role") == "user")).list.first()
     return rows.select(
@@ -199,7 +200,7 @@ def top_rows(folder: str) -> list[dict[str, str | int | float]]:
 
 
 def rejected_rows(folder: str) -> list[dict[str, str | int]]:
-    """The first rejected rows as a small table: where each stands, and why."""
+    """Return the first rejected rows as a small table, with place and reason."""
     decisions = pl.scan_parquet(Path(folder) / "decisions.parquet").filter(pl.col("fate") == "rejected")
     rows = decisions.select(place=pl.format("{}:{}", "file", "line"), reason=pl.col("reason").str.slice(0, 200))
     return rows.head(REJECTS).collect().to_dicts()

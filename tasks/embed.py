@@ -1,4 +1,4 @@
-"""Encoding the pool's texts or conversations, a shard a task."""
+"""Tasks that encode the pool's texts or conversations, one per shard."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,9 +25,9 @@ def _encoder(files: EncoderFiles) -> Encoder:
 
 
 def found_here(files: EncoderFiles) -> EncoderFiles:
-    """An encoder's files on the machine of this worker, which may keep them in another folder than the run's.
+    """Return an encoder's files on this worker's machine, where the folder may differ from the run's.
 
-    Raises ModelError where it has others by that name.
+    Raises ModelError if the encoder of that name is a different one here.
     """
     if files.path.is_dir():
         return files
@@ -38,13 +38,13 @@ def found_here(files: EncoderFiles) -> EncoderFiles:
 
 
 def _loaded(files: EncoderFiles) -> Encoder:
-    """The encoder, loaded once per process, whichever task asks first."""
+    """Return the encoder, loaded once per process."""
     with _loading:
         return _encoder(files)
 
 
 def loaded_encoder(files: EncoderFiles) -> SentenceEncoder:
-    """A sentence encoder for single texts, loaded once per process. Raises InputError where it is a language model."""
+    """Return a sentence encoder for single texts, loaded once per process. Raises InputError for a language model."""
     encoder = None if files.kind == "causal" else _loaded(files)
     if not isinstance(encoder, SentenceEncoder):
         raise InputError(
@@ -56,13 +56,13 @@ def loaded_encoder(files: EncoderFiles) -> SentenceEncoder:
 
 @task(task_run_name="plan encoding", **RETRIES)
 def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the texts or conversations without a vector."""
+    """Return shards of the texts or conversations without a vector."""
     return plan_encoding(Store(store), encoder, file_ids)
 
 
 @task(task_run_name="encode {shard.rows} texts ({shard.key})", **RETRIES)
 def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
-    """Encode a shard; the model is loaded once per process."""
+    """Encode a shard; loads the model once per process."""
     check_cancelled()
     with naming_rows(store, shard):
         return encode_shard(Store(store), _loaded(encoder), shard)

@@ -1,4 +1,4 @@
-"""Evolution and ranking, a shard of chains a task; the answers themselves are kept one by one as they come."""
+"""Tasks that evolve and rank shards of chains; each answer is cached as it arrives."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tasks.runtime.policy import RETRIES
 
 
 def api_key(settings: LLMSettings) -> str:
-    """The key, read where it is used: no parameter, state or artifact ever holds it."""
+    """Read the key where it is used, so that no parameter, state or artifact contains it."""
     if settings.api_key_block is None:
         return find_key(settings)
     try:
@@ -41,13 +41,13 @@ def api_key(settings: LLMSettings) -> str:
 
 @task(task_run_name="draw seeds", **RETRIES)
 def draw(store: str, file_ids: tuple[str, ...], settings: EvolutionSettings) -> EvolutionJob:
-    """The seeds of an evolution."""
+    """Draw the seeds of an evolution."""
     return draw_seeds(Store(store), file_ids, settings)
 
 
 @task(task_run_name="plan {axis} evolution", **RETRIES)
 def plan_chains(store: str, job: EvolutionJob, axis: Axis) -> list[Shard]:
-    """Shards of the seeds that have no chain yet."""
+    """Return shards of the seeds without a chain."""
     return plan_evolution(Store(store), job, axis)
 
 
@@ -59,7 +59,7 @@ def evolve_chains(store: str, job: EvolutionJob, axis: Axis, shard: Shard) -> in
 
 @task(task_run_name="plan {axis} ranking", **RETRIES)
 def plan_rankings(store: str, job: EvolutionJob, axis: Axis) -> list[Shard]:
-    """Shards of the chains that are not ranked yet."""
+    """Return shards of the chains without a ranking."""
     return plan_ranking(Store(store), job, axis)
 
 
@@ -73,7 +73,7 @@ def rank_chains(store: str, job: EvolutionJob, axis: Axis, shard: Shard) -> int:
 def summarise(
     job: EvolutionJob, usage: Usage, before: Usage, traffic: Traffic, seconds: dict[str, float]
 ) -> EvolutionReport:
-    """The fate of every seed, how far the judge agrees with itself, and what was used."""
+    """Return the report: the fate of every seed, the judge's agreement with itself, and the usage."""
     return evolution_report(Store(job.settings.store), job, usage, before, traffic, seconds)
 
 

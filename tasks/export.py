@@ -1,4 +1,4 @@
-"""What comes out of a run: a selection's files and its snapshot, a pool's scores, a calibration."""
+"""Tasks that write a run's results: a selection's files and snapshot, a pool's scores, a calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,26 +21,26 @@ from tasks.runtime.policy import RETRIES
 
 @task(task_run_name="prepare {folder}", **RETRIES)
 def prepare_files(report: Report, folder: str) -> list[str]:
-    """Write the selected rows, the decisions, the card and the manifest beside those of the snapshot before."""
+    """Write the selected rows, the decisions, the card and the manifest beside the previous snapshot's files."""
     return prepare_export(Store(report.job.settings.store), report, Path(folder))
 
 
 @task(task_run_name="record run", **RETRIES)
 def close_run(report: Report) -> None:
-    """Record the run and, with that, make its snapshot the current one."""
+    """Record the run, which makes its snapshot the current one."""
     store = Store(report.job.settings.store)
     record_snapshot(store, report)
 
 
 @task(task_run_name="export to {folder}", **RETRIES)
 def place_files(folder: str, names: Sequence[str]) -> None:
-    """Put the files that were prepared in their places."""
+    """Move the prepared files into place."""
     place_selection(Path(folder), names)
 
 
 @task(task_run_name="tidy store", **RETRIES)
 def tidy_store(report: Report) -> None:
-    """Forget old snapshots, if that is wanted, and compact the store."""
+    """Delete old snapshots if `keep_snapshots` is set, and compact the store."""
     store = Store(report.job.settings.store)
     if report.job.settings.keep_snapshots:
         keep_last(store, report.folder, report.job.settings.keep_snapshots)
@@ -49,7 +49,7 @@ def tidy_store(report: Report) -> None:
 
 @task(task_run_name="write {out}", **RETRIES)
 def write_scores(store: str, file_ids: Sequence[str], scorers: Sequence[ScorerFiles], out: str) -> dict[str, int]:
-    """Write the pool's scores; returns counts of the statuses."""
+    """Write the pool's scores; returns the number of each status."""
     return export_scores(Store(store), file_ids, scorers, Path(out))
 
 
@@ -57,7 +57,7 @@ def write_scores(store: str, file_ids: Sequence[str], scorers: Sequence[ScorerFi
 def calibrate_encoder(
     store: str, file_ids: Sequence[str], encoder: EncoderFiles, keep: float, samples: int
 ) -> Calibration:
-    """Measure how alike the pool's vectors are, and publish it."""
+    """Measure the similarities of the pool's vectors, and publish them."""
     found = calibrate_pool(Store(store), file_ids, encoder, keep, samples)
     with shown_if_possible("in what the run returns"):
         create_markdown_artifact(key="calibration", markdown=calibration_text(found, encoder.name))

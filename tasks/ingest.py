@@ -1,4 +1,4 @@
-"""Reading the pool's files into the store."""
+"""Tasks that read the pool's files into the store."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from tasks.runtime.policy import RETRIES, file_key, results_folder
 
 @task(task_run_name="find files", **RETRIES)
 def find_files(pool: Sequence[str], layout: Layout | None, leave_out: Sequence[str]) -> list[PoolFile]:
-    """The files of the pool, each with the id of its content; not those in the folders to leave out."""
+    """Return the pool's files with their content ids, except those in the folders `leave_out`."""
     return [describe_file(file, layout) for file in pool_files(pool, leave_out)]
 
 
@@ -29,7 +29,7 @@ def read_file(store: str, file: PoolFile) -> Ingested:
 
 
 def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iterator[Ingested]:
-    """Read files one after the other, until `limit` rows are read over all of them."""
+    """Read files in order until `limit` rows are read in total."""
     left = limit
     for file in files:
         if left == 0:
@@ -37,7 +37,7 @@ def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iter
         asked = file.model_copy(update={"limit": left})
         kept = read_file.with_options(result_storage=results_folder(store))
         remembered = kept(store, asked)
-        # The cache may remember a file whose rows have gone from the store.
+        # The cache may contain a file whose rows are no longer in the store.
         ingested = recount(Store(store), remembered) or kept.with_options(refresh_cache=True)(store, asked)
         left = None if left is None else left - ingested.rows
         yield ingested.model_copy(update={"layout": file.layout})

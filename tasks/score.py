@@ -1,4 +1,4 @@
-"""Scoring the pool's turns, a shard a task."""
+"""Tasks that score the pool's turns, one per shard."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,21 +19,21 @@ from tasks.runtime.policy import RETRIES
 _loading = Lock()
 
 
-# One of each axis: a language model of 7B is loaded once a process, not once a shard.
+# One per axis: a 7B language model is loaded once per process, not once per shard.
 @lru_cache(maxsize=2)
 def _scorer(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
     return load_found(scorer, found_here(encoder), Store(store).side)
 
 
 def _loaded(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
-    """The scorer, loaded once per process, whichever task asks first."""
+    """Return the scorer, loaded once per process."""
     with _loading:
         return _scorer(scorer, encoder, store)
 
 
 @task(task_run_name="plan {scorer.axis} scoring", **RETRIES)
 def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the samples this scorer has not scored."""
+    """Return shards of the samples that this scorer has not scored."""
     return plan_scoring(Store(store), scorer, file_ids)
 
 

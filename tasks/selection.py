@@ -1,4 +1,4 @@
-"""Selecting from the pool, and removing from it."""
+"""Tasks that select from the pool and remove from it."""
 
 from collections.abc import Sequence
 
@@ -18,5 +18,5 @@ def select_samples(store: str, job: Job) -> Chosen:
 
 @task(task_run_name="remove conversations", **RETRIES)
 def remove_samples(store: str, ids: Sequence[str], reason: str) -> None:
-    """Remove samples from the pool, the vectors and the scores; the next run finishes a removal that broke off."""
+    """Remove samples from the pool, the vectors and the scores; the next run finishes an interrupted removal."""
     remove(Store(store), ids, reason)

@@ -1,4 +1,4 @@
-"""Training a scorer on ranked chains; what comes out is cached by what it was made of."""
+"""Tasks that train a scorer on ranked chains; a result is cached by its inputs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ from tasks.runtime.policy import RETRIES, recipe_key, results_folder
 
 Watch = Callable[[float, str], None]
 
-# A step may take a fraction of a second; the server need not hear of each.
+# A step may take a fraction of a second, so not every step is reported.
 ARTIFACT_SECONDS = 5.0
 
 
@@ -36,7 +36,7 @@ ARTIFACT_SECONDS = 5.0
 def plan_chain_texts(
     store: str, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings
 ) -> list[Shard]:  # fmt: skip
-    """Shards of the chains' texts without a vector."""
+    """Return shards of the chains' texts without a vector."""
     return plan_vectors(Store(store), encoder, files, settings)
 
 
@@ -44,7 +44,7 @@ def plan_chain_texts(
 def encode_chain_texts(
     store: str, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings, shard: Shard
 ) -> int:
-    """Encode a shard; the model is loaded once per process."""
+    """Encode a shard; loads the model once per process."""
     return encode_vectors(Store(store), loaded_encoder(encoder), files, settings, shard)
 
 
@@ -63,7 +63,7 @@ def train_once(
     made_by: str,
     watch: Watch,
 ) -> Trained:
-    """Train a scorer into a folder; cached by its recipe."""
+    """Train a scorer into a folder; cached by `made_by`."""
     if encoder is not None:
         return train_on_vectors(Store(settings.store), encoder, files, settings, Path(out))
     return train_language_model(files, settings, Path(out), _reporter(f"training {settings.axis}", watch))
@@ -72,9 +72,9 @@ def train_once(
 def train_scorer(
     encoder: EncoderFiles | None, files: Sequence[str], settings: TrainingSettings, out: str, watch: Watch
 ) -> Trained:
-    """The scorer of these chains and settings in a folder, trained unless it stands there already.
+    """Train the scorer of these chains and settings into a folder, unless it is already there.
 
-    `watch` is told how many percent are done, and a note on it; called in the caller's own thread.
+    `watch` gets the percentage done and a note; it is called in the caller's thread.
     """
     made_by = recipe(files, settings)
     train = train_once.with_options(
@@ -91,7 +91,7 @@ def train_scorer(
 
 
 def _reporter(name: str, watch: Watch) -> Callable[[TuningProgress], None]:
-    """What training calls after each step: it moves a progress artifact and the caller's own display on."""
+    """Return the callback for each training step; it updates a progress artifact and the caller's display."""
     artifact, said_at = ProgressArtifact(name), 0.0
 
     def report(now: TuningProgress) -> None:

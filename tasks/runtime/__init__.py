@@ -1,1 +1,1 @@
-"""How shards are run: where, with what progress, and how they are interrupted."""
+"""Runs shards: runners, progress, retries and interrupts."""

@@ -1,4 +1,4 @@
-"""Stages that ask a language model: how the answers come in, what they use and what they cost."""
+"""Stages that request a language model: progress, usage and cost."""
 
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -11,12 +11,12 @@ from deita_core.stages.shards import Shard
 from tasks.artifacts import ProgressArtifact
 from tasks.runtime.progress import REPORT, Progress, interruptible
 
-# Seconds between looks at the answers.
+# Seconds between checks for answers.
 LOOK = 0.5
 
 
 class Meter:
-    """What a stage of `total` requests has used since it began, and how fast."""
+    """Usage and request rate of a stage of `total` requests since its start."""
 
     def __init__(self, begun: Usage, total: int) -> None:
         self._begun, self._total = begun, total
@@ -24,7 +24,7 @@ class Meter:
         self.done = 0
 
     def read(self, usage: Usage) -> int:
-        """Take note of the usage so far; returns the requests answered since the last look."""
+        """Record the usage so far; returns the requests answered since the last call."""
         gained = usage.requests - self._begun.requests - self.done
         self.done += gained
         self._usage = usage
@@ -32,12 +32,12 @@ class Meter:
 
     @property
     def percent(self) -> float:
-        """How much of the stage is done."""
+        """Percentage of the stage that is done."""
         return min(100.0, 100 * self.done / self._total) if self._total else 100.0
 
     @property
     def rate(self) -> float:
-        """Requests answered in a second."""
+        """Requests answered per second."""
         return self.done / max(monotonic() - self._started, 1e-9)
 
     def note(self) -> str:
@@ -48,18 +48,18 @@ class Meter:
         return f"{rate}, {tokens:,} tokens" + (f", {used.cost:.4g} spent in all" if used.cost else "")
 
     def line(self, name: str) -> str:
-        """All of it, once it is done."""
+        """Summary of the finished stage."""
         return f"{name}: {self.done:,} of {self._total:,} requests, {self.note()}"
 
     def is_due(self) -> bool:
-        """True about every 15 seconds."""
+        """Whether a report is due, about every 15 seconds."""
         due = monotonic() - self._reported >= REPORT
         self._reported = monotonic() if due else self._reported
         return due
 
 
 def slowness(traffic: Traffic, timeout: float) -> str:
-    """What to say of the first requests that were given up: how long answers take, and what can be changed."""
+    """Return the warning for the first timeouts: how long answers take, and which settings to change."""
     taken = "none has been answered yet"
     if traffic.answered:
         taken = f"answers take {traffic.seconds / traffic.answered:,.0f} s on average"
@@ -79,11 +79,11 @@ def ask_shards(
     usage: Callable[[], Usage],
     timeout: float,
 ) -> int:
-    """Submit a stage's shards, in which a row stands for `each` requests; returns the sum of their results.
+    """Submit a stage's shards, with `each` requests per row; returns the sum of their results.
 
-    The first requests that are given up after a silence of `timeout` seconds are told of.
+    Warns at the first request that timed out after `timeout` seconds.
 
-    The first failure is raised once every shard has ended, so that what could be answered is kept.
+    The first failure is raised after every shard has ended, so that all possible answers are cached.
     """
     total = each * sum(shard.rows for shard in shards)
     with progress.step(name, max(total, 1)) as advance, interruptible():

@@ -1,4 +1,4 @@
-"""When a task is retried, what its cached result is known by, and where that is kept: in one place for all tasks."""
+"""The retry policy, cache keys and result storage of all tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from deita_core.errors import DeitaError, StoreUnavailableError
 from deita_core.store import Store
 from deita_core.tables import InvalidTableError
 
-# What the file system will say again in a minute.
+# File system errors that a retry does not resolve.
 LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
-    """False for what will fail again in the same way: the user's input, a defect of the program."""
+    """Return False for errors that a retry repeats: invalid user input, or a bug in the program."""
     try:
         await state.aresult()
     except StoreUnavailableError:
@@ -27,8 +27,8 @@ async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
     return True
 
 
-# The policy of every task: each is one step that finds what the steps before it made, and may be repeated. Transient
-# errors (a full disk that is being cleared, a lost connection) are over in a minute or so.
+# The policy of every task: each is one repeatable step that finds the results of earlier steps. Transient errors (a
+# full disk that is being cleared, a lost connection) last about a minute.
 RETRIES: dict[str, Any] = {
     "retries": 2,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
@@ -38,15 +38,15 @@ RETRIES: dict[str, Any] = {
 
 
 def results_folder(store_uri: str) -> Path:
-    """Where results of cached tasks are kept: inside a store in a folder, so that deleting it deletes them."""
+    """Return the folder for cached task results: inside a local store, so that deleting the store deletes them."""
     return (Store(store_uri).side / "results").resolve()
 
 
 def file_key(context: Any, parameters: dict[str, Any]) -> str:
-    """A file is known by its content and how it is read, in the store it is read into."""
+    """Cache key of a file: its content and how it is read; the result storage belongs to one store."""
     return f"ingest-{parameters['file'].id}"
 
 
 def recipe_key(context: Any, parameters: dict[str, Any]) -> str:
-    """A trained scorer is known by what it was made of."""
+    """Cache key of a trained scorer: the hash of its inputs."""
     return f"train-{parameters['made_by']}"

@@ -1,4 +1,4 @@
-"""One calm progress display on stderr, and the seconds each stage took."""
+"""A progress display on stderr, and the seconds of each stage."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,24 +22,24 @@ from deita_core.stages.shards import Shard
 from tasks.artifacts import StageProgress
 
 T = TypeVar("T")
-# Ctrl-C, and what Prefect makes of the SIGTERM by which a run is cancelled.
+# Ctrl-C, and Prefect's exception for the SIGTERM that cancels a run.
 INTERRUPTIONS = (KeyboardInterrupt, TerminationSignal)
-# Seconds between lines on work in progress, where no bar shows it.
+# Seconds between progress lines if no bar is shown.
 REPORT = 15.0
-# Seconds within which a signal is noticed.
+# Maximum seconds until a signal is noticed.
 LOOK = 0.5
 
 
 class Advance(Protocol):
-    """What moves a stage's bar on."""
+    """Advances a stage's bar."""
 
     def __call__(self, rows: int, note: str = "") -> None:
-        """So many rows more are done."""
+        """Add finished rows."""
 
 
 @dataclass
 class Stage:
-    """A stage under way: how much of it is done, a note on it, and what endpoints were asked since it began."""
+    """A running stage: its progress, a note, and the endpoint traffic since its start."""
 
     name: str
     total: int
@@ -51,38 +51,38 @@ class Stage:
 
     @property
     def detail(self) -> str:
-        """What stands beside the bar."""
+        """The text beside the bar."""
         asked = TRAFFIC.since(self.traffic)
         return "; ".join(filter(None, [self.note, str(asked) if asked.sent or asked.waiting else ""]))
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the start."""
         return perf_counter() - self.started
 
     @property
     def line(self) -> str:
-        """All of it, where no bar shows the rest."""
+        """The full status line, for output without a bar."""
         left = self.seconds / self.done * (self.total - self.done) if self.done else 0.0
         times = f"{spelled(self.seconds)} so far" + (f", about {spelled(left)} left" if left > 0 else "")
         amount = f"{self.done:,} of {self.total:,}" if self.total > 1 else "under way"
         if self.done > self.total:
-            # What was expected is less than it takes, as when rounds are tried again.
+            # More was done than expected, for example because rounds were retried.
             amount = f"{self.done:,}"
         return "; ".join(filter(None, [f"{self.name}: {amount}", self.detail, times]))
 
 
 def spelled(seconds: float) -> str:
-    """A duration: 45 s, 3 min, 2.5 h."""
+    """Format a duration: 45 s, 3 min, 2.5 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6_000 else f"{seconds / 3_600:.1f} h"
 
 
 class Progress:
-    """A line for each stage: a bar on a terminal; elsewhere a line now and then, and when it is done.
+    """One line per stage: a bar on a terminal; elsewhere regular status lines and a final one.
 
-    `seconds` by stage.
+    `seconds`: duration of each finished stage.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Progress:
         self._bars.stop()
 
     def _watch(self) -> None:
-        """Show the stage under way, whatever the run's own thread waits for."""
+        """Refresh the running stage's display, even while the run's own thread waits."""
         while not self._ended.wait(LOOK):
             stage = self._stage
             if stage:
@@ -122,7 +122,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, total: int = 1) -> Iterator[Advance]:
-        """Show and time one stage; yields what advances its bar and sets the note beside it."""
+        """Show and time one stage; yields a function that advances its bar and sets the note beside it."""
         stage = Stage(name, total, self._bars.add_task(name, total=total, note=""))
 
         def advance(rows: int, note: str = "") -> None:
@@ -141,7 +141,7 @@ class Progress:
 
     @contextmanager
     def percent(self, name: str) -> Iterator[Callable[[float, str], None]]:
-        """Show and time one stage that knows how many percent of it are done, with a note on it."""
+        """Show and time one stage that reports percentages; yields a function of percent and note."""
         with self.step(name, total=100) as advance:
             shown = 0
 
@@ -153,26 +153,26 @@ class Progress:
             yield watch
 
     def warn(self, line: str) -> None:
-        """A line that is to be read, on a terminal or elsewhere."""
+        """Print a warning, on a terminal or elsewhere."""
         self._console.print(line, highlight=False, markup=False, style="yellow", soft_wrap=True)
 
     def say(self, line: str) -> None:
-        """A line where there is no terminal to show a bar on."""
+        """Print a line if there is no terminal for a bar."""
         self._said = monotonic()
         if not self._console.is_terminal:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def steps(self, name: str, items: Iterable[T], total: int) -> Iterator[T]:
-        """Pass items on, one step of the stage each."""
+        """Yield items; each advances the stage by one."""
         with self.step(name, total) as advance:
             for item in items:
                 yield item
                 advance(1)
 
     def shards(self, name: str, shards: Sequence[Shard], submit: Callable[[Shard], PrefectFuture[int]]) -> int:
-        """Submit a stage's shards, wait for all, and return the sum of their results; the first failure is raised.
+        """Submit a stage's shards, wait for all, and return the sum of their results; raises the first failure.
 
-        Every shard is waited for before a failure is raised, so that what can be done is done and kept.
+        All shards are awaited before a failure is raised, so that all possible results are stored.
         """
         total = sum(shard.rows for shard in shards)
         with self.step(name, total) as advance, interruptible():
@@ -188,9 +188,9 @@ class Progress:
 
 
 def as_they_end(futures: Sequence[PrefectFuture[int]]) -> Iterator[PrefectFuture[int]]:
-    """The futures, each as soon as it has ended.
+    """Yield each future when it ends.
 
-    Waits a little at a time: Prefect's `as_completed`, which waits without an end, was seen to sleep through ctrl-C.
+    Waits in short intervals: Prefect's `as_completed` waits without a limit and was seen to ignore ctrl-C.
     """
     ended: Queue[PrefectFuture[int]] = Queue()
     for future in futures:
@@ -204,9 +204,9 @@ def as_they_end(futures: Sequence[PrefectFuture[int]]) -> Iterator[PrefectFuture
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let ctrl-C or SIGTERM end what asks an endpoint.
+    """Let ctrl-C or SIGTERM stop requests to an endpoint.
 
-    Without this a shard, and each that waits, would ask until it is done.
+    Otherwise each running or waiting shard would send requests until it is done.
     """
     resume_clients()
     try:

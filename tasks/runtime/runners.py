@@ -1,4 +1,4 @@
-"""Where a run's shards are computed: in threads or processes of this machine, or on a Dask or Ray cluster."""
+"""Runs shards in threads or processes of this machine, or on a Dask or Ray cluster."""
 
 import logging
 import os
@@ -33,9 +33,9 @@ from tasks.runtime.progress import INTERRUPTIONS
 
 # Two shards at a time: one is read or written while the other is computed.
 THREADS = 2
-# Seconds within which a cluster has to answer.
+# Seconds for a cluster to respond.
 REACH = 10
-# Seconds that a worker process has to end its shard, once the run is interrupted.
+# Seconds for a worker process to end its shard after an interrupt.
 GRACE = 10.0
 
 Given = Mapping[str, str | EncoderFiles | ScorerFiles]
@@ -45,12 +45,11 @@ Runner = TaskRunner[Any]
 
 @contextmanager
 def open_runner(name: str) -> Iterator[Submit]:
-    """Start what computes shards: threads, processes, dask://HOST:PORT or ray://HOST:PORT, local ones without a host.
+    """Start a runner for shards: threads, processes, dask://HOST:PORT or ray://HOST:PORT, local ones without a host.
 
     Yields `submit(task, given, shard)`, for use within the flow run: the task's parameters are `given` and the shard.
-    When the run is interrupted, shards that wait do not start any more, and those in flight end within seconds; on a
-    cluster that was there before they are left to end by themselves. Raises InputError as `check_runner`, DeitaError
-    where a worker is lost for good.
+    After an interrupt, waiting shards do not start, and running shards end within seconds; on an existing cluster they
+    run to their end. Raises InputError as `check_runner`, DeitaError if a worker is lost for good.
     """
     check_runner(name)
     CANCELLED.clear()
@@ -76,21 +75,21 @@ def _submit(
 ) -> PrefectFuture[int]:
     parameters = {**{name: _anywhere(value) for name, value in given.items()}, "shard": shard}
     place = on_gpu() if _computes(given) else nullcontext()
-    # Workers report to the server of this run, also where it is a temporary one that no setting names; without this
-    # each of them would start another.
+    # Workers must report to this run's server, even if it is a temporary one that no setting names; otherwise each
+    # worker would start its own.
     with place, temporary_settings({PREFECT_API_URL: str(get_client(sync_client=True).api_url)}), _deaf_to_ctrl_c():
         return runner.submit(task, parameters)
 
 
 def _computes(given: Given) -> bool:
-    """Whether a shard that is given this computes a model of many weights: heads read vectors, and a server answers."""
+    """Whether a shard with these parameters runs a large model: heads only read vectors, served models run elsewhere."""
     scorer = given.get("scorer")
     return scorer.kind == "causal" if isinstance(scorer, ScorerFiles) else "encoder" in given
 
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start threads and processes that ctrl-C, which a terminal sends to all, does not reach: the run ends them."""
+    """Block ctrl-C in threads and processes started here: a terminal sends it to all, but the run must end them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -99,7 +98,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _anywhere(value: str | EncoderFiles | ScorerFiles) -> str | EncoderFiles | ScorerFiles:
-    """A parameter as a process with another working directory understands it: the store and the models' folders."""
+    """Make the paths in a parameter (store, model folders) absolute, for processes with another working directory."""
     if isinstance(value, str):
         return value if "://" in value else _absolute(value)
     name = _absolute(value.name) if Path(value.name).expanduser().is_dir() else value.name
@@ -114,11 +113,11 @@ def _absolute(path: str) -> str:
 
 
 def shares() -> tuple[int, int]:
-    """How many worker processes to start on this machine, and how many threads of arithmetic each may have.
+    """Return the number of worker processes on this machine, and the compute threads of each.
 
-    Together they are as many as there are processors: torch takes all of them in every process otherwise, and threads
-    that wait for each other's turn make a run slower than one process alone. A process more costs a model more; on a
-    machine with GPUs there is one for each.
+    Their product is about the number of processors: by default torch uses all of them in every process, and threads
+    that compete for processors make a run slower than a single process. Each process loads its own model; a machine
+    with GPUs gets one process per GPU.
     """
     processors = os.cpu_count() or 1
     asked = get_current_settings().tasks.runner.process_pool_max_workers
@@ -145,7 +144,7 @@ def _processes() -> Iterator[Runner]:
 
 
 def _end(workers: list[BaseProcess]) -> None:
-    """Have worker processes end their shards; those that are still there after some seconds are killed."""
+    """Ask worker processes to end; kill those still alive after GRACE seconds."""
     for worker in workers:
         worker.terminate()
     timer = Timer(GRACE, _kill, [workers])
@@ -159,15 +158,15 @@ def _kill(workers: list[BaseProcess]) -> None:
 
 
 def prepare_worker(threads: int) -> None:
-    """Set up a worker process: its share of the processors, and when it ends."""
-    # Read when torch is loaded, which is later.
+    """Set up a worker process: its number of threads, and when it ends."""
+    # Torch reads this when it is imported, which happens later.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     signal.signal(signal.SIGTERM, lambda *_: CANCELLED.set())
     Thread(target=_follow_parent, daemon=True).start()
 
 
 def _follow_parent() -> None:
-    """End with the run's process, however that ended; a worker would wait for the next shard for ever."""
+    """Exit when the run's process ends for any reason; otherwise a worker would wait for the next shard forever."""
     if parent := parent_process():
         wait([parent.sentinel])
         os._exit(1)
@@ -177,7 +176,7 @@ def _follow_parent() -> None:
 
 
 def check_runner(name: str) -> None:
-    """Raise InputError where a runner's package is missing, or nothing answers at its address."""
+    """Raise InputError if a runner's package is missing, or nothing responds at its address."""
     kind, _, address = name.partition("://")
     package = {"dask": "prefect_dask", "ray": "prefect_ray"}.get(kind)
     if package and find_spec(package) is None:
@@ -202,7 +201,7 @@ def _dask(address: str) -> Iterator[Runner]:
     where: dict[str, Any] = {"address": f"tcp://{address}"} if address else {"cluster_kwargs": _local_dask()}
     with DaskTaskRunner(**where, client_kwargs={"timeout": REACH}) as runner:
         try:
-            # Made when it is first asked for; now, so that what is wrong with it is known before the work is planned.
+            # The client is created on first access; do it now, to raise its errors before the work is planned.
             assert runner.client
             yield runner
         except (distributed.KilledWorker, distributed.client.FutureCancelledError) as error:
@@ -211,7 +210,7 @@ def _dask(address: str) -> Iterator[Runner]:
 
 def _local_dask() -> dict[str, Any]:
     workers, threads = shares()
-    # No dashboard: its port may be taken, and Prefect has a page on the run.
+    # No dashboard: its port may be in use, and Prefect shows the run.
     return {
         "n_workers": workers,
         "threads_per_worker": 1,
@@ -226,12 +225,12 @@ def _ray(address: str) -> Iterator[Runner]:
     import ray
     from prefect_ray import RayTaskRunner
 
-    # Ray tells its makers about every cluster that it starts, unless told otherwise.
+    # Ray reports usage statistics of every cluster that it starts, unless this is set.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     starting = RayTaskRunner(address=f"ray://{address}") if address else RayTaskRunner(init_kwargs=_local_ray())
     with ExitStack() as stack:
         with warnings.catch_warnings():
-            # lancedb warns of forks; what Ray forks runs another program at once.
+            # lancedb warns about forks, but Ray's forks start another program at once.
             warnings.filterwarnings("ignore", "lancedb fork")
             try:
                 runner = stack.enter_context(starting)
@@ -247,9 +246,10 @@ def _ray(address: str) -> Iterator[Runner]:
 
 
 def _on_ray_gpu() -> AbstractContextManager[Any]:
-    """Let a shard wait for a GPU of its own, on a cluster that has any.
+    """Reserve a GPU for each shard if the cluster has any.
 
-    Its worker stays for the next shard, as it has the model, and on the GPU that it had first, whatever Ray says.
+    Its worker stays alive for the next shard, because it holds the model, and keeps its first GPU, whatever Ray
+    assigns.
     """
     import ray
     from prefect_ray.context import remote_options
@@ -259,7 +259,7 @@ def _on_ray_gpu() -> AbstractContextManager[Any]:
 
 def _local_ray() -> dict[str, Any]:
     workers, threads = shares()
-    # Logs are sent to the server in batches; the last must be away before the cluster is taken down.
+    # Logs are sent to the server in batches; the last batch must be sent before the cluster stops.
     variables = {"OMP_NUM_THREADS": str(threads), "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.1"}
     return {
         "num_cpus": workers,
