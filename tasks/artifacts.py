@@ -138,7 +138,7 @@ def _places(store: str, shard: Shard) -> list[str]:
 
 
 def publish(report: Report, folder: str) -> None:
-    """Publish the counts, the rejects, the top samples and the folder; texts are cut, the files contain them in full."""
+    """Publish the counts, rejects, top samples and folder; texts are cut, the files contain them in full."""
     with shown_if_possible(f"in {folder}"):
         _publish(report, folder)
 

@@ -82,7 +82,7 @@ def _submit(
 
 
 def _computes(given: Given) -> bool:
-    """Whether a shard with these parameters runs a large model: heads only read vectors, served models run elsewhere."""
+    """Whether a shard runs a large model here: heads only read vectors, and served models run elsewhere."""
     scorer = given.get("scorer")
     return scorer.kind == "causal" if isinstance(scorer, ScorerFiles) else "encoder" in given
 
