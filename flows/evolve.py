@@ -1,4 +1,4 @@
-"""From seeds to ranked chains: evolve them on each axis, have a model rank every chain, export."""
+"""The evolve flow: evolve seeds on each axis, rank every chain with a model, export."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from tasks.runtime.asking import ask_shards
 from tasks.runtime.progress import Progress
 
 
-# One shard at a time: the endpoint's limits hold for all of them together.
+# One shard at a time, because all shards share the endpoint's limits.
 @flow(name="evolve", flow_run_name="evolve into {out}", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
 def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> EvolutionReport:
     """Evolve the first turns of `seeds` and rank the chains; nothing that was answered before is asked again.
@@ -58,7 +58,7 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
             report = summarise(job, usage(), before, TRAFFIC.since(traffic), progress.seconds)
             write_chains(report, out)
             publish_evolution(report, out)
-    # Only now: whatever was answered and found out is kept.
+    # Raised last, so that all answers and results are stored.
     if failure := report.failure(Path(out)):
         raise LLMError(failure)
     return report

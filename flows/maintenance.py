@@ -1,4 +1,4 @@
-"""Taking conversations down."""
+"""The flow that removes conversations."""
 
 from prefect import flow
 
@@ -18,7 +18,7 @@ def remove(store: str, settings: RemovalSettings) -> Removed:
     with holding(store) as held:
         ids = matching(held, settings).ids
         found = counted(held, ids)
-        # A run that is retried may have removed them already.
+        # A retried run may have removed them already.
         if ids:
             remove_samples(store, ids, settings.reason)
     return found

@@ -1,4 +1,4 @@
-"""Looking at a pool without selecting from it: its scores, and what a threshold means for the encoder."""
+"""Flows that analyse a pool without selecting: its scores, and what a threshold means for the encoder."""
 
 from pathlib import Path
 

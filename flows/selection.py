@@ -1,4 +1,4 @@
-"""The main job: read a pool, score and embed what is new in it, select, export; and the same again as it grows."""
+"""The select and update flows: read a pool, encode and score what is new, select, export."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a snapshot is made of: the pool as named and as read, the models, the settings, where it goes."""
+    """Inputs of a snapshot: the pool as named and as read, the models, the settings, the output folder."""
 
     pool: Sequence[str]
     files: Sequence[Ingested]
@@ -100,7 +100,7 @@ class _Wanted:
 
     @property
     def job(self) -> Job:
-        """What the selection depends on."""
+        """The inputs that the selection depends on."""
         complexity, quality = self.scorers
         return Job(
             run_id=str(flow_run.id),
@@ -113,7 +113,7 @@ class _Wanted:
 
 
 def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
-    """Encode and score what is new, select, and write the snapshot; nothing of it is visible before all of it is."""
+    """Encode and score what is new, select, and write the snapshot; it becomes visible only when complete."""
     job, store, out = wanted.job, wanted.settings.store, wanted.out
     with open_runner(wanted.settings.runner) as submit:
         encoded = encode_pool(progress, submit, store, job.encoder, job.file_ids)
@@ -142,7 +142,7 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
 
 
 def _publish_files(report: Report, out: str, names: Sequence[str]) -> Report:
-    """Put a finished snapshot's files in their places, and show them: where a run that broke off here is retried to."""
+    """Move a finished snapshot's files into place and publish them; a retry of a run that failed here starts here."""
     place_files(out, names)
     publish(report, out)
     tidy_store(report)

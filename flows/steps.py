@@ -1,4 +1,4 @@
-"""Steps that several flows begin with: find the models, read the pool, encode and score what is new in it."""
+"""First steps of several flows: find the models, read the pool, encode and score what is new."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ from tasks.score import plan_turns, score_turns
 
 @contextmanager
 def holding(uri: str, out: str | None = None) -> Iterator[Store]:
-    """Hold a store for this run, after finishing what broken runs have left in it.
+    """Lock a store for this run, and first finish or undo what interrupted runs left in it.
 
-    When the run fails for good, what it decided and what it prepared in the folder `out` is taken back.
+    If the run fails for good, its decisions and its prepared files in the folder `out` are removed.
     """
     store = Store(uri)
     with store.lock(f"{flow_run.name} ({flow_run.id})"):
@@ -35,18 +35,18 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
             try:
                 take_back(store, out)
             except Exception as later:
-                # The run's own error is what the user must see; the next run takes back what is left.
+                # The user must see the run's own error; the next run removes the rest.
                 error.add_note(f"What the run had prepared could not be taken back either: {later}")
             raise
 
 
 def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:
-    """The encoder of the settings."""
+    """Find the encoder of the settings."""
     return find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
 
 
 def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerFiles]]:
-    """The encoder, and the scorers of complexity and quality."""
+    """Find the encoder and the scorers of complexity and quality."""
     encoder = find_pool_encoder(settings)
     complexity = find_scorer(settings.complexity_scorer, "complexity", encoder, limits=settings.llm)
     return encoder, [complexity, find_scorer(settings.quality_scorer, "quality", encoder, limits=settings.llm)]
@@ -55,12 +55,12 @@ def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerF
 def read_pool(
     progress: Progress, pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]
 ) -> list[Ingested]:
-    """Read the pool's files, but not those in the folders to leave out."""
+    """Read the pool's files, except those in the folders `leave_out`."""
     return _read(progress, settings, _found(pool, settings, leave_out))
 
 
 def _found(pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]) -> list[PoolFile]:
-    """The pool's files; what the store's snapshots were written to is no data either."""
+    """Find the pool's files, without the output folders of the store's snapshots."""
     written = snapshots(Store(settings.store))["folder"].unique().to_list()
     return find_files(pool, settings.layout, [settings.store, *leave_out, *written])
 
@@ -76,7 +76,7 @@ def read_grown_pool(
     settings: SelectionSettings,
     leave_out: Sequence[str],
 ) -> list[Ingested]:
-    """Read what is named and an earlier snapshot's pool; files of that which are gone stay as the store has them."""
+    """Read the named files and the previous snapshot's pool; for files that no longer exist, use the stored rows."""
     if previous is None:
         return read_pool(progress, named, settings, leave_out)
     there, before = surviving(previous.report.pool), previous.report.files
@@ -92,7 +92,7 @@ def read_grown_pool(
 def encode_pool(
     progress: Progress, submit: Submit, store: str, encoder: EncoderFiles, file_ids: Sequence[str]
 ) -> int:  # fmt: skip
-    """Encode the texts without a vector; returns how many."""
+    """Encode the texts without a vector; returns their number."""
     shards = plan_texts(store, encoder, file_ids)
     given: Given = {"store": store, "encoder": encoder}
     return progress.shards("encoding", shards, partial(submit, encode_texts, given))
@@ -106,7 +106,7 @@ def score_pool(
     scorers: Sequence[ScorerFiles],
     file_ids: Sequence[str],
 ) -> int:
-    """Score the turns without a score, on each axis; returns how many."""
+    """Score the turns without a score on each axis; returns the number of new scores."""
     scored = 0
     for scorer in scorers:
         shards = plan_turns(store, scorer, file_ids)

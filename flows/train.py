@@ -1,4 +1,4 @@
-"""From ranked chains to a scorer, with its held-out figures."""
+"""The train flow: a scorer from ranked chains, with its held-out figures."""
 
 from functools import partial
 from pathlib import Path

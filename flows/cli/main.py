@@ -1,4 +1,4 @@
-"""The `deita` command. Heavy libraries are imported inside its commands, which stand in the modules beside this one."""
+"""The `deita` command. Its commands are in the modules beside this one, and import heavy libraries when they run."""
 
 import io
 import os
@@ -25,7 +25,7 @@ SHARED = ("--verbose", "--debug")
 
 
 class _Group(TyperGroup):
-    """Takes the options that all commands share after the command as well as before it."""
+    """Accepts the options shared by all commands before and after the command."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         options = args[: args.index("--")] if "--" in args else args
@@ -53,39 +53,39 @@ def _common(
     prepare_environment(verbose)
     if debug:
         os.environ["DEITA_DEBUG"] = "1"
-    # Help is shown at once, without the imports that this takes.
+    # Help must be fast, so it skips these imports.
     if not {"--help", "-h"}.intersection(sys.argv):
         for said in unknown_variables(os.environ):
             typer.echo(f"deita: {said}", err=True)
 
 
 def prepare_environment(verbose: bool) -> None:
-    """Set what Prefect reads when it is first imported: quiet, private, and no waiting for a heartbeat at exit."""
+    """Set what Prefect reads on import: no console logs, no telemetry, no waiting for a heartbeat at exit."""
     quiet = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if verbose else "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING" if verbose else "CRITICAL",
-        # A busy machine takes longer than the default to start the temporary server.
+        # A busy machine needs longer than the default to start the temporary server.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "LANCEDB_LOG": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    # Programs that this one starts with -m or -c find none of the working directory's files, such as a random.py.
+    # Python programs started here with -m or -c do not import the working directory's files, such as a random.py.
     safe = {"PYTHONSAFEPATH": "1"}
     for name, value in {**quiet, **safe}.items():
         os.environ.setdefault(name, value)
     spare_loopback()
-    # What a library will call otherwise some day is not for the user to read.
+    # A library's future changes do not concern the user.
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def main() -> None:
-    """Run the command; an error the user can act on is one sentence, with its exit code."""
-    # A terminal that cannot show a letter shows a question mark.
+    """Run the command; an error that the user can fix is printed as one sentence, and sets the exit code."""
+    # Characters that the terminal cannot encode are shown as question marks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -95,7 +95,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("stopped; what is done is kept, run the same command to go on.", 1)
     except SystemExit as end:
-        # What Typer makes of ctrl-C.
+        # Typer turns ctrl-C into this exit code.
         if end.code == INTERRUPTED:
             _end("stopped; what is done is kept, run the same command to go on.", 1)
         raise
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def sentence(error: Exception) -> str:
-    """What an error means to the user, in one sentence; --debug shows the traceback."""
+    """Return an error as one sentence for the user; --debug prints the traceback as well."""
     from deita_core.errors import DeitaError, cause
 
     if isinstance(error, DeitaError):
@@ -125,21 +125,21 @@ def sentence(error: Exception) -> str:
 
 
 def _end(said: str, code: int) -> None:
-    """Say how it ended, and leave."""
-    # From here on ctrl-C ends the process at once, and what it has started with it.
+    """Print the last line and exit."""
+    # From here on ctrl-C ends the process at once, and with it the programs that it started.
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     typer.echo(f"deita: {said}", err=True)
     sys.exit(code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End a run from outside as ctrl-C does; `timeout`, for one, sends the signal twice, of which one is enough."""
+    """Handle SIGTERM like ctrl-C; `timeout`, for example, sends it twice, so the second is ignored."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _is_lost_server(error: Exception) -> bool:
-    """True for what Prefect's client raises where nobody answers; its library is loaded wherever that can be."""
+    """Whether an error of Prefect's client means that no server responds; httpx is loaded if that is possible."""
     httpx = sys.modules.get("httpx")
     lost = httpx is not None and isinstance(error, httpx.TransportError)
     return lost or (isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API at"))

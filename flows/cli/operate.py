@@ -1,4 +1,4 @@
-"""Commands for those who operate it: up, watch, doctor."""
+"""Commands for operators: up, watch, doctor."""
 
 import os
 import signal
@@ -65,7 +65,7 @@ def watch_folder(
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder, so nothing can arrive there.")
-    # Without it the client would start a server of its own, on which nothing is deployed.
+    # Without a named server the client would start its own, which has no deployments.
     if not named_server():
         raise InputError("No Prefect server is named to tell; set PREFECT_API_URL, such as http://server:4200/api.")
     from prefect.client.orchestration import get_client
@@ -137,7 +137,7 @@ def _check_store(uri: str, repair: bool, yes: bool) -> None:
 
 
 def _variables(given: dict[str, str]) -> dict[str, str]:
-    """The variables of prefect.yaml: those given, those set, and the defaults; folders in full."""
+    """Return the variables of prefect.yaml: options first, then environment, then defaults; with absolute folders."""
     from deita_core.config.settings import load_settings
     from deita_core.errors import InputError
     from flows.ops.deploy_steps import VARIABLES
@@ -157,7 +157,7 @@ def _variables(given: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Ctrl-C, a closed terminal or SIGTERM end what is within, in order; another of them is not heard meanwhile."""
+    """Let ctrl-C, a closed terminal or SIGTERM end the block in order; ignore further signals meanwhile."""
 
     def end(number: int, frame: FrameType | None) -> None:
         for known in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""Options that several commands have; apart from the settings, which import slowly."""
+"""Options shared by several commands; separate from the settings, which are slow to import."""
 
 from pathlib import Path
 from typing import Annotated

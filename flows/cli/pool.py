@@ -1,4 +1,4 @@
-"""Commands on a pool: select, score, calibrate."""
+"""Commands that read a pool: select, score, calibrate."""
 
 from importlib import import_module
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Commands that make scorers: evolve, train."""
+"""Commands that create scorers: evolve, train."""
 
 from importlib import import_module
 from pathlib import Path

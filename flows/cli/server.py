@@ -1,6 +1,6 @@
-"""The Prefect server that a command's flow reports to: the one that is named, or one of its own until it ends.
+"""The Prefect server of a command's flow: a named server, or a temporary one that ends with the command.
 
-The server of its own is this file, run as a program.
+The temporary server is this file, run as a program.
 """
 
 import atexit
@@ -18,14 +18,14 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from deita_core.errors import DeitaError
 
-# Seconds for a server that is named to answer; it may be busy.
+# Seconds for a named server to respond; it may be busy.
 REACH = 15.0
-# Seconds for a server of the command's own to end by itself, which are those that Prefect gives it.
+# Seconds for the temporary server to end on its own; Prefect uses the same.
 GRACE = 5.0
-# Seconds between two looks at whether it answers.
+# Seconds between checks whether it responds.
 LOOK = 0.05
 HERE = "127.0.0.1"
-# The level at which nothing is shown of what it says, which is heard all the same.
+# At this level the server's output is read but not shown.
 QUIET = "CRITICAL"
 HEARD = {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR", "COLUMNS": "400"}
 # The variables of Prefect's own temporary server.
@@ -45,7 +45,7 @@ class NamedServer:
 
 
 class TemporaryServer:
-    """A server of the command's own, in a process of its own; it ends with the command, however that ends."""
+    """A server of this command in a separate process; it ends with the command, even if that is killed."""
 
     def __init__(self, home: str, seconds: float) -> None:
         self._home, self._end = home, monotonic() + seconds
@@ -55,18 +55,18 @@ class TemporaryServer:
             reserved.bind((HERE, 0))
             self._port = reserved.getsockname()[1]
             self._process = subprocess.Popen(  # noqa: S603
-                # -P: files of the working directory, such as a random.py, hide nothing of the standard library.
+                # -P: files in the working directory, such as a random.py, must not hide standard library modules.
                 [sys.executable, "-P", __file__, str(reserved.fileno())],
                 env={**os.environ, **LIKE_PREFECTS, **({} if self._shows else HEARD)},
-                # Open as long as this process is there.
+                # A pipe that closes when this process ends.
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
                 pass_fds=[reserved.fileno()],
-                # Ctrl-C and SIGTERM reach every process of a terminal or of a script's group; the run reports to the
-                # server that it was stopped, and ends it then.
+                # Ctrl-C and SIGTERM reach all processes of a terminal or process group. The run must first report to
+                # the server that it was stopped, and then ends the server.
                 start_new_session=True,
             )
         atexit.register(self.stop)
@@ -79,7 +79,7 @@ class TemporaryServer:
         return f"http://{HERE}:{self._port}/api"
 
     def join(self) -> None:
-        """Wait until it answers. Raises DeitaError as soon as it has ended instead, or when the time is over."""
+        """Wait until the server responds. Raises DeitaError if it ends first, or after the time limit."""
         while not self._answers():
             if self._process.poll() is not None:
                 raise self._error("ended as soon as it was started")
@@ -89,7 +89,7 @@ class TemporaryServer:
             sleep(LOOK)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._process.terminate()
         try:
             self._process.wait(GRACE)
@@ -99,7 +99,7 @@ class TemporaryServer:
         self._reader.join(1)
 
     def loss(self) -> "DeitaError | None":
-        """What has become of it, if it ended while it was in use."""
+        """Return an error if the server ended while it was in use, else None."""
         if self._process.poll() is None:
             return None
         from deita_core.errors import DeitaError
@@ -111,7 +111,7 @@ class TemporaryServer:
 
     def _answers(self) -> bool:
         try:
-            # It listens once it can answer.
+            # It listens only when it is ready.
             socket.create_connection((HERE, self._port), timeout=1).close()
         except OSError:
             return False
@@ -136,9 +136,9 @@ class TemporaryServer:
 
 
 def start_server() -> NamedServer | TemporaryServer:
-    """The server for a flow, begun if none is named; import the rest, and `join` it before the flow begins.
+    """Return the server for a flow, started if none is named; import the rest, and call `join` before the flow starts.
 
-    Raises InputError if Prefect's settings cannot be used, or allow no server.
+    Raises InputError if Prefect's settings are invalid or allow no server.
     """
     from deita_core.errors import InputError
     from flows.ops.prefect_settings import load_prefect
@@ -153,7 +153,7 @@ def start_server() -> NamedServer | TemporaryServer:
         )
     global _temporary
     _temporary = TemporaryServer(str(settings.home), settings.server.ephemeral.startup_timeout_seconds)
-    # For this process, which has read its settings, and those that it starts.
+    # For this process, which has already read its settings, and for its child processes.
     os.environ["PREFECT_API_URL"] = _temporary.api
     from prefect.context import refresh_global_settings_context
 
@@ -165,12 +165,12 @@ _temporary: TemporaryServer | None = None
 
 
 def lost_server() -> "DeitaError | None":
-    """What has become of this command's own server, if it had one and it has ended."""
+    """Return an error if this command's own server has ended, else None."""
     return _temporary.loss() if _temporary else None
 
 
 def named_server() -> str | None:
-    """The address in PREFECT_API_URL, if there is one. Raises InputError if no Prefect server answers there."""
+    """Return the address in PREFECT_API_URL, or None. Raises InputError if no Prefect server responds there."""
     from flows.ops.prefect_settings import load_prefect
 
     api = load_prefect().api.url
@@ -180,7 +180,7 @@ def named_server() -> str | None:
 
 
 def check_named(api: str) -> None:
-    """Raise InputError if no Prefect server answers at an address that lets the user in."""
+    """Raise InputError if no Prefect server at this address accepts the user."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.settings import (
@@ -212,7 +212,7 @@ def check_named(api: str) -> None:
 
 
 def last_words(text: str) -> str:
-    """The last line of a program's output that names an error, or else its last line; short enough for a sentence."""
+    """Return the last output line that names an error, else the last line; at most 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"([\w.]+\.)?\w*(Error|Exception|Exit)\b: .", line)]
     return (errors or lines or [""])[-1].rstrip(".")[:300]
@@ -222,7 +222,7 @@ def last_words(text: str) -> str:
 
 
 def _serve(descriptor: int) -> None:
-    """Serve Prefect's API on a socket that has its port, as Prefect's own temporary server does."""
+    """Serve Prefect's API on a bound socket, as Prefect's own temporary server does."""
     Thread(target=_end_with_starter, daemon=True).start()
     import uvicorn
 
@@ -232,7 +232,7 @@ def _serve(descriptor: int) -> None:
 
 
 def _end_with_starter() -> None:
-    """End when the standard input does, which is when the process that holds its other side is gone."""
+    """Exit when standard input closes, which means that the parent process is gone."""
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
     sleep(GRACE)

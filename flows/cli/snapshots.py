@@ -1,4 +1,4 @@
-"""Commands on a pool that grows: update, remove, and its snapshots: snapshots, diff, export."""
+"""Commands on a growing pool and its snapshots: update, remove, snapshots, diff, export."""
 
 import sys
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What the command line says at the end."""
+"""Prints the results of commands."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ _FIGURES = {
 
 
 def print_report(report: Report, out: Path) -> None:
-    """The counts, the best few rows, and where to look."""
+    """Print the counts, the best rows, and the output files."""
     console, counts = Console(highlight=False, soft_wrap=True), report.counts
     console.print(
         f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.skipped:,} skipped "
@@ -41,7 +41,7 @@ def print_report(report: Report, out: Path) -> None:
     _warn_of_shortfall(console, report)
     print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
     for row in top_rows(str(out))[:SHOWN]:
-        # What a row holds is data: no control character of it reaches the terminal.
+        # Pool rows are data: their control characters must not reach the terminal.
         begins = "".join(c for c in " ".join(str(row["begins"]).split()) if c.isprintable())
         begins = begins[: max(20, console.width - 37)]
         print(f"{row['rank']:>5}{row['score']:>8.2f}{row['complexity']:>12.2f}{row['quality']:>9.2f}  {begins}")
@@ -52,7 +52,7 @@ def print_report(report: Report, out: Path) -> None:
 
 
 def print_snapshots(store: Store) -> None:
-    """One line for each snapshot."""
+    """Print one line per snapshot."""
     made = snapshots(store)
     if made.is_empty():
         print(f"The store {store.uri} has no snapshot yet.")
@@ -68,7 +68,7 @@ def print_snapshots(store: Store) -> None:
 
 
 def _print_changes(console: Console, report: Report, out: Path) -> None:
-    """What changed since the snapshot before."""
+    """Print the changes since the previous snapshot."""
     if report.previous is None:
         return
     added, dropped = ((out / name).read_bytes().count(b"\n") for name in ("added.jsonl", "dropped.jsonl"))
@@ -98,7 +98,7 @@ def _show_rejects(console: Console, out: Path) -> None:
 
 
 def print_estimate(found: Estimate) -> None:
-    """What a run would do."""
+    """Print what a run would do."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"Would read {found.rows:,} rows of {found.files} files: {found.samples:,} distinct conversations, "
@@ -118,7 +118,7 @@ def print_estimate(found: Estimate) -> None:
 
 
 def print_evolution(report: EvolutionReport, out: Path) -> None:
-    """Where every seed went, how far the judge can be trusted, and what it took."""
+    """Print the fate of every seed, the judge's agreement with itself, and the usage."""
     console, usage = Console(highlight=False, soft_wrap=True), report.usage
     for axis, counts in report.counts.items():
         console.print(
@@ -161,14 +161,14 @@ def _or_none(value: float | None) -> str:
 
 
 def print_statuses(statuses: dict[str, int], out: Path) -> None:
-    """How many scores were read, and where they are."""
+    """Print the number of scores per status, and the output file."""
     console = Console(highlight=False, soft_wrap=True)
     counted = ", ".join(f"{n:,} {status}" for status, n in statuses.items())
     console.print(f"{sum(statuses.values()):,} scores ({counted}) in [bold]{escape(str(out))}[/].")
 
 
 def print_trained(trained: Trained, axis: str) -> None:
-    """The held-out figures, and how to use the scorer."""
+    """Print the held-out figures, and how to use the scorer."""
     console, figures = Console(highlight=False, soft_wrap=True), trained.figures
     print(f"{'held out':<34}{'this scorer':>12}{'length alone':>14}")
     for name, field in _FIGURES.items():
@@ -181,7 +181,7 @@ def print_trained(trained: Trained, axis: str) -> None:
 
 
 def print_evolution_estimate(found: EvolutionEstimate, settings: EvolutionSettings) -> None:
-    """What a run would ask."""
+    """Print the requests that a run would send."""
     console = Console(highlight=False, soft_wrap=True)
     for axis, seeds in found.seeds.items():
         console.print(f"{axis}: {seeds:,} seeds, of which {found.known[axis]:,} have their chains already.")
@@ -197,7 +197,7 @@ def print_evolution_estimate(found: EvolutionEstimate, settings: EvolutionSettin
 
 
 def print_doctor() -> None:
-    """Versions, the machine, and the presets."""
+    """Print versions, machine and presets."""
     console, found = Console(highlight=False, soft_wrap=True), diagnose()
     for name, installed in found.versions.items():
         console.print(f"{name:<24}{installed or 'not installed'}")

@@ -1,17 +1,17 @@
-"""Variables of the environment that look like settings and are none."""
+"""Finds environment variables that look like settings but are unknown."""
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 PREFIX = "DEITA_"
-# What is no setting: where settings and caches are, and whether a traceback is shown.
+# Variables that are not settings: paths of settings and caches, and the debug switch.
 OTHERS = ("DEITA_CONFIG", "DEITA_CACHE", "DEITA_DEBUG")
 
 
 def unknown_variables(names: Iterable[str]) -> Iterator[str]:
-    """A sentence on each variable that begins with DEITA_ and has no effect, with the known one that is most like it.
+    """Yield a sentence on each unknown DEITA_ variable, with the most similar known one.
 
-    The settings are imported, which takes a moment, only where there is a variable that they may have.
+    The settings import slowly, so they are imported only if a variable is left to check.
     """
     from flows.ops.deploy_steps import VARIABLES
 
@@ -32,7 +32,7 @@ def _of_settings() -> Iterator[str]:
 
 
 def _sentence(name: str, known: set[str]) -> str:
-    # What they all begin with makes none like another.
+    # Compare without the common prefix, which makes all names similar.
     near = get_close_matches(name.removeprefix(PREFIX), sorted(one.removeprefix(PREFIX) for one in known), 1, 0.5)
     hint = f"; did you mean {PREFIX}{near[0]}?" if near else "."
     return f"The variable {name} is not known, so it is ignored{hint}"

@@ -1,1 +1,1 @@
-"""What `deita up` runs."""
+"""The server, worker, watcher and deployments of `deita up`."""

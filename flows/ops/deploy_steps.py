@@ -1,4 +1,4 @@
-"""What prefect.yaml takes from the place it is installed in: variables, settings, the work queue."""
+"""Variables, settings and the work queue that prefect.yaml needs from its environment."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from deita_core.errors import InputError
 
-# Every variable that prefect.yaml names, and what it is where nobody says otherwise.
+# Every variable that prefect.yaml uses, with its default.
 VARIABLES = {
     "DEITA_HOME": ".",
     "DEITA_POOL": "pool",
@@ -20,16 +20,16 @@ VARIABLES = {
     "DEITA_WEEKLY_CRON": "0 4 * * 0",
     "DEITA_TIMEZONE": "UTC",
 }
-# One run at a time writes a store.
+# Only one run at a time may write a store.
 RUNS_AT_ONCE = 1
 
 
 async def prepare(work_pool: str, work_queue: str) -> dict[str, Any]:
-    """A build step: make the work queue, and gather what the deployments' parameters need with its type.
+    """A build step: create the work queue, and collect typed values for the deployments' parameters.
 
-    Returns `settings` (those that `deita select` would have here), `complexity` and `quality` (those of training a head
-    that fits them) and `has_chains` (there is something to train on).
-    Raises InputError if a variable of prefect.yaml is not set, which Prefect would pass over.
+    Returns `settings` (those of `deita select` here), `complexity` and `quality` (settings for training a matching
+    head) and `has_chains` (whether there is training data). Raises InputError if a variable of prefect.yaml is not set,
+    which Prefect would ignore.
     """
     if lacking := [name for name in VARIABLES if not os.environ.get(name)]:
         raise InputError(f"prefect.yaml needs {', '.join(lacking)}; set them, deployments/laptop.env has an example.")
@@ -41,7 +41,7 @@ async def prepare(work_pool: str, work_queue: str) -> dict[str, Any]:
 
 
 def settings_here() -> dict[str, Any]:
-    """Settings given by DEITA_* variables and the YAML file in DEITA_CONFIG; none that are left to their default."""
+    """Return the settings from DEITA_* variables and the YAML file in DEITA_CONFIG, without defaults."""
     from deita_core.config.settings import load_settings
 
     config = os.environ.get("DEITA_CONFIG")
@@ -49,16 +49,16 @@ def settings_here() -> dict[str, Any]:
 
 
 def training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of training a head for a selection's: it fits the encoder, and is computed as precisely.
+    """Return the settings for training a head that matches a selection: its encoder and precision.
 
-    The paper's encoder is a language model, whose vectors no head reads, so there a head is for the laptop's encoder.
+    The paper's encoder is a language model, whose vectors no head can read; there, the head is for the laptop encoder.
     """
     shared = ("store",) if settings.get("preset") == "paper" else ("store", "encoder", "precision")
     return {"store": os.environ["DEITA_STORE"]} | {name: settings[name] for name in shared if name in settings}
 
 
 async def limit_queue(work_pool: str, work_queue: str) -> None:
-    """See to it that the work queue is there and lets one run through at a time."""
+    """Create the work queue if needed, and limit it to one run at a time."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 

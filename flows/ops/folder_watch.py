@@ -1,22 +1,22 @@
-"""Watching a pool's folder: what has arrived, once nothing writes to it any more."""
+"""Watches a pool's folder and reports changed files once they are written completely."""
 
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-# Seconds that a folder must stay as it is before its new files count as whole.
+# Seconds without changes after which new files count as complete.
 SETTLED = 10.0
-# Seconds between looks.
+# Seconds between checks.
 LOOK = 2.0
 
 Snapshot = Mapping[str, tuple[int, int]]
 
 
 class FolderWatch:
-    """Looks at a folder again and again, and says which files are new, changed or gone since it last said so.
+    """Checks a folder repeatedly and reports files that were added, changed or removed since the last report.
 
-    What is there at the first look is not new.
+    Files present at the first check are not reported.
     """
 
     def __init__(self, folder: Path, settled: float = SETTLED) -> None:
@@ -25,9 +25,9 @@ class FolderWatch:
         self._since = 0.0
 
     def look(self, now: float) -> list[str]:
-        """The files that differ, sorted; none before the folder has been still for long enough by the clock `now`.
+        """Return the changed files, sorted; empty until the folder has been unchanged long enough by the clock `now`.
 
-        None either while the folder is away: nothing is known of its files then, and they may be there again.
+        Also empty while the folder is missing: its files are unknown then, and may come back.
         """
         try:
             found = snapshot(self._folder)
@@ -45,16 +45,16 @@ class FolderWatch:
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Size and time of change of every file of a folder, but not of hidden ones, which are often half-written.
+    """Return size and modification time of every file in a folder, except hidden ones, which are often incomplete.
 
-    What cannot be looked at is left out. Raises OSError if the folder itself cannot be listed.
+    Unreadable entries are skipped. Raises OSError if the folder itself cannot be listed.
     """
     next(folder.iterdir(), None)
     found = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(parent, name) for name in names if not name.startswith(".")):
-            # Gone between the listing and the look, or not for everybody.
+            # The file may have been deleted meanwhile, or may be unreadable.
             with suppress(OSError):
                 if path.is_file():
                     found[str(path.relative_to(folder))] = (path.stat().st_size, path.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Prefect with the user's settings: in variables, .env, prefect.toml, pyproject.toml and profiles.toml."""
+"""Loads Prefect with the user's settings from variables, .env, prefect.toml, pyproject.toml and profiles.toml."""
 
 import io
 import logging
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from prefect.settings import Settings
     from pydantic import ValidationError
 
-# Hosts of this machine, also the one by which servers say that they listen on all its addresses.
+# Hosts of this machine, including the address with which servers listen on all interfaces.
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104
-# Kinds of proxies that the HTTP client of Prefect and of the endpoints knows.
+# Proxy schemes that the HTTP client of Prefect and of the endpoints supports.
 PROXIES = ("http", "https", "socks5", "socks5h")
 
 
 def spare_loopback() -> None:
-    """Take this machine's own addresses out of what goes through a proxy, where the environment names one."""
+    """Exclude this machine's own addresses from proxies, if the environment sets any."""
     if not getproxies_environment().keys() - {"no"}:
         return
-    # Of the two spellings some libraries read the one first and some the other.
+    # Some libraries read the upper-case spelling first, others the lower-case one.
     upper, lower = os.environ.get("NO_PROXY", ""), os.environ.get("no_proxy", "")
     for name, kept in (("NO_PROXY", upper or lower), ("no_proxy", lower or upper)):
         hosts = [host.strip() for host in kept.split(",") if host.strip()]
@@ -40,16 +40,16 @@ def spare_loopback() -> None:
 
 
 def load_prefect() -> "Settings":
-    """Import Prefect; returns the user's settings of it. Raises InputError, in a sentence, for those it cannot use."""
+    """Import Prefect and return the user's Prefect settings. Raises InputError with one sentence for invalid ones."""
     _check_proxies()
-    # Prefect says in lines of its own, whenever it reads the settings, what it raises as well or is said here once.
+    # Whenever Prefect reads the settings it prints messages that it also raises, or that are printed once below.
     with redirect_stderr(io.StringIO()) as said, _settings_errors():
         import_module("prefect")
     logging.getLogger("dotenv.main").setLevel(logging.ERROR)
     if line := re.search("could not parse statement starting at (line [0-9]+)", said.getvalue()):
         typer.echo(f"deita: .env cannot be understood at {line[1]}, so Prefect does not see it.", err=True)
     with _settings_errors():
-        # Not before: it logs to what is stderr now.
+        # Imported after the redirect, because it logs to the current stderr.
         import_module("prefect.main")
         from prefect.settings import get_current_settings
 
@@ -69,7 +69,7 @@ def _settings_errors() -> Iterator[None]:
 
 
 def _check_proxies() -> None:
-    """Raise InputError for a proxy that no client can be made with; Prefect's would fail even for loopback."""
+    """Raise InputError for a proxy that no client supports; Prefect's client would fail even for loopback."""
     for name, url in getproxies_environment().items():
         kind = url.partition("://")[0] if "://" in url else "http"
         if name not in ("http", "https", "all"):
@@ -88,7 +88,7 @@ def _check_proxies() -> None:
 
 
 def _refused(error: Exception) -> str:
-    """What is wrong with Prefect's settings, and where it stands."""
+    """Return the sentence for an error in Prefect's settings, with the place of the wrong setting."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
@@ -109,7 +109,7 @@ def _invalid(error: "ValidationError") -> str:
 
 
 def _files() -> list[Path]:
-    """The files there are that Prefect reads settings from."""
+    """Return the existing files from which Prefect reads settings."""
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
     return [file for file in (Path(".env"), Path("prefect.toml"), Path("pyproject.toml"), profiles) if file.is_file()]

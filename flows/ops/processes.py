@@ -1,4 +1,4 @@
-"""Programs that run beside this one and end with it, with all that they have started."""
+"""Runs child programs that end with this one, together with their descendants."""
 
 import contextlib
 import signal
@@ -12,9 +12,9 @@ import psutil
 
 from deita_core.errors import DeitaError
 
-# Seconds that a flow run has to write what it is at and report that it was stopped.
+# Seconds for a flow run to store its current work and report that it was stopped.
 PATIENCE = 40.0
-# Seconds that a worker takes to report a run that has not reported its own end.
+# Seconds for a worker to report a run that did not report its own end.
 NOTE = 2.0
 
 
@@ -22,7 +22,7 @@ NOTE = 2.0
 def running(
     words: Sequence[str], env: Mapping[str, str], log: Path, end_with: signal.Signals
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program whose output goes to a file; afterwards it is asked to end, and it and its children are gone.
+    """Run a program with its output in a file; afterwards ask it to end, and kill it and its descendants if needed.
 
     Raises DeitaError if the file cannot be written.
     """
@@ -32,7 +32,7 @@ def running(
     except OSError as error:
         raise DeitaError(f"{log} cannot be written ({error.strerror}); set PREFECT_HOME=FOLDER to another.") from None
     with output:
-        # In a session of its own: a terminal's ctrl-C is for the one who knows in which order to end things.
+        # In its own session, so that a terminal's ctrl-C reaches only this process, which ends the programs in order.
         program = subprocess.Popen(  # noqa: S603
             words, env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -43,14 +43,14 @@ def running(
 
 
 def stop(program: "subprocess.Popen[bytes]", end_with: signal.Signals) -> None:
-    """End a program, and kill whatever is left of its descendants."""
+    """End a program, and kill its remaining descendants."""
     family = _descendants(program.pid)
     if program.poll() is None:
         program.send_signal(end_with)
     with contextlib.suppress(subprocess.TimeoutExpired):
         program.wait(PATIENCE)
     for process in (*family, *_descendants(program.pid)):
-        # psutil knows a process by its start as well, so that a pid that was given anew is left alone.
+        # psutil also compares the start time, so a reused pid is not killed.
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     if program.poll() is None:
@@ -59,7 +59,7 @@ def stop(program: "subprocess.Popen[bytes]", end_with: signal.Signals) -> None:
 
 
 def end_children(pid: int) -> None:
-    """Ask the children of a process to end, and wait until they have ended and the process has noticed."""
+    """Ask a process's children to end, and wait until they have ended and the process has noticed."""
     children = psutil.Process(pid).children() if psutil.pid_exists(pid) else []
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -70,7 +70,7 @@ def end_children(pid: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The children of a process, their children, and so on, without those that have ended."""
+    """Return the pids of a process's running descendants."""
     return [process.pid for process in _descendants(pid)]
 
 

@@ -1,4 +1,4 @@
-"""A Prefect server, a worker and the deployments of prefect.yaml, on one machine, until somebody ends them."""
+"""Runs a Prefect server, a worker and the deployments of prefect.yaml on one machine until they are stopped."""
 
 import json
 import os
@@ -37,20 +37,20 @@ from flows.ops.processes import end_children, running
 
 PREFECT = [sys.executable, "-m", "prefect"]
 EVENT = "deita.pool.changed"
-# Seconds a busy machine takes to start something.
+# Seconds for a program to start on a busy machine.
 START = 180.0
-# A dead run is noticed after three of these; the shortest that Prefect has.
+# A dead run is detected after three missed heartbeats; this is Prefect's shortest interval, in seconds.
 HEARTBEAT = 30
 LOST_RUNS = "deployments/lost-runs.yaml"
 
 
 class OperatingError(DeitaError):
-    """The server, the worker or the deployments do not come up, or have ended by themselves."""
+    """The server, the worker or the deployments do not start, or have ended on their own."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where everything is: the server's address, the folder that holds prefect.yaml, and the deployments' variables."""
+    """The server's address, the folder that contains prefect.yaml, and the deployments' variables."""
 
     host: str | None
     port: int | None
@@ -59,14 +59,14 @@ class Place:
 
     @property
     def watched(self) -> Path | None:
-        """The folder in which arriving files start an update."""
+        """The folder whose new files start an update."""
         folder = Path(self.variables["DEITA_POOL"])
         return folder if folder.is_dir() else None
 
 
 def project_folder() -> Path:
-    """The folder with prefect.yaml: a checkout, or what was installed of it."""
-    # Where pip installs for everybody, and with --user.
+    """Return the folder with prefect.yaml: a checkout, or the installed data folder."""
+    # Where pip installs by default, and with --user.
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
     installed = [Path(sysconfig.get_path("data", scheme), "share", "deita") for scheme in schemes]
     for folder in (Path(__file__).resolve().parents[2], *installed):
@@ -77,7 +77,7 @@ def project_folder() -> Path:
 
 @contextmanager
 def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen[bytes]"]]]:
-    """A server with all deployments, and a worker; yields a client of it and the programs started, which end here."""
+    """Start a server with all deployments, and a worker; yields a client and the started programs, which end here."""
     with _server(place) as (api, servers), temporary_settings({PREFECT_API_URL: api}):
         env = _environment(place, api)
         pool = place.variables["DEITA_WORK_POOL"]
@@ -92,18 +92,18 @@ def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen
                     _wait(lambda: _is_online(client, pool), worker, f"worker-{pool}")
                     yield client, [*servers, worker]
                 finally:
-                    # The runs first: each reports that it was stopped, and can be retried.
+                    # End the runs first: each reports that it was stopped, and can be retried.
                     end_children(worker.pid)
 
 
 @contextmanager
 def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
-    """The address of the server in use, and the program, if it had to be started."""
+    """Yield the address of the server to use, and its program if it was started here."""
     if place.host is None and place.port is None and (configured := named_server()):
         yield configured, []
         return
     host, port = place.host or "127.0.0.1", place.port or 4200
-    # Who listens on all addresses is reached on this one.
+    # A server that listens on all addresses is reachable on this one.
     api = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/api"  # noqa: S104
     if _answers(api):
         yield api, []
@@ -111,7 +111,7 @@ def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
     _check_free(host, port)
     words = [*PREFECT, "server", "start", "--host", host, "--port", str(port)]
     name = f"server-{port}"
-    # The UI asks the server that it came from, by whatever name a browser, maybe on another machine, knows it.
+    # A relative URL: the browser may be on another machine and know the server by another name.
     env = {"PREFECT_UI_API_URL": "/api", **_environment(place, api)}
     with running(words, env, log_of(name), signal.SIGTERM) as server:
         _wait(lambda: _answers(api), server, name)
@@ -119,7 +119,7 @@ def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
 
 
 def _environment(place: Place, api: str) -> dict[str, str]:
-    """What the server, the worker and its runs find; PREFECT_API_DATABASE_CONNECTION_URL, if set, is among it."""
+    """Return the environment of server, worker and runs; PREFECT_API_DATABASE_CONNECTION_URL is passed on if set."""
     return {
         **os.environ,
         **place.variables,
@@ -146,7 +146,7 @@ def _check_free(host: str, port: int) -> None:
 
 
 def log_of(name: str) -> Path:
-    """Where a program's output goes."""
+    """Return the log file of a program."""
     return Path(PREFECT_HOME.value()) / "deita" / f"{name}.log"
 
 
@@ -164,7 +164,7 @@ def _is_online(client: SyncPrefectClient, pool: str) -> bool:
 
 
 def make_pool(client: SyncPrefectClient, name: str) -> None:
-    """Make the work pool unless it is there. Raises InputError if its runs are no processes of a worker."""
+    """Create the work pool if it is missing. Raises InputError if its type is not process."""
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
@@ -175,7 +175,7 @@ def make_pool(client: SyncPrefectClient, name: str) -> None:
 
 
 def check_alone(client: SyncPrefectClient, place: Place) -> None:
-    """Raise InputError if the server's deployments are at work in another folder, from which they would be taken."""
+    """Raise InputError if a worker runs the server's deployments from another folder, which would lose them."""
     home = place.variables["DEITA_HOME"]
     for deployment in _ours(client):
         folders = {str(step.get("directory")) for each in deployment.pull_steps or [] for step in each.values()}
@@ -188,7 +188,7 @@ def check_alone(client: SyncPrefectClient, place: Place) -> None:
 
 
 def notice_lost_runs(client: SyncPrefectClient, file: Path) -> None:
-    """Make the automations that mark runs as crashed whose process is gone, unless they are there."""
+    """Create missing automations that mark a run as crashed when its process is gone."""
     for described in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:
         wanted = AutomationCore.model_validate(described)
         if not client.read_automations_by_name(wanted.name):
@@ -196,9 +196,9 @@ def notice_lost_runs(client: SyncPrefectClient, file: Path) -> None:
 
 
 def deploy(file: Path, env: Mapping[str, str]) -> None:
-    """Deploy all that prefect.yaml has. Raises InputError for bad settings, else OperatingError, with the reason."""
+    """Deploy everything in prefect.yaml. Raises InputError for invalid settings, else OperatingError, and says why."""
     words = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    # So wide that Prefect breaks no line of what it says.
+    # Wide enough that Prefect wraps no line of its output.
     wide = {**env, "COLUMNS": "400"}
     done = subprocess.run(words, env=wide, capture_output=True, text=True)  # noqa: S603
     if done.returncode != 0:
@@ -209,7 +209,7 @@ def deploy(file: Path, env: Mapping[str, str]) -> None:
 
 
 def _refused(file: Path, said: str, log: Path) -> DeitaError:
-    """What Prefect says of a file, by the last error in it that names more than the step."""
+    """Return the error for a failed deployment, from the last error message that names more than the step."""
     errors = re.findall(r"^(?:\w+\.)*(\w*Error|  Value error)(?<!StepExecutionError)[:,] (.+)", said, re.MULTILINE)
     kind, reason = errors[-1] if errors else ("", "Prefect refuses it")
     found = InputError if kind in ("InputError", "  Value error") else OperatingError
@@ -217,7 +217,7 @@ def _refused(file: Path, said: str, log: Path) -> DeitaError:
 
 
 def deployments(client: SyncPrefectClient) -> list[str]:
-    """The names of our deployments, as flow/deployment."""
+    """Return the names of our deployments, as flow/deployment."""
     return sorted(f"{client.read_flow(deployment.flow_id).name}/{deployment.name}" for deployment in _ours(client))
 
 
@@ -226,7 +226,7 @@ def _ours(client: SyncPrefectClient) -> list[DeploymentResponse]:
 
 
 def next_runs(client: SyncPrefectClient) -> dict[str, datetime]:
-    """When each deployment that has a schedule runs next; waits a while for the scheduler, where it has to begin."""
+    """Return each scheduled deployment's next run time; waits a while for a scheduler that has just started."""
     started, scheduled = monotonic(), dict[str, datetime]()
     only = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": ["deita"]}})
     while not scheduled and monotonic() - started < START / 6:
@@ -240,7 +240,7 @@ def next_runs(client: SyncPrefectClient) -> dict[str, datetime]:
 
 
 def tell_changed(client: SyncPrefectClient, pool: str, files: list[str]) -> None:
-    """Emit the event that files of a pool have changed, which starts an update."""
+    """Emit the event that a pool's files have changed, which starts an update."""
     event = {
         "id": str(uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
@@ -252,7 +252,7 @@ def tell_changed(client: SyncPrefectClient, pool: str, files: list[str]) -> None
 
 
 def watch(client: SyncPrefectClient, pool: str, folder: Path | None, programs: list["Popen[bytes]"]) -> Iterator[str]:
-    """Look after everything for ever; yields a line for what happens. Raises OperatingError when a program ends."""
+    """Watch programs and folder until stopped; yields a line per event. Raises OperatingError if a program ends."""
     look, waiting, is_away = FolderWatch(folder) if folder else None, list[str](), False
     while True:
         if any(program.poll() is not None for program in programs):
