@@ -22,7 +22,7 @@ from tasks.score import plan_turns, score_turns
 
 @contextmanager
 def holding(uri: str, out: str | None = None) -> Iterator[Store]:
-    """Lock a store for this run, and first finish or undo what interrupted runs left in it.
+    """Lock a store for this run, and first finish interrupted removals and delete partial results.
 
     If the run fails for good, its decisions and its prepared files in the folder `out` are removed.
     """

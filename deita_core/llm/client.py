@@ -49,8 +49,7 @@ _interrupted = Event()
 def stop_clients() -> None:
     """Let every client of this process finish the requests it has sent and send no more; for a user's interrupt.
 
-    Clients created later send nothing either, until `resume_clients`: waiting shards would otherwise continue with
-    them.
+    Clients created later send nothing either, until `resume_clients`; otherwise waiting shards would continue.
     """
     _interrupted.set()
     for client in list(_LIVE):

@@ -28,7 +28,7 @@ class Pace:
         return start - now
 
     def correct(self, amount: float) -> None:
-        """Book usage beyond the reservation, or release unused capacity (negative).
+        """Add usage beyond the reservation, or release unused capacity (negative).
 
         The limit per minute holds only if no reservation is waiting when this is called.
         """
@@ -67,5 +67,5 @@ class RateLimit:
         self._used, self._chars = self._used + used, self._chars + chars
 
     def correct(self, tokens: float) -> None:
-        """Book more tokens than reserved, or release some (negative)."""
+        """Add tokens beyond the reservation, or release some (negative)."""
         self._tokens.correct(tokens)

@@ -19,8 +19,7 @@ _turn = Lock()
 
 
 def best_device() -> str:
-    """Return this machine's accelerator, else "cpu"; among NVIDIA GPUs one ("cuda:0" ...), the same for a whole
-    process.
+    """Return this machine's accelerator, else "cpu"; among NVIDIA GPUs one ("cuda:0" ...), the same in one process.
 
     Only GPUs in CUDA_VISIBLE_DEVICES are used; processes of one user share them evenly.
     """

@@ -144,8 +144,7 @@ class LanguageModelEncoder:
 
 
 def pooled(states: "torch.Tensor", mask: "torch.Tensor", pooling: Pooling) -> "torch.Tensor":
-    """Return one pooled state (n, d) float32 per row of states (n, width, d), over the tokens whose mask (n, width) is
-    1.
+    """Return one pooled state (n, d) float32 per row of states (n, width, d), over tokens with mask (n, width) 1.
 
     Rows are right padded. "weighted" gives the i-th of n tokens the weight i / (1 + ... + n).
     """

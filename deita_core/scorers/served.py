@@ -103,8 +103,7 @@ def is_served(name: str) -> bool:
 
 
 def find_served(name: str, axis: Axis, limits: ServedLimits | None = None) -> Served:
-    """Parse a served scorer's `name`: http://HOST:PORT/v1#MODEL, optionally followed by #TOKENIZER (folder or hub
-    name).
+    """Parse a served scorer's `name`: http://HOST:PORT/v1#MODEL, or with #TOKENIZER (folder or hub name) after that.
 
     With a tokenizer the digits' token ids are known, and requests favour them (`logit_bias`), so that all six are among
     the listed tokens. Sends nothing. Raises ModelError or InputError for an invalid name.

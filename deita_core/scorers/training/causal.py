@@ -118,7 +118,7 @@ def _write_card(card: CausalCard, folder: Path) -> None:
 
 
 def _inputs(axis: Axis, examples: Sequence[Example], folder: Path, settings: TuningSettings, by: Precision) -> str:
-    """Return a hash of all inputs of training; also of the folder's path, because checkpoints contain theirs."""
+    """Return a hash of all inputs of training; also of the folder's path, which checkpoints store."""
     rows = [(e.group, e.chain, e.instruction, e.response, e.score, e.authored) for e in examples]
     base = Path(settings.base_model)
     weights = causal_fingerprint(base, by, settings.max_tokens, "middle") if base.is_dir() else ""
