@@ -59,15 +59,14 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
 
 @flow(name="update", flow_run_name="update {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def update(pool: list[str], out: str, settings: SelectionSettings | None = None) -> Report:
-    """Select again for the folder `out` from all that its last snapshot had and what is new.
+    """Select again for the folder `out` from the pool of its last snapshot and what is new.
 
-    Where there is no snapshot yet, the first is made.
+    Without a snapshot, the first one is made.
 
     Args:
-        pool: Further files, folders, globs or hf://datasets/... names; those of the last snapshot are looked through
-            again without being named.
+        pool: More files, folders, globs or hf://datasets/... names. Those of the last snapshot are read again anyway.
         out: The folder of the last snapshot and of the next.
-        settings: Only what is to be other than in the last snapshot, and the store.
+        settings: Only the settings that differ from the last snapshot, and the store.
     """
     settings = settings or SelectionSettings()
     check_folder(Path(out), SELECTION_FILES)

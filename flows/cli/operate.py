@@ -34,8 +34,8 @@ def up(
 ) -> None:
     """Run everything on this machine: a Prefect server, a worker, and the deployments, until ctrl-C.
 
-    The server of PREFECT_API_URL, or one that answers at the address given, is used instead of a new one. A selection
-    is made every night, and when files have arrived in the pool's folder; more in deployments/README.md.
+    A server named by PREFECT_API_URL, or one that already runs at the given address, is used instead of a new one. A
+    selection runs every night and when files arrive in the pool's folder. See docs/operating.md.
     """
     from flows.ops.prefect_settings import load_prefect
 
@@ -56,9 +56,9 @@ def up(
 def watch_folder(
     folder: Annotated[Path, typer.Argument(help="Folder of a pool, named as DEITA_POOL names it.")],
 ) -> None:
-    """Tell the Prefect server when files have arrived in a folder, which starts an update; until ctrl-C.
+    """Report new files in a folder to the Prefect server, which starts an update; runs until ctrl-C.
 
-    `deita up` does so by itself. A file counts as arrived once the folder has been still for ten seconds.
+    `deita up` includes this. Files are reported once nothing in the folder has changed for ten seconds.
     """
     from deita_core.errors import InputError
     from flows.cli.server import named_server
@@ -87,10 +87,10 @@ def doctor(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Say what is installed, which presets can run here, and why not; or whether the tables of a store are whole.
+    """Show what is installed and which presets can run here; with --store, check every table of a store.
 
-    A repair says first what would be lost, and asks. It deletes nothing: what is damaged goes to the store's folder
-    called damaged.
+    --repair first says what would be lost, and asks. It deletes nothing: damaged files are moved to the folder
+    `damaged` of the store.
     """
     from deita_core.errors import InputError
 

@@ -51,7 +51,7 @@ def select(
     """Select the best and most diverse conversations of a pool.
 
     Writes selected.jsonl (your rows, with a `deita` object that says why), selected.parquet, decisions.parquet (the
-    fate of every row), README.md (a dataset card) and manifest.json. Run again, it does only what is new.
+    fate of every row), README.md (a dataset card) and manifest.json. A second run computes only what is new.
     """
     from deita_core.config.settings import load_settings
 
@@ -104,8 +104,8 @@ def score(
 ) -> None:
     """Score every turn of a pool for complexity and quality, 1 to 6, and write the scores to a file.
 
-    They are kept in the store as well, where `deita select` finds them. A score that could not be read is empty, and
-    its status says so.
+    The scores are also kept in the store, where `deita select` finds them. A score that could not be read is empty, and
+    its status says why.
     """
     from deita_core.config.settings import load_settings
 
@@ -141,9 +141,9 @@ def calibrate(
     limit: LimitOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Say what a similarity threshold means for this encoder and this pool, and which one keeps a wanted share.
+    """Show what a similarity threshold means for this encoder and this pool, and which one selects a given share.
 
-    A threshold belongs to an encoder: 0.9 keeps nearly all with one and next to nothing with another.
+    A threshold belongs to an encoder: 0.9 selects nearly everything with one encoder and very little with another.
     """
     from deita_core.config.settings import load_settings
 

@@ -39,9 +39,9 @@ def evolve(
 ) -> None:
     """Evolve seed instructions and answers with a language model, and have it rank them: data to train scorers on.
 
-    The key comes from DEITA_LLM__API_KEY or OPENAI_API_KEY. Every answer is kept as it comes: a run that broke off, or
-    a second one, pays for nothing twice. More settings (temperature, max_tokens, requests_per_minute,
-    tokens_per_minute, timeout and so on) stand under `llm:` in --config, or in DEITA_LLM__MAX_TOKENS and the like.
+    The key comes from DEITA_LLM__API_KEY or OPENAI_API_KEY. Every answer is stored when it arrives, so a run that is
+    interrupted or repeated pays for nothing twice. More settings (temperature, max_tokens, requests_per_minute,
+    tokens_per_minute, timeout and so on) go under `llm:` in --config, or in variables such as DEITA_LLM__MAX_TOKENS.
     """
     from deita_core.config.loader import load
     from deita_core.config.settings import EvolutionSettings
@@ -99,11 +99,11 @@ def train(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Train a scorer on ranked chains, and say how good it is on chains it did not see.
+    """Train a scorer on ranked chains, and show its figures on held-out chains.
 
     Use it with `deita select --complexity-scorer FOLDER` or `--quality-scorer FOLDER`. A head trains in a minute or two
-    on a CPU and needs no vector that the store holds already. More settings of a causal scorer stand under `tuning:` in
-    --config, or in DEITA_TUNING__BATCH and the like.
+    on a CPU; vectors that the store holds are not computed again. More settings of a causal scorer go under `tuning:`
+    in --config, or in variables such as DEITA_TUNING__BATCH.
     """
     from deita_core.config.loader import load
     from deita_core.config.settings import TrainingSettings

@@ -46,11 +46,11 @@ def update(
     runner: RunnerOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Select again from a pool that has grown, doing only what is new.
+    """Select again from a pool that has grown; only new texts are encoded and scored.
 
-    Looks through the files and folders of the folder's last snapshot and those named here; settings not given are as in
-    that snapshot. The result is the one of a run from scratch. Besides the files of deita select it writes added.jsonl,
-    dropped.jsonl and CHANGES.md: what came, what went, and why.
+    Reads the files and folders of the folder's last snapshot and those named here. Settings that are not given are
+    taken from that snapshot. The result equals a run from scratch. It also writes added.jsonl, dropped.jsonl and
+    CHANGES.md, which say what changed and why.
     """
     from deita_core.config.loader import load
     from deita_core.config.settings import SelectionSettings
@@ -92,10 +92,10 @@ def remove(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Take conversations down for good: out of the pool, the vectors, the scores, and every snapshot from the next on.
+    """Remove conversations for good from the pool, the vectors, the scores and all later snapshots.
 
-    A conversation goes wholly, wherever in the pool its text stands, and does not come back when a file is read again.
-    Files that earlier runs wrote are not touched: run deita update for the next snapshot of them.
+    Every copy of a conversation in the pool is removed, and reading a file again does not bring it back. Files that
+    earlier runs wrote are not changed: run deita update for a snapshot without the removed conversations.
     """
     from deita_core.config.settings import removal_settings
     from deita_core.errors import InputError
@@ -141,7 +141,7 @@ def diff(
     after: Annotated[int | None, typer.Argument(help="Number of a later one. Default: the last.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Say what a snapshot has that an earlier one had not, what it has no longer, and why."""
+    """Show what a snapshot selects that an earlier one did not, what it no longer selects, and why."""
     from deita_core.stages.diff import changes_text, compare_snapshots
     from deita_core.store import Store
 
