@@ -190,8 +190,9 @@ def test_a_server_that_is_away_ends_a_command_with_one_sentence(capsys, monkeypa
     said = capsys.readouterr().err
     assert said.startswith("deita: The Prefect server went away (All connection attempts failed); what is done is kept")
     monkeypatch.setenv("DEITA_DEBUG", "1")
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(SystemExit, match="1"):
         cli.main()
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_programs_are_found_where_there_is_no_ps(tmp_path, monkeypatch):
