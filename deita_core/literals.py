@@ -4,8 +4,14 @@ from typing import Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
 Axis = Literal["complexity", "quality"]
-Layout = Literal["alpaca", "sharegpt", "messages", "prompt-response"]
+Layout = Literal["preference", "sharegpt", "messages", "alpaca", "prompt-response", "text"]
 Format = Literal["same", "messages", "sharegpt", "alpaca"]
+# Of a pair of a preferred and a rejected answer: which are read.
+Preference = Literal["chosen", "both"]
+Side = Literal["chosen", "rejected"]
+# What a pool may hold besides text, and whether the reasoning before an answer is scored and encoded.
+Modality = Literal["any", "text"]
+Reasoning = Literal["score", "ignore"]
 Turns = Literal["fit", "sum", "mean", "max"]
 PresetName = Literal["laptop", "paper"]
 Status = Literal["ok", "truncated", "unreadable"]

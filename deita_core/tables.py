@@ -7,13 +7,25 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from deita_core.literals import Fate, Status, Storage
+from deita_core.literals import LAYOUTS, Fate, Side, Status, Storage
 
-MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
-# A message without its text, for stages that need only ids.
-MESSAGE_INDEX_TYPE = pl.Struct({"role": pl.String, "text_id": pl.String, "n_chars": pl.Int32, "blank": pl.Boolean})
+# `extra`: what else a trainer sees of a message, as JSON.
+MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
+# A message without its text, for stages that need only ids. `full_id` and `full_chars`: of the text with the reasoning
+# before it, null if there is none.
+MESSAGE_INDEX_TYPE = pl.Struct(
+    {
+        "role": pl.String,
+        "text_id": pl.String,
+        "n_chars": pl.Int32,
+        "blank": pl.Boolean,
+        "trained": pl.Boolean,
+        "full_id": pl.String,
+        "full_chars": pl.Int32,
+    }
+)
 ID = r"^[0-9a-f]{32}$"
-KEY = r"^[0-9a-f]{32}:\d+$"
+KEY = r"^[0-9a-f]{32}:\d+(:rejected)?$"
 
 
 class TableModel(pa.DataFrameModel):
@@ -32,6 +44,8 @@ class Samples(TableModel):
     id: str = pa.Field(str_matches=ID, unique=True)
     messages: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE})
     message_index: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE_INDEX_TYPE})
+    extra: str = pa.Field(str_startswith="{", nullable=True)
+    multimodal: pl.Boolean
     n_turns: pl.Int32 = pa.Field(ge=1)
     n_chars: pl.Int64 = pa.Field(ge=1)
 
@@ -44,7 +58,8 @@ class Sources(TableModel):
     file: str = pa.Field(str_length={"min_value": 1})
     line: pl.Int64 = pa.Field(ge=1)
     sample_id: str = pa.Field(str_matches=ID)
-    layout: str = pa.Field(isin=("alpaca", "sharegpt", "messages", "prompt-response"))
+    layout: str = pa.Field(isin=LAYOUTS)
+    side: str = pa.Field(isin=get_args(Side), nullable=True)
     fields: str = pa.Field(str_startswith="{")
 
 

@@ -38,7 +38,7 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
     api_key(settings.llm)
     store = settings.store
     with holding(store), Progress() as progress:
-        found = find_files(seeds, settings.layout, [store, out])
+        found = find_files(seeds, settings.reading, [store, out])
         files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
         job = draw(store, tuple(file.file_id for file in files), settings)
         usage = partial(usage_of, Store(store).side, job.id)

@@ -42,7 +42,8 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
 
 def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:
     """Find the encoder of the settings."""
-    return find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
+    found = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
+    return found.model_copy(update={"reasoning": settings.reasoning})
 
 
 def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerFiles]]:
@@ -62,7 +63,7 @@ def read_pool(
 def _found(pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]) -> list[PoolFile]:
     """Find the pool's files, without the output folders of the store's snapshots."""
     written = snapshots(Store(settings.store))["folder"].unique().to_list()
-    return find_files(pool, settings.layout, [settings.store, *leave_out, *written])
+    return find_files(pool, settings.reading, [settings.store, *leave_out, *written])
 
 
 def _read(progress: Progress, settings: SelectionSettings, found: Sequence[PoolFile]) -> list[Ingested]:

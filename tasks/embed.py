@@ -34,7 +34,7 @@ def found_here(files: EncoderFiles) -> EncoderFiles:
     found = find_encoder(files.name, files.precision, files.pooling, files.storage)
     if found.fingerprint != files.fingerprint:
         raise ModelError(f"The encoder {files.name} on a worker's machine is not the run's; install the same there.")
-    return found
+    return found.model_copy(update={"reasoning": files.reasoning})
 
 
 def _loaded(files: EncoderFiles) -> Encoder:

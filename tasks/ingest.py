@@ -4,16 +4,16 @@ from collections.abc import Iterator, Sequence
 
 from prefect import task
 
-from deita_core.literals import Layout
+from deita_core.reading.options import ReadOptions
 from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, pool_files, recount
 from deita_core.store import Store
 from tasks.runtime.policy import RETRIES, file_key, results_folder
 
 
 @task(task_run_name="find files", **RETRIES)
-def find_files(pool: Sequence[str], layout: Layout | None, leave_out: Sequence[str]) -> list[PoolFile]:
+def find_files(pool: Sequence[str], options: ReadOptions, leave_out: Sequence[str]) -> list[PoolFile]:
     """Return the pool's files with their content ids, except those in the folders `leave_out`."""
-    return [describe_file(file, layout) for file in pool_files(pool, leave_out)]
+    return [describe_file(file, options) for file in pool_files(pool, leave_out)]
 
 
 @task(
@@ -40,4 +40,4 @@ def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iter
         # The cache may contain a file whose rows are no longer in the store.
         ingested = recount(Store(store), remembered) or kept.with_options(refresh_cache=True)(store, asked)
         left = None if left is None else left - ingested.rows
-        yield ingested.model_copy(update={"layout": file.layout})
+        yield ingested.model_copy(update={"options": file.options})

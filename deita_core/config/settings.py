@@ -4,18 +4,43 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deita_core.config.loader import load
 from deita_core.errors import InputError
-from deita_core.literals import Axis, Format, Layout, Pooling, PresetName, Storage, Turns
+from deita_core.literals import (
+    Axis,
+    Format,
+    Layout,
+    Modality,
+    Pooling,
+    Preference,
+    PresetName,
+    Reasoning,
+    Storage,
+    Turns,
+)
 from deita_core.llm.client import LLMSettings
 from deita_core.models.encoder_spec import LAPTOP_ENCODER
+from deita_core.reading.options import ReadOptions, known_columns
 from deita_core.scorers.served import ServedLimits
 from deita_core.scorers.training.records import TuningSettings
 
 RUNNER = re.compile(r"threads|processes|(dask|ray)://([^\s/]+:\d{1,5})?")
+
+
+def _as_mapping(given: Any) -> Any:
+    """A mapping of columns written as text: role=from,content=value."""
+    if not isinstance(given, str):
+        return given
+    pairs = [pair.split("=", 1) for pair in given.split(",") if pair.strip()]
+    if any(len(pair) != 2 or not all(map(str.strip, pair)) for pair in pairs):
+        raise PydanticCustomError("columns", "it is not of the form name=column,name=column")
+    return {name.strip(): column.strip() for name, column in pairs}
+
+
+ColumnMap = Annotated[dict[str, str], BeforeValidator(_as_mapping), AfterValidator(known_columns)]
 
 
 def _known_runner(name: str) -> str:
@@ -70,6 +95,16 @@ class SelectionSettings(BaseModel):
         None, description="How much a served scorer is asked: concurrency, timeout, requests_per_minute and the like."
     )
     layout: Layout | None = Field(None, description="The layout of the pool's files; none: detected for each.")
+    map: ColumnMap = Field(
+        {}, description="The pool's own names: messages=dialog,role=from,content=value, also of columns and roles."
+    )
+    preference: Preference = Field(
+        "chosen", description="chosen: the preferred one of two answers; both: each is a sample of its own."
+    )
+    modality: Modality = Field("any", description="text: rows with images, audio, video or files are rejected.")
+    reasoning: Reasoning = Field(
+        "ignore", description="score: the reasoning before an answer is encoded and scored with it."
+    )
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
     format: Format = Field("same", description="The layout of selected.jsonl.")
     keep_snapshots: Annotated[int, Field(ge=2)] | None = Field(
@@ -80,6 +115,11 @@ class SelectionSettings(BaseModel):
         description="What computes the shards: threads, processes, dask://HOST:PORT or ray://HOST:PORT; a cluster of "
         "its own on this machine without HOST:PORT.",
     )
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How the rows of the pool are read."""
+        return ReadOptions(layout=self.layout, preference=self.preference, modality=self.modality, columns=self.map)
 
 
 class RemovalSettings(BaseModel):
@@ -170,6 +210,11 @@ class EvolutionSettings(BaseModel):
     draw: int = Field(0, ge=0, description="Seed of every random draw: seeds, operations, orders shown.")
     layout: Layout | None = Field(None, description="The layout of the seeds' files; none: detected for each.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the files.")
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How the rows of the seeds' files are read."""
+        return ReadOptions(layout=self.layout)
 
     @property
     def axes(self) -> tuple[Axis, ...]:

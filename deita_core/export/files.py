@@ -10,13 +10,12 @@ from typing import Any
 import orjson
 import polars as pl
 
-from deita_core.conversation import Conversation, conversation
-from deita_core.errors import InputError
+from deita_core.conversation import stored_conversation
+from deita_core.export.layouts import in_layout
 from deita_core.export.placing import place_files, prepare_files
 from deita_core.literals import Format
 from deita_core.tables import MESSAGE
 
-SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 MANIFEST = "manifest.json"
 OF_CHANGES = ("added.jsonl", "dropped.jsonl", "CHANGES.md")
 SELECTION_FILES = ("selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", *OF_CHANGES, MANIFEST)
@@ -33,54 +32,22 @@ SELECTED_SCHEMA: dict[str, Any] = {
     "copies": pl.Int32,
     "file": pl.String,
     "line": pl.Int64,
+    "side": pl.String,
+    "multimodal": pl.Boolean,
     "messages": pl.List(MESSAGE),
+    "extra": pl.String,
     "fields": pl.String,
 }
 
-
-def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:
-    """A conversation as a row of a layout; `same` is the unchanged input row.
-
-    Raises InputError for a conversation that the layout cannot hold.
-    """
-    render: dict[Format, Callable[[], dict[str, Any]]] = {
-        "same": lambda: fields,
-        "messages": lambda: {"messages": [{"role": m.role, "content": m.content} for m in talk.messages]},
-        "sharegpt": lambda: {
-            "conversations": [{"from": SHAREGPT_ROLES[m.role], "value": m.content} for m in talk.messages]
-        },
-        "alpaca": lambda: _alpaca(talk),
-    }
-    return render[format_]()
-
-
-def _alpaca(talk: Conversation) -> dict[str, Any]:
-    """The last turn as instruction and output, the earlier turns as history."""
-    if any(m.role == "tool" for m in talk.messages):
-        raise InputError(
-            f"Sample {talk.id} has tool messages, which the alpaca layout cannot hold; "
-            f"use --format messages or --format sharegpt."
-        )
-    in_turns = {i for turn in talk.turns for i in (*turn.user, *turn.assistant)}
-    lost = [m.role for i, m in enumerate(talk.messages) if i not in in_turns and m.role != "system" and not m.is_blank]
-    if lost:
-        raise InputError(
-            f"Sample {talk.id} has a {lost[0]} message that belongs to no turn, which the alpaca layout cannot hold; "
-            f"use --format messages or --format sharegpt."
-        )
-    *earlier, last = talk.turns
-    row: dict[str, Any] = {"instruction": last.instruction, "input": "", "output": last.response}
-    if system := [m.content for m in talk.messages if m.role == "system"]:
-        row["system"] = "\n\n".join(system)
-    if earlier:
-        row["history"] = [[turn.instruction, turn.response] for turn in earlier]
-    return row
+# Facts that are given only for the rows that have them.
+RARE = ("side", "multimodal")
 
 
 def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
     """One line of selected.jsonl: the row in its layout, with rank, scores and source under `deita`."""
-    talk = conversation((m["role"], m["content"]) for m in row["messages"])
-    facts = {name: row[name] for name in SELECTED_SCHEMA if name not in ("messages", "fields")}
+    talk = stored_conversation(row["messages"], row["extra"])
+    facts = {name: row[name] for name in SELECTED_SCHEMA if name not in ("messages", "extra", "fields", *RARE)}
+    facts |= {name: row[name] for name in RARE if row[name]}
     # The standard library's parser keeps integers of any size as they are.
     return {**in_layout(talk, format_, json.loads(row["fields"])), "deita": facts}
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError
-from deita_core.literals import Pooling, Precision, Storage
+from deita_core.literals import Pooling, Precision, Reasoning, Storage
 from deita_core.models.devices import count_gpus
 
 LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -30,6 +30,7 @@ class EncoderFiles(BaseModel):
 
     kind: "sentence" for a sentence-transformers model, "causal" for a language model. `pooling` (of the last layer's
     states), `storage` (the vectors' type) and `max_tokens` (where a conversation is cut) apply to "causal" only.
+    `reasoning`: whether the reasoning before an answer is encoded and scored with it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,11 +45,16 @@ class EncoderFiles(BaseModel):
     pooling: Pooling = "last"
     storage: Storage = "float32"
     max_tokens: int = MAX_TOKENS
+    reasoning: Reasoning = "ignore"
 
     @property
     def slug(self) -> str:
-        """A short name for the vectors table, different for every fingerprint."""
-        return f"encoder-{self.fingerprint[:16]}"
+        """A short name for the vectors table, different for every fingerprint.
+
+        Vectors of whole conversations depend on whether the reasoning is read; those of texts are found by the text.
+        """
+        read = "-reasoning" if self.kind == "causal" and self.reasoning == "score" else ""
+        return f"encoder-{self.fingerprint[:16]}{read}"
 
 
 def find_encoder(

@@ -12,7 +12,7 @@ import numpy as np
 
 from deita_core.conversation import JOINT, Conversation
 from deita_core.errors import InputError, ModelError
-from deita_core.literals import Pooling
+from deita_core.literals import Pooling, Reasoning
 from deita_core.models.cancellation import check_cancelled
 from deita_core.models.causal_lm import TOKENS_PER_BATCH, load_model, load_tokenizer, on_device, positions, right_padded
 from deita_core.models.encoder_spec import EncoderFiles
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAME_DATE = "{%- macro strftime_now(format) -%}01 Jan 2024{%- endmacro -%}"
 
 
-def render(conversation: Conversation, tokenizer: Any) -> str:
+def render(conversation: Conversation, tokenizer: Any, reasoning: Reasoning = "ignore") -> str:
     """Return a conversation as the model's input text: from the tokenizer's chat template, else in a plain role format.
 
     The plain format has one line "User: ...", "Assistant: ...", "System: ..." or "Tool: ..." per message. It is used if
@@ -34,8 +34,9 @@ def render(conversation: Conversation, tokenizer: Any) -> str:
     """
     spoken = [message for message in conversation.messages if not message.is_blank]
     parts = [
-        (role, JOINT.join(message.content for message in run)) for role, run in groupby(spoken, lambda m: m.role)
-    ]  # fmt: skip
+        (role, JOINT.join(message.read_text(reasoning) for message in run))
+        for role, run in groupby(spoken, lambda message: message.role)
+    ]
     return _by_template(parts, tokenizer) or "\n".join(f"{role.capitalize()}: {text}" for role, text in parts)
 
 

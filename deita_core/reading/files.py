@@ -15,7 +15,8 @@ from typing import Any
 import zstandard
 
 from deita_core.errors import InputError, cause
-from deita_core.reading.layouts import BadRow, Reject, Row, detect_layout, json_row, unparsed
+from deita_core.reading.layouts import detect_layout
+from deita_core.reading.rows import BadRow, Reject, Row, json_row, unparsed
 
 # Keys of a JSON object that can hold the file's rows.
 LIST_KEYS = ("data", "rows", "train", "examples")

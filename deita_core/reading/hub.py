@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 from deita_core.conversation import content_id
 from deita_core.errors import InputError, cause
-from deita_core.reading.layouts import Reject, Row
+from deita_core.reading.rows import Reject, Row
 
 HUB = "hf://"
 HUB_ADDRESS = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^?]+))?(?:\?(.+))?")

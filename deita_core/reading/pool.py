@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
-from deita_core.conversation import Conversation, text_id
+from deita_core.conversation import Conversation, Message, text_id
 from deita_core.errors import InputError, cause
-from deita_core.literals import LAYOUTS, Layout
+from deita_core.literals import LAYOUTS, Layout, Modality, Preference
 from deita_core.reading.files import parquet_rows, text_rows
 from deita_core.reading.hub import HUB, hub_hash, hub_parts, hub_rows
-from deita_core.reading.layouts import Reject, Row, Sample, judge_rows
+from deita_core.reading.layouts import DEFAULT, judge_rows
+from deita_core.reading.options import ReadOptions
+from deita_core.reading.rows import Reject, Row, Sample
 from deita_core.tables import MESSAGE, REJECTS, SAMPLES, SOURCES, Table
 
 TEXTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
@@ -29,6 +32,8 @@ SOURCE = pl.Struct({"file": pl.String, "line": pl.Int64})
 POOL: dict[str, Any] = {
     "id": pl.String,
     "messages": pl.List(MESSAGE),
+    "extra": pl.String,
+    "multimodal": pl.Boolean,
     "n_turns": pl.Int32,
     "n_chars": pl.Int64,
     "copies": pl.Int32,
@@ -61,33 +66,50 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
     return list(found.values())
 
 
-def stream_file(path: str | Path, layout: Layout | None = None, limit: int | None = None) -> Iterator[Sample | Reject]:
+def read_options(**given: Any) -> ReadOptions:
+    """The options of reading, of those given. Raises InputError for a value that is none."""
+    try:
+        return ReadOptions(**given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(f"Invalid value for {problem['loc'][0]}: {problem['msg']}.") from None
+
+
+def stream_file(
+    path: str | Path, options: ReadOptions = DEFAULT, limit: int | None = None
+) -> Iterator[Sample | Reject]:
     """The first `limit` rows of one file or hub dataset, samples and rejects, in order; the layout is detected if None.
 
     Raises InputError at once for invalid arguments, and at the end if no row could be read.
     """
     if limit is not None and limit < 1:
         raise InputError(f"The limit is {limit}; it must be at least 1 row.")
-    if layout is not None and layout not in LAYOUTS:
-        raise InputError(f"There is no layout {layout!r}; choose one of {', '.join(LAYOUTS)}.")
     file, *others = expand(path)
     if others:
         raise InputError(f"{path} names {1 + len(others)} files; stream them one at a time.")
-    return _verdict(file, judge_rows(islice(_rows(file), limit), layout), layout, limit)
+    return _verdict(file, judge_rows(islice(_rows(file), limit), options), options.expected, limit)
 
 
 def read_pool(
-    paths: str | Path | Iterable[str | Path], layout: Layout | None = None, limit: int | None = None
+    paths: str | Path | Iterable[str | Path],
+    layout: Layout | None = None,
+    limit: int | None = None,
+    *,
+    preference: Preference = "chosen",
+    modality: Modality = "any",
+    columns: dict[str, str] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The samples of a pool in reading order, exact duplicates merged, and its rejects.
 
-    samples: id, messages, n_turns, n_chars, copies, sources (file, line of each copy), fields (of the first copy, as
-    JSON); rejects: file, line, reason, detail. `limit` counts the rows of all files together.
+    samples: id, messages and extra (what else a trainer sees, as JSON), multimodal, n_turns, n_chars, copies, sources
+    (file, line of each copy), fields (of the first copy, as JSON); rejects: file, line, reason, detail. `limit` counts
+    the rows of all files together; the other options as in ReadOptions.
     """
+    options = read_options(layout=layout, preference=preference, modality=modality, columns=columns or {})
     first: dict[str, Sample] = {}
     sources: dict[str, list[dict]] = {}
     rejects = []
-    for file, row in _pool_rows(expand(paths), layout, limit):
+    for file, row in _pool_rows(expand(paths), options, limit):
         if isinstance(row, Reject):
             rejects.append((file, row.line, row.reason, row.detail))
         else:
@@ -124,7 +146,7 @@ def samples_frames(file_id: str, file: str, rows: Iterable[Sample | Reject]) -> 
     unique = {s.conversation.id: s.conversation for s in good}
     return Batch(
         _frame(SAMPLES, [_outlined(c) for c in unique.values()]),
-        _frame(SOURCES, [(*_key(file_id, file, s), s.conversation.id, s.layout, s.fields) for s in good]),
+        _frame(SOURCES, [(*_key(file_id, file, s), s.conversation.id, s.layout, s.side, s.fields) for s in good]),
         _frame(REJECTS, [(*_key(file_id, file, r), r.reason, r.detail) for r in bad]),
     )
 
@@ -168,11 +190,11 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _pool_rows(files: Sequence[str], layout: Layout | None, limit: int | None) -> Iterator[tuple[str, Sample | Reject]]:
+def _pool_rows(files: Sequence[str], options: ReadOptions, limit: int | None) -> Iterator[tuple[str, Sample | Reject]]:
     left = limit
     for file in files:
         met = 0
-        for met, row in enumerate(stream_file(file, layout, left), 1):  # noqa: B007
+        for met, row in enumerate(stream_file(file, options, left), 1):  # noqa: B007
             yield file, row
         left = None if left is None else left - met
         if left == 0:
@@ -203,22 +225,32 @@ def _verdict(
         )
 
 
-def _sample_row(found: Conversation) -> tuple[str, list[dict], int, int]:
-    messages = [{"role": m.role, "content": m.content} for m in found.messages]
-    return found.id, messages, len(found.turns), found.n_chars
+def _sample_row(found: Conversation) -> tuple[str, list[dict], str | None, bool, int, int]:
+    messages = [{"role": m.role, "content": m.content, "extra": m.extra} for m in found.messages]
+    return found.id, messages, found.extra, found.is_multimodal, len(found.turns), found.n_chars
 
 
 def _outlined(found: Conversation) -> tuple:
-    identity, messages, n_turns, n_chars = _sample_row(found)
-    message_index = [
-        {"role": m.role, "text_id": text_id(m.content), "n_chars": len(m.content), "blank": m.is_blank}
-        for m in found.messages
-    ]
-    return identity, messages, message_index, n_turns, n_chars
+    identity, messages, *facts = _sample_row(found)
+    return identity, messages, [_index(m) for m in found.messages], *facts
+
+
+def _index(message: Message) -> dict[str, Any]:
+    text, full = message.text, message.read_text()
+    return {
+        "role": message.role,
+        "text_id": text_id(text),
+        "n_chars": len(text),
+        "blank": not text.strip(),
+        "trained": message.is_trained,
+        "full_id": None if full == text else text_id(full),
+        "full_chars": None if full == text else len(full),
+    }
 
 
 def _key(file_id: str, file: str, row: Sample | Reject) -> tuple[str, str, str, int]:
-    return f"{file_id}:{row.line}", file_id, file, row.line
+    rejected = isinstance(row, Sample) and row.side == "rejected"
+    return f"{file_id}:{row.line}{':rejected' if rejected else ''}", file_id, file, row.line
 
 
 def _frame(table: Table, rows: list[tuple]) -> pl.DataFrame:

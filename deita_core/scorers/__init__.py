@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
-from deita_core.literals import Axis, Precision
+from deita_core.literals import Axis, Precision, Reasoning
 from deita_core.models.encoder_spec import EncoderFiles, best_precision
 from deita_core.scorers.heads import HeadScorer
 from deita_core.scorers.served import ServedLimits, ServedScorer, find_served, is_served
@@ -42,13 +42,15 @@ class ScorerFiles(BaseModel):
     path: Path | None
     precision: Precision = "float32"
     fingerprint: str
+    reasoning: Reasoning = "ignore"
     # The limits do not affect scores, so they are excluded from the record of a selection.
     limits: ServedLimits | None = Field(None, exclude=True)
 
     @property
     def slug(self) -> str:
         """A short name for the scores table, different for every fingerprint."""
-        return f"{self.axis}-{self.fingerprint[:12]}"
+        read = "-reasoning" if self.axis == "quality" and self.reasoning == "score" else ""
+        return f"{self.axis}-{self.fingerprint[:12]}{read}"
 
 
 def load_scorer(
@@ -92,10 +94,17 @@ def find_scorer(
     The fingerprint covers everything that a score depends on: for a head also the encoder; for a served model, which is
     not contacted, the model's name instead of its weights.
     """
+    reasoning = encoder.reasoning
     if is_served(name_or_path):
         fingerprint = find_served(name_or_path, axis, limits).fingerprint
         return ScorerFiles(
-            name=name_or_path, axis=axis, kind="served", path=None, fingerprint=fingerprint, limits=limits
+            name=name_or_path,
+            axis=axis,
+            kind="served",
+            path=None,
+            fingerprint=fingerprint,
+            limits=limits,
+            reasoning=reasoning,
         )
     folder = _folder(name_or_path, axis)
     if _kind(folder) == "head":
@@ -103,13 +112,19 @@ def find_scorer(
         scorer.check_encoder(encoder)
         # Scores depend on the vectors, so other vectors give other scores.
         fingerprint = content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
-        return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint)
+        return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint, reasoning=reasoning)
     from deita_core.models.causal_lm import causal_fingerprint
 
     precision = precision or best_precision()
     fingerprint = causal_fingerprint(folder, precision, _read_tokens(folder, name_or_path, axis), "middle")
     return ScorerFiles(
-        name=name_or_path, axis=axis, kind="causal", path=folder, precision=precision, fingerprint=fingerprint
+        name=name_or_path,
+        axis=axis,
+        kind="causal",
+        path=folder,
+        precision=precision,
+        fingerprint=fingerprint,
+        reasoning=reasoning,
     )
 
 

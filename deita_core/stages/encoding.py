@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from deita_core.conversation import Conversation, conversation
+from deita_core.conversation import Conversation, Message, stored_conversation
+from deita_core.literals import Reasoning
 from deita_core.models.causal_lm import load_tokenizer
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
@@ -37,9 +38,20 @@ def encoder_table(encoder: EncoderFiles) -> Table:
     return vectors_table(encoder.slug, encoder.dim, encoder.storage)
 
 
-def pool_texts(store: Store, sample_ids: Sequence[str]) -> pl.DataFrame:
+def as_read(samples: pl.DataFrame, reasoning: Reasoning) -> pl.DataFrame:
+    """Samples whose message index names the texts as they are encoded: with the reasoning before them, or without."""
+    if reasoning == "ignore":
+        return samples
+    read = [
+        pl.coalesce(pl.field(full), pl.field(plain)).alias(plain)
+        for full, plain in (("full_id", "text_id"), ("full_chars", "n_chars"))
+    ]
+    return samples.with_columns(pl.col("message_index").list.eval(pl.element().struct.with_fields(read)))
+
+
+def pool_texts(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> pl.DataFrame:
     """The distinct nonblank texts of samples: id, owner (a sample with the text), size (characters)."""
-    samples = store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]).sort("id")
+    samples = as_read(store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]), encoder.reasoning).sort("id")
     messages = samples.explode("message_index", empty_as_null=False).unnest("message_index").filter(~pl.col("blank"))
     texts = messages.select(id="text_id", owner="id", size="n_chars")
     return texts.unique("id", keep="first", maintain_order=True)
@@ -62,32 +74,34 @@ def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) 
     if encoder.kind == "causal":
         work, size = pool_conversations(store, encoder, ids), CHARS_PER_CAUSAL_SHARD
     else:
-        work, size = pool_texts(store, ids), CHARS_PER_SHARD
+        work, size = pool_texts(store, encoder, ids), CHARS_PER_SHARD
     return plan_shards(store, STAGE, encoder_table(encoder), work.sort("size", "id"), size)
 
 
-def shard_texts(store: Store, rows: pl.DataFrame) -> list[str]:
+def shard_texts(store: Store, rows: pl.DataFrame, reasoning: Reasoning) -> list[str]:
     """The texts of a shard, in order."""
     owners = store.fetch(SAMPLES, "id", rows["owner"].unique().to_list(), ["messages", "message_index"])
     texts: dict[str, str] = {}
-    for messages, message_index in owners.iter_rows():
-        texts.update((o["text_id"], m["content"]) for m, o in zip(messages, message_index, strict=True))
+    for messages, message_index in as_read(owners, reasoning).iter_rows():
+        texts.update(
+            (o["text_id"], Message(**m).read_text(reasoning)) for m, o in zip(messages, message_index, strict=True)
+        )
     return [texts[id_] for id_ in rows["id"]]
 
 
 def shard_conversations(store: Store, rows: pl.DataFrame) -> list[Conversation]:
     """The conversations of a shard, in order."""
     samples = dict(store.fetch(SAMPLES, "id", rows["id"].to_list(), ["id", "messages"]).iter_rows())
-    return [conversation((m["role"], m["content"]) for m in samples[id_]) for id_ in rows["id"]]
+    return [stored_conversation(samples[id_]) for id_ in rows["id"]]
 
 
 def encode_shard(store: Store, encoder: Encoder, shard: Shard) -> int:
     """Encode a shard and write its vectors in one commit; returns the number of rows."""
-    rows = read_shard(store, shard)
+    rows, reasoning = read_shard(store, shard), encoder.files.reasoning
     if isinstance(encoder, LanguageModelEncoder):
-        texts = [render(talk, encoder.tokenizer) for talk in shard_conversations(store, rows)]
+        texts = [render(talk, encoder.tokenizer, reasoning) for talk in shard_conversations(store, rows)]
     else:
-        texts = shard_texts(store, rows)
+        texts = shard_texts(store, rows, reasoning)
     encoded = encoder.encode(texts)
     table = encoder_table(encoder.files)
     store.write(table, vector_frame(table, rows["id"], encoded.n_tokens, encoded.vectors))
@@ -100,16 +114,18 @@ def vector_frame(table: Table, text_ids: pl.Series, n_tokens: np.ndarray, vector
 
 
 def message_tokens(store: Store, encoder: EncoderFiles, samples: pl.DataFrame) -> dict[str, int]:
-    """Number of tokens of each nonblank message of samples (id, message_index), by text id.
+    """Number of tokens of each nonblank message of samples (id, message_index), by `full_id`, or else by `text_id`.
 
-    Counts are stored with message vectors. A language model has no message vectors, so its tokenizer counts.
+    Training reads the reasoning, so it counts. Counts are stored with message vectors; a tokenizer counts what has no
+    vector: texts with their reasoning, and all texts of a language model.
     """
     if encoder.kind == "causal":
         return _counted(store, encoder, samples["id"].to_list())
-    texts = (
-        samples.explode("message_index").unnest("message_index").filter(~pl.col("blank"))["text_id"].unique().to_list()
-    )
-    return dict(store.fetch(encoder_table(encoder), "text_id", texts, ["text_id", "n_tokens"]).iter_rows())
+    messages = samples.explode("message_index").unnest("message_index").filter(~pl.col("blank"))
+    texts = messages["text_id"].unique().to_list()
+    known = dict(store.fetch(encoder_table(encoder), "text_id", texts, ["text_id", "n_tokens"]).iter_rows())
+    thoughtful = messages.filter(pl.col("full_id").is_not_null())["id"].unique().to_list()
+    return known | _counted(store, encoder, thoughtful)
 
 
 def _counted(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> dict[str, int]:
@@ -123,7 +139,7 @@ def _counted(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> 
             for messages, message_index in samples.iter_rows()
             for pair in zip(messages, message_index, strict=True)
         ]
-        texts = {o["text_id"]: m["content"] for m, o in pairs if not o["blank"]}
+        texts = {o["full_id"] or o["text_id"]: Message(**m).read_text() for m, o in pairs if not o["blank"]}
         rows = tokenizer(list(texts.values()), add_special_tokens=False, return_attention_mask=False, verbose=False)
         counts.update(zip(texts, map(len, rows["input_ids"]), strict=True))
     return counts

@@ -53,6 +53,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; writes nothing."""
     files = pool_files(pool, [settings.store])
     encoder = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
+    encoder = encoder.model_copy(update={"reasoning": settings.reasoning})
     rows = rejects = 0
     samples: set[str] = set()
     chars: dict[str, int] = {}
@@ -88,7 +89,7 @@ def _rows(files: Sequence[str], settings: SelectionSettings) -> Iterable:
     for file in files:
         if left == 0:
             return
-        for row in stream_file(file, settings.layout, left):
+        for row in stream_file(file, settings.reading, left):
             left = None if left is None else left - 1
             yield row
 
@@ -96,7 +97,8 @@ def _rows(files: Sequence[str], settings: SelectionSettings) -> Iterable:
 def _units(talk: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
     if encoder.kind == "causal":
         return [_Unit(talk.id, min(talk.n_chars, chars_read(encoder)), talk)]
-    return (_Unit(text_id(m.content), len(m.content), m.content) for m in talk.messages if not m.is_blank)
+    texts = (m.read_text(encoder.reasoning) for m in talk.messages if not m.is_blank)
+    return (_Unit(text_id(text), len(text), text) for text in texts)
 
 
 def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, samples: set[str]) -> int:

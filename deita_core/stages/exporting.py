@@ -110,7 +110,12 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
     there = decisions_of(store, job).join(store.read(REMOVALS, ["id"]), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
     places = _places(store, job)
-    decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left")
+    decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left").join(
+        store.fetch(SAMPLES, "id", samples["id"].to_list(), ["id", "multimodal"]),
+        on="id",
+        how="left",
+        maintain_order="left",
+    )
     rejects = store.fetch(REJECTS, "file_id", list(job.file_ids), ["file", "line", "reason", "detail"])
     unread = rejects.sort("file", "line").select(
         "file", "line", fate=pl.lit("rejected"), reason=pl.format("{}: {}", "reason", "detail")
@@ -119,13 +124,13 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
 
 
 def _places(store: Store, job: Job) -> pl.DataFrame:
-    """The first source of each sample, and its number of copies: sample_id, key, file, line, copies."""
-    columns = ["sample_id", "key", "file_id", "file", "line"]
+    """The first source of each sample, and its number of copies: sample_id, key, file, line, side, copies."""
+    columns = ["sample_id", "key", "file_id", "file", "line", "side"]
     rows = store.fetch(SOURCES, "file_id", list(job.file_ids), columns)
     position = pl.DataFrame({"file_id": job.file_ids}).with_row_index("nth")
-    rows = rows.join(position, on="file_id").sort("nth", "line")
+    rows = rows.join(position, on="file_id").sort("nth", "line", "side")
     return rows.group_by("sample_id", maintain_order=True).agg(
-        pl.col("key", "file", "line").first(), copies=pl.len().cast(pl.Int32)
+        pl.col("key", "file", "line", "side").first(), copies=pl.len().cast(pl.Int32)
     )
 
 
@@ -133,7 +138,7 @@ def selected_rows(store: Store, decisions: pl.DataFrame) -> pl.DataFrame:
     """The selected samples with messages and fields, in rank order."""
     selected = decisions.filter(pl.col("fate") == "selected")
     ids = selected["id"].to_list()
-    messages = store.fetch(SAMPLES, "id", ids, ["id", "messages"])
+    messages = store.fetch(SAMPLES, "id", ids, ["id", "messages", "extra"])
     fields = store.fetch(SOURCES, "key", selected["key"].to_list(), ["key", "fields"])
     rows = selected.join(messages, on="id", how="left").join(fields, on="key", how="left").sort("rank")
     if lost := rows.filter(pl.col("messages").is_null() | pl.col("fields").is_null()).height:

@@ -8,21 +8,21 @@ from pydantic import BaseModel
 
 from deita_core.conversation import content_id
 from deita_core.errors import InputError, StoreError
-from deita_core.literals import Layout
+from deita_core.reading.options import ReadOptions
 from deita_core.reading.pool import Batch, batches, content_hash, expand, samples_frames, stream_file
 from deita_core.store import Store
 from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 
 # Increased whenever the same file would give different rows. Part of every file id.
-READING_VERSION = 1
+READING_VERSION = 2
 
 
 class PoolFile(BaseModel):
-    """A file of the pool; its id depends on path, content, layout and limit."""
+    """A file of the pool; its id depends on path, content, options and limit."""
 
     file: str
     content: str
-    layout: Layout | None = None
+    options: ReadOptions = ReadOptions()
     limit: int | None = None
 
     def at(self, file: str) -> "PoolFile":
@@ -32,7 +32,7 @@ class PoolFile(BaseModel):
     @property
     def id(self) -> str:
         """Key of the file's rows in the store."""
-        parts = (self.file, self.content, self.layout, self.limit, READING_VERSION)
+        parts = (self.file, self.content, self.options.model_dump_json(), self.limit, READING_VERSION)
         return content_id(repr(parts).encode())
 
 
@@ -44,7 +44,7 @@ class Ingested(BaseModel):
     rows: int
     samples: int
     rejects: int
-    layout: Layout | None = None
+    options: ReadOptions = ReadOptions()
 
 
 def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
@@ -66,16 +66,16 @@ def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
     return files
 
 
-def describe_file(file: str, layout: Layout | None = None, limit: int | None = None) -> PoolFile:
+def describe_file(file: str, options: ReadOptions = ReadOptions(), limit: int | None = None) -> PoolFile:  # noqa: B008
     """Hash a file's content, without parsing its rows."""
-    return PoolFile(file=file, content=content_hash(file), layout=layout, limit=limit)
+    return PoolFile(file=file, content=content_hash(file), options=options, limit=limit)
 
 
 def ingest_file(store: Store, file: PoolFile) -> Ingested:
     """Read a file into the store in batches; existing rows are not written again."""
     samples = rejects = 0
     removed = store.read(REMOVALS)
-    for rows in batches(stream_file(file.file, file.layout, file.limit)):
+    for rows in batches(stream_file(file.file, file.options, file.limit)):
         batch = without_removed(samples_frames(file.id, file.file, rows), removed)
         # Sources last, so that a source row is visible only with its sample.
         store.write(SAMPLES, batch.samples)
@@ -88,7 +88,7 @@ def ingest_file(store: Store, file: PoolFile) -> Ingested:
             store.delete(table, f"file_id = '{file.id}'")
         raise InputError(f"{file.file} has changed while it was read; run again once nothing writes to it.")
     counts = {"rows": samples + rejects, "samples": samples, "rejects": rejects}
-    return Ingested(file_id=file.id, file=file.file, layout=file.layout, **counts)
+    return Ingested(file_id=file.id, file=file.file, options=file.options, **counts)
 
 
 def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:
@@ -131,9 +131,9 @@ def _names_a_file(name: str) -> bool:
 
 
 def as_before(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[PoolFile]:
-    """The files found, with the layout of the earlier snapshot for those it has."""
-    layouts = {_place(file.file): file.layout for file in files}
-    return [file.model_copy(update={"layout": layouts.get(_place(file.file), file.layout)}) for file in found]
+    """The files found, with the options of the earlier snapshot for those it has."""
+    options = {_place(file.file): file.options for file in files}
+    return [file.model_copy(update={"options": options.get(_place(file.file), file.options)}) for file in found]
 
 
 def only_stored(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[Ingested]:

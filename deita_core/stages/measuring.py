@@ -13,6 +13,7 @@ from deita_core.export.placing import check_folder, place_file
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibrate
+from deita_core.stages.encoding import as_read
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.selecting import candidate_vectors
 from deita_core.store import Store
@@ -66,5 +67,6 @@ def calibrate_pool(
     candidates = pl.DataFrame({"id": drawn}, schema={"id": pl.String}).join(
         indices, on="id", how="left", maintain_order="left"
     )
+    candidates = as_read(candidates, encoder.reasoning)
     blocks = [vectors for _, vectors in candidate_vectors(store, encoder, candidates)]
     return calibrate(np.concatenate(blocks) if blocks else np.zeros((0, encoder.dim), np.float32), keep)

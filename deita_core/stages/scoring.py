@@ -5,11 +5,12 @@ from typing import Any
 
 import polars as pl
 
-from deita_core.conversation import Turn, conversation
+from deita_core.conversation import Turn, stored_conversation
+from deita_core.literals import Reasoning
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.pooling import weighted_means
 from deita_core.scorers import HeadScorer, Scorer, ScorerFiles
-from deita_core.stages.encoding import encoder_table
+from deita_core.stages.encoding import as_read, encoder_table
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
@@ -33,7 +34,7 @@ def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: Encod
     """Score every turn of a shard's samples and write the scores in one commit; returns the number of turns."""
     ids = read_shard(store, shard)["id"].to_list()
     samples = store.fetch(SAMPLES, "id", ids, ["id", "messages", "message_index"]).sort("id")
-    turns = list(_turns(samples))
+    turns = list(_turns(samples, files.reasoning))
     if isinstance(scorer, HeadScorer):
         scored = score_on_vectors(store, scorer, encoder, turns)
     else:
@@ -64,9 +65,9 @@ def score_on_vectors(store: Store, scorer: HeadScorer, encoder: EncoderFiles, tu
     )
 
 
-def _turns(samples: pl.DataFrame) -> Iterator[Placed]:
+def _turns(samples: pl.DataFrame, reasoning: Reasoning) -> Iterator[Placed]:
     """Every turn of samples (id, messages, message_index): sample id, turn number, turn, message index."""
-    for id_, messages, message_index in samples.select("id", "messages", "message_index").iter_rows():
-        talk = conversation((m["role"], m["content"]) for m in messages)
-        for number, turn in enumerate(talk.turns):
+    read = as_read(samples.select("id", "messages", "message_index"), reasoning)
+    for id_, messages, message_index in read.iter_rows():
+        for number, turn in enumerate(stored_conversation(messages).turns_with(reasoning)):
             yield id_, number, turn, message_index

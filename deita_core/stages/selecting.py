@@ -15,7 +15,7 @@ from deita_core.scorers import ScorerFiles
 from deita_core.selection import DiversitySelector, Ranked, rank_candidates, with_nearest
 from deita_core.selection.evol_score import evol_scores
 from deita_core.selection.threshold import smallest_filling
-from deita_core.stages.encoding import encoder_table, message_tokens
+from deita_core.stages.encoding import as_read, encoder_table, message_tokens
 from deita_core.stages.ingest import pool_ids
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, scores_table
@@ -57,6 +57,7 @@ def rank_pool(store: Store, job: Job) -> Ranked:
     """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored, message_index."""
     ids = pool_ids(store, job.file_ids).to_list()
     samples = store.fetch(SAMPLES, "id", ids, ["id", "message_index", "n_turns"]).sort("id")
+    samples = as_read(samples, job.encoder.reasoning)
     columns = ["id", "turn", "score"]
     complexity = store.fetch(scores_table(job.complexity.slug), "id", ids, columns)
     quality = store.fetch(scores_table(job.quality.slug), "id", ids, columns)
@@ -76,8 +77,8 @@ def _turn_ends(store: Store, job: Job, samples: pl.DataFrame) -> pl.DataFrame:
     tokens = message_tokens(store, job.encoder, several)
     rows = []
     for id_, messages in several.select("id", "message_index").iter_rows():
-        ends = np.cumsum([0 if m["blank"] else tokens[m["text_id"]] for m in messages]).tolist()
-        pairs = pair_turns((m["role"], m["blank"]) for m in messages)
+        ends = np.cumsum([0 if m["blank"] else tokens[m["full_id"] or m["text_id"]] for m in messages]).tolist()
+        pairs = pair_turns((m["role"], m["blank"], m["trained"]) for m in messages)
         rows += [(id_, turn, ends[assistant[-1]]) for turn, (_, assistant) in enumerate(pairs)]
     return pl.DataFrame(rows, schema={"id": pl.String, "turn": pl.Int32, "end": pl.Int64}, orient="row")
 
@@ -181,7 +182,7 @@ def with_nearest_selected(store: Store, job: Job, decisions: pl.DataFrame) -> pl
     """
     selected = decisions.filter(pl.col("fate") == "selected").select("id")
     indices = store.fetch(SAMPLES, "id", selected["id"].to_list(), ["id", "message_index"])
-    samples = selected.join(indices, on="id", how="left", maintain_order="left")
+    samples = as_read(selected.join(indices, on="id", how="left", maintain_order="left"), job.encoder.reasoning)
     blocks = [vectors for _, vectors in candidate_vectors(store, job.encoder, samples)]
     vectors = np.concatenate(blocks) if blocks else np.zeros((0, job.encoder.dim), np.float32)
     return with_nearest(decisions.with_columns(selected=pl.col("fate") == "selected"), vectors).drop("selected")

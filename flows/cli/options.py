@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deita_core.literals import Layout, PresetName
+from deita_core.literals import Layout, Modality, Preference, PresetName, Reasoning
 
 Files = Annotated[list[str], typer.Argument(help="Files, folders, globs, or hf://datasets/ORG/NAME.")]
 StoreOption = Annotated[
@@ -17,6 +17,18 @@ EncoderOption = Annotated[
 ]
 ScorerOption = Annotated[str | None, typer.Option(help="laptop, a folder, a hub name, or URL#MODEL.")]
 LayoutOption = Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")]
+MapOption = Annotated[
+    str | None, typer.Option(help="Your own names: messages=dialog,role=from,content=value. Default: the usual ones.")
+]
+PreferenceOption = Annotated[
+    Preference | None, typer.Option(help="Of a preferred and a rejected answer, read one or both. Default chosen.")
+]
+ModalityOption = Annotated[
+    Modality | None, typer.Option(help="text rejects rows with images, audio or files. Default any.")
+]
+ReasoningOption = Annotated[
+    Reasoning | None, typer.Option(help="Whether the reasoning before an answer is scored with it. Default ignore.")
+]
 LimitOption = Annotated[int | None, typer.Option(help="Read only the first rows of the files.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")]
 RunnerOption = Annotated[

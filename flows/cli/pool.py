@@ -13,7 +13,11 @@ from flows.cli.options import (
     Files,
     LayoutOption,
     LimitOption,
+    MapOption,
+    ModalityOption,
+    PreferenceOption,
     PresetOption,
+    ReasoningOption,
     RunnerOption,
     ScorerOption,
     StoreOption,
@@ -42,6 +46,10 @@ def select(
     complexity_scorer: ScorerOption = None,
     quality_scorer: ScorerOption = None,
     layout: LayoutOption = None,
+    map: MapOption = None,
+    preference: PreferenceOption = None,
+    modality: ModalityOption = None,
+    reasoning: ReasoningOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
     limit: LimitOption = None,
     runner: RunnerOption = None,
@@ -63,6 +71,10 @@ def select(
         store=store,
         turns=turns,
         layout=layout,
+        map=map,
+        preference=preference,
+        modality=modality,
+        reasoning=reasoning,
         training_tokens=training_tokens,
         encoder=encoder,
         complexity_scorer=complexity_scorer,
@@ -98,6 +110,10 @@ def score(
     complexity_scorer: ScorerOption = None,
     quality_scorer: ScorerOption = None,
     layout: LayoutOption = None,
+    map: MapOption = None,
+    preference: PreferenceOption = None,
+    modality: ModalityOption = None,
+    reasoning: ReasoningOption = None,
     limit: LimitOption = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
@@ -117,6 +133,10 @@ def score(
         complexity_scorer=complexity_scorer,
         quality_scorer=quality_scorer,
         layout=layout,
+        map=map,
+        preference=preference,
+        modality=modality,
+        reasoning=reasoning,
         limit=limit,
         runner=runner,
     )
@@ -138,6 +158,10 @@ def calibrate(
     preset: PresetOption = None,
     encoder: EncoderOption = None,
     layout: LayoutOption = None,
+    map: MapOption = None,
+    preference: PreferenceOption = None,
+    modality: ModalityOption = None,
+    reasoning: ReasoningOption = None,
     limit: LimitOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -147,7 +171,18 @@ def calibrate(
     """
     from deita_core.config.settings import load_settings
 
-    settings = load_settings(config, store=store, preset=preset, encoder=encoder, layout=layout, limit=limit)
+    settings = load_settings(
+        config,
+        store=store,
+        preset=preset,
+        encoder=encoder,
+        layout=layout,
+        map=map,
+        preference=preference,
+        modality=modality,
+        reasoning=reasoning,
+        limit=limit,
+    )
     server = start_server()
     from deita_core.selection.calibration import calibration_text
     from flows.score import calibrate as calibrate_flow

@@ -39,6 +39,7 @@ def print_report(report: Report, out: Path) -> None:
     console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
     _print_changes(console, report, out)
     _warn_of_shortfall(console, report)
+    _warn_of_media(console, out)
     print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
     for row in top_rows(str(out))[:SHOWN]:
         # Pool rows are data: their control characters must not reach the terminal.
@@ -87,6 +88,12 @@ def _warn_of_shortfall(console: Console, report: Report) -> None:
         console.print(f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: {why}[/]")
     elif report.job.settings.threshold == "auto":
         console.print(f"auto chose the threshold {report.chosen.threshold}.")
+
+
+def _warn_of_media(console: Console, out: Path) -> None:
+    media = pl.read_parquet(out / "decisions.parquet", columns=["multimodal"])["multimodal"].sum()
+    if media:
+        console.print(f"[yellow]{media:,} conversations hold images, audio, video or files; only text is scored.[/]")
 
 
 def _show_rejects(console: Console, out: Path) -> None:

@@ -26,8 +26,8 @@ A, B, C = (letter * 32 for letter in "abc")
 
 MESSAGES = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
 OUTLINES = [
-    {"role": "user", "text_id": A, "n_chars": 4, "blank": False},
-    {"role": "assistant", "text_id": B, "n_chars": 3, "blank": False},
+    {"role": "user", "text_id": A, "n_chars": 4, "blank": False, "trained": True},
+    {"role": "assistant", "text_id": B, "n_chars": 3, "blank": False, "trained": True},
 ]
 SEED = {"chain": A, "axis": "quality", "seed_id": B, "step": 0, "attempt": 0, "operation": "seed", "text": "So."}
 SEED |= {"status": "ok", "reason": None, "detail": ""}
@@ -38,7 +38,8 @@ DECIDED = {"run_id": "r", "reason": None, "rank": None, "score": 9.5, "complexit
 DECIDED |= {"duplicate_of": None, "similarity": None}
 ROWS = {
     SAMPLES.name: [
-        {"id": id_, "messages": MESSAGES, "message_index": OUTLINES, "n_turns": 1, "n_chars": 7} for id_ in (A, B)
+        {"id": id_, "messages": MESSAGES, "message_index": OUTLINES, "multimodal": False, "n_turns": 1, "n_chars": 7}
+        for id_ in (A, B)
     ],
     SOURCES.name: [
         {"key": f"{A}:{n}", "file_id": A, "file": "pool.jsonl", "line": n}
@@ -94,6 +95,8 @@ REFUSED = {
         {"id": None},
         {"messages": None},
         {"message_index": None},
+        {"multimodal": None},
+        {"extra": "[]"},
         {"n_turns": 0},
         {"n_chars": 0},
     ],

@@ -13,8 +13,8 @@ from deita_core.evolution.chains import PASSING_REASONS, Seed, chain_prompt, see
 from deita_core.evolution.prompts import OPERATIONS, Messages, rank_variants
 from deita_core.evolution.ranking import ranking_id
 from deita_core.literals import Axis
-from deita_core.reading.layouts import Reject
 from deita_core.reading.pool import stream_file
+from deita_core.reading.rows import Reject
 from deita_core.stages.evolution.run import EvolutionJob, choose_seeds, place_in_draw
 from deita_core.stages.ingest import pool_files
 from deita_core.store import Store
@@ -93,7 +93,7 @@ def _read_seeds(files: Sequence[str], settings: EvolutionSettings) -> dict[str, 
     for file in pool_files(files, [settings.store]):
         if left == 0:
             break
-        for row in stream_file(file, settings.layout, left):
+        for row in stream_file(file, settings.reading, left):
             left = None if left is None else left - 1
             if not isinstance(row, Reject):
                 seeds.setdefault(row.conversation.id, seed_of(row.conversation))

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from deita_core.evolution.agreement import Audit, audit
 from deita_core.evolution.ranking import ranking_id
-from deita_core.export.files import MANIFEST, SHAREGPT_ROLES
+from deita_core.export.files import MANIFEST
+from deita_core.export.layouts import SHAREGPT_ROLES
 from deita_core.export.placing import Write, place_files, prepare_files
 from deita_core.literals import Axis
 from deita_core.llm.cache import Usage

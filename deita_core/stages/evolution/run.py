@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.config.settings import EvolutionSettings
-from deita_core.conversation import content_id, conversation
+from deita_core.conversation import content_id, stored_conversation
 from deita_core.evolution.chains import PASSING_REASONS, Seed, chain_id, evolve_chain, seed_of
 from deita_core.evolution.prompts import EVOLVE_VERSION, RANK_VERSION
 from deita_core.evolution.ranking import rank_chain, ranking_id
@@ -86,8 +86,8 @@ def choose_seeds(drawn: Iterable[Seed], settings: EvolutionSettings) -> Evolutio
 
 def read_seeds(store: Store, ids: Sequence[str]) -> list[Seed]:
     """Seeds of samples, in the order of the ids."""
-    rows = store.fetch(SAMPLES, "id", ids, ["id", "messages"]).iter_rows()
-    seeds = {id_: seed_of(conversation((m["role"], m["content"]) for m in messages)) for id_, messages in rows}
+    rows = store.fetch(SAMPLES, "id", ids, ["id", "messages", "extra"]).iter_rows()
+    seeds = {id_: seed_of(stored_conversation(messages, extra)) for id_, messages, extra in rows}
     return [seeds[id_] for id_ in ids]
 
 

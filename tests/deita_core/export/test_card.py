@@ -44,7 +44,7 @@ def test_datasets_loads_the_folder_as_the_selection_and_the_decisions_by_name(fo
 
     selected = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert list(selected) == ["train"] and selected["train"]["rank"][:] == [1, 2]
-    assert selected["train"][0]["messages"][1] == {"role": "assistant", "content": "So."}
+    assert selected["train"][0]["messages"][1] == {"role": "assistant", "content": "So.", "extra": None}
     decisions = load_dataset(str(folder), "decisions", split="train", cache_dir=str(tmp_path / "cache"))
     assert decisions["fate"][:] == DECISIONS["fate"].to_list()
 

@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 from deita_core.conversation import conversation
 from deita_core.errors import InputError
 from deita_core.export.files import (
+    RARE,
     SELECTED_SCHEMA,
     Changed,
-    in_layout,
     place_selection,
     prepare_selection,
     selected_row,
 )
+from deita_core.export.layouts import in_layout
 from deita_core.reading.pool import read_pool
 
 FILES = {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"}
-FACTS = {name for name in SELECTED_SCHEMA if name not in ("messages", "fields")}
+FACTS = {name for name in SELECTED_SCHEMA if name not in ("messages", "extra", "fields", *RARE)}
 DECISIONS = pl.DataFrame({"id": ["a" * 32], "fate": ["selected"]})
 TALK = [("system", "Be brief."), ("user", "a?"), ("assistant", "a!"), ("user", "b?"), ("assistant", "b!")]
 TOOLED = [("user", "Weather?"), ("assistant", "I look."), ("tool", "{rain}"), ("assistant", "Rain.")]
@@ -41,7 +42,10 @@ def row(pairs=PLAIN, fields=None, rank=1, **facts):
         "copies": 1,
         "file": "pool.jsonl",
         "line": rank,
-        "messages": [{"role": role, "content": content} for role, content in pairs],
+        "side": None,
+        "multimodal": False,
+        "messages": [{"role": role, "content": content, "extra": None} for role, content in pairs],
+        "extra": None,
         "fields": json.dumps(fields or {"instruction": "Why?", "output": "So."}, ensure_ascii=False),
     } | facts
 
@@ -120,7 +124,7 @@ def test_alpaca_refuses_tool_messages_in_a_sentence_that_says_what_to_do():
     sentence = str(refusal.value)
     assert talk.id in sentence
     assert "tool messages" in sentence
-    assert "--format messages or --format sharegpt" in sentence
+    assert "use --format same, messages or sharegpt" in sentence
     assert re.fullmatch(r"[A-Z].*\.", sentence)
 
 

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deita_core.literals import LAYOUTS, ROLES
-from deita_core.reading.layouts import MAX_CHARS, ROLE_OF, BadRow, detect_layout, fields_json, parse_row
+from deita_core.reading.layouts import MAX_CHARS, detect_layout, parse_row
+from deita_core.reading.messages import CALL_ROLES, ROLE_OF
+from deita_core.reading.rows import BadRow, fields_json
 
 ALPACA = {"instruction": "Add.", "input": "1 + 1", "output": "2"}
 ASKED = {"from": "human", "value": "Hi"}
@@ -71,7 +73,8 @@ def test_messages_may_have_text_in_parts():
 def test_a_tool_call_without_content_is_its_json(content):
     calls = [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]
     row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": calls, **content}]}
-    assert pairs(row, "messages")[1] == ("assistant", '[{"id":"1","function":{"name":"f","arguments":"{}"}}]')
+    answer = parse_row(row, "messages").messages[1]
+    assert answer.content == "" and answer.text == '[{"id":"1","function":{"name":"f","arguments":"{}"}}]'
 
 
 def test_a_top_level_system_comes_first_unless_the_messages_have_one():
@@ -105,7 +108,8 @@ def test_no_text_is_lost_where_an_instruction_has_an_input_and_a_response():
 @pytest.mark.parametrize(("name", "role"), ROLE_OF.items())
 def test_roles_are_known_by_many_names_in_any_case(name, role):
     row = {"conversations": [{"from": name.upper(), "value": "x"}, ASKED, SAID]}
-    assert pairs(row, "sharegpt")[0] == (role, "x")
+    first = parse_row(row, "sharegpt").messages[0]
+    assert (first.role, first.text) == (role, '"x"' if name in CALL_ROLES else "x")
 
 
 BAD = [
@@ -126,11 +130,13 @@ BAD = [
     ("wrong_type", {"conversations": {"from": "human"}}, "sharegpt"),
     ("wrong_type", {"conversations": "not a list"}, "sharegpt"),
     ("wrong_type", {"conversations": ["Hi"]}, "sharegpt"),
-    ("wrong_type", {"conversations": [{"from": "human", "value": ["Hi"]}]}, "sharegpt"),
-    ("wrong_type", {"prompt": [{"role": "user", "content": "q"}], "response": "a"}, "prompt-response"),
+    ("unsupported_content", {"conversations": [{"from": "human", "value": [7]}]}, "sharegpt"),
+    ("missing_field", {"prompt": [{"role": "user"}], "response": "a"}, "prompt-response"),
     ("unknown_role", {"conversations": [{"from": "narrator", "value": "x"}]}, "sharegpt"),
-    ("unsupported_content", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
-    ("unsupported_content", {"messages": [{"role": "user", "content": ["q"]}]}, "messages"),
+    ("unsupported_content", {"messages": [{"role": "user", "content": [["q"]]}]}, "messages"),
+    ("wrong_type", {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages"),
+    ("not_preferred", {"prompt": "q", "completion": "a", "label": False}, "prompt-response"),
+    ("unmarked_text", {"text": "Once upon a time."}, "text"),
     ("empty_conversation", {"messages": [], "system": "s"}, "messages"),
     ("empty_conversation", {"conversations": ""}, "sharegpt"),
     ("no_assistant_turn", {"conversations": [ASKED]}, "sharegpt"),
@@ -156,7 +162,7 @@ def test_a_conversation_of_just_the_largest_size_passes():
 def test_a_detail_quotes_at_most_sixty_characters_and_can_be_written():
     with pytest.raises(BadRow) as caught:
         parse_row({"conversations": [{"from": "\ud800" * 500, "value": "x"}]}, "sharegpt")
-    assert len(caught.value.detail.encode()) < 100
+    assert len(caught.value.detail.encode()) < 120
 
 
 DETECTED = [
@@ -171,7 +177,8 @@ DETECTED = [
     ("messages", {"messages": [], "prompt": "q", "response": "a"}),
     ("messages", {"messages": [], "instruction": "q", "output": "a"}),
     ("alpaca", {"messages": None, "instruction": "q", "output": "a"}),
-    (None, {"text": "q"}),
+    ("text", {"text": "q"}),
+    (None, {"page": "q"}),
     (None, ["instruction", "output"]),
 ]
 

@@ -21,6 +21,7 @@ from deita_core.reading import files as formats
 from deita_core.reading import pool as readers
 from deita_core.reading.hub import dataset_rows
 from deita_core.reading.layouts import judge_rows
+from deita_core.reading.options import ReadOptions
 from deita_core.reading.pool import (
     Reject,
     Sample,
@@ -308,17 +309,18 @@ def test_the_limit_counts_good_and_bad_rows(file):
 
 def test_a_given_layout_is_used_as_it_is(file):
     path = file("a.jsonl", jsonl([row(1), {"prompt": "q", "response": "a"}]))
-    assert outcome(path, layout="prompt-response") == [(1, "ok"), (2, "ok")]
+    assert outcome(path, options=ReadOptions(layout="prompt-response")) == [(1, "ok"), (2, "ok")]
+    assert outcome(path, options=ReadOptions(layout="alpaca")) == [(1, "ok"), (2, "missing_field")]
     with pytest.raises(InputError, match=r"2 rows tried .* as sharegpt .2 times missing_field"):
-        list(stream_file(path, layout="sharegpt"))
-    with pytest.raises(InputError, match="no layout"):
-        stream_file(path, layout="chatml")
+        list(stream_file(path, ReadOptions(layout="sharegpt")))
+    with pytest.raises(InputError, match="Invalid value for layout"):
+        read_pool(path, layout="chatml")
 
 
 def test_a_file_without_any_readable_row_names_layouts_and_reason(file):
-    rows = stream_file(file("a.jsonl", jsonl([{"text": "q"}] * 3) + b"{\n"))
+    rows = stream_file(file("a.jsonl", jsonl([{"page": "q"}] * 3) + b"{\n"))
     assert [r.reason for r in islice(rows, 4)] == ["unknown_layout"] * 3 + ["broken_json"]
-    with pytest.raises(InputError, match=r"a\.jsonl .* alpaca, sharegpt, messages, prompt-response .*unknown_layout"):
+    with pytest.raises(InputError, match=r"a\.jsonl .* sharegpt, messages, alpaca, prompt-response, text .*unknown_l"):
         next(rows)
 
 
@@ -433,7 +435,7 @@ def test_a_pool_merges_exact_duplicates_in_first_seen_order(file):
         {"file": two, "line": 2},
     ]
     assert samples["n_turns"].to_list() == [1, 1, 1] and samples["n_chars"].to_list() == [15, 15, 15]
-    assert samples["messages"].to_list()[2][0] == {"role": "user", "content": "Question 0?"}
+    assert samples["messages"].to_list()[2][0] == {"role": "user", "content": "Question 0?", "extra": None}
     assert rejects.rows() == [(one, 4, "missing_field", "the row has no field output")]
     assert dict(samples.schema) == readers.POOL and dict(rejects.schema) == readers.POOL_REJECTS
 

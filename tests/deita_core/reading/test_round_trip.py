@@ -16,8 +16,9 @@ from deita_core.conversation import conversation
 from deita_core.errors import InputError
 from deita_core.export.files import SELECTED_SCHEMA, selected_row
 from deita_core.reading.hub import dataset_rows
-from deita_core.reading.layouts import MAX_DEPTH, Reject, Sample, judge_rows
+from deita_core.reading.layouts import judge_rows
 from deita_core.reading.pool import stream_file
+from deita_core.reading.rows import MAX_DEPTH, Reject, Sample
 from tests.support.paths import SHARED
 
 CASES = SHARED / "cases"
@@ -28,8 +29,9 @@ FORMATS = ("same", "messages", "sharegpt", "alpaca")
 def written(sample, format_):
     """The line of selected.jsonl that a sample becomes, read again."""
     facts = dict.fromkeys(SELECTED_SCHEMA)
-    messages = [{"role": m.role, "content": m.content} for m in sample.conversation.messages]
-    row = selected_row({**facts, "messages": messages, "fields": sample.fields}, format_)
+    messages = [{"role": m.role, "content": m.content, "extra": m.extra} for m in sample.conversation.messages]
+    kept = {"messages": messages, "extra": sample.conversation.extra, "fields": sample.fields}
+    row = selected_row(facts | kept, format_)
     return json.loads(json.dumps(row, ensure_ascii=False).encode())
 
 

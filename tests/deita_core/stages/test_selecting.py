@@ -49,13 +49,20 @@ class Pool:
         talk = conversation((role, content) for role, content, _ in messages)
         self.name_of[talk.id] = name
         message_index = [
-            {"role": m.role, "text_id": text_id(m.content), "n_chars": len(m.content), "blank": m.is_blank}
+            {
+                "role": m.role,
+                "text_id": text_id(m.content),
+                "n_chars": len(m.content),
+                "blank": m.is_blank,
+                "trained": True,
+            }
             for m in talk.messages
         ]
         sample = {
             "id": talk.id,
             "messages": [{"role": m.role, "content": m.content} for m in talk.messages],
             "message_index": message_index,
+            "multimodal": False,
             "n_turns": len(talk.turns),
             "n_chars": talk.n_chars,
         }

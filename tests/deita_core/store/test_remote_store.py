@@ -78,6 +78,7 @@ def samples(texts):
             "id": id_of(number),
             "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}],
             "message_index": [{"role": "user", "text_id": id_of(number), "n_chars": len(text), "blank": False}],
+            "multimodal": False,
             "n_turns": 1,
             "n_chars": len(text),
         }

@@ -115,7 +115,8 @@ def test_what_is_written_is_read_back(store):
 def test_nested_rows_are_read_back_as_they_were(store):
     messages = [{"role": "user", "content": "Wie heißt\u2028du? 😀\x00"}, {"role": "assistant", "content": ""}]
     message_index = [{"role": "user", "text_id": id_of(7), "n_chars": 12, "blank": False}]
-    row = {"id": id_of(1), "messages": messages, "message_index": message_index, "n_turns": 1, "n_chars": 12}
+    row = {"id": id_of(1), "messages": messages, "message_index": message_index, "extra": '{"tools":[]}'}
+    row |= {"multimodal": True, "n_turns": 1, "n_chars": 12}
     frame = pl.DataFrame([row], schema=SAMPLES.empty().schema)
     store.write(SAMPLES, frame)
     assert Store(store.uri).read(SAMPLES).equals(frame)

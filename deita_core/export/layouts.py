@@ -1,0 +1,72 @@
+"""Writes a conversation as a row of a layout, with all that a trainer sees of it, or refuses."""
+
+from typing import Any
+
+from deita_core.conversation import CALLS, JOINT, TOOLS, Conversation, Message, canonical
+from deita_core.errors import InputError
+from deita_core.literals import Format
+
+SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+OTHERS = "use --format same, messages or sharegpt"
+
+
+def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:
+    """A conversation as a row of a layout; `same` is the unchanged input row.
+
+    Read again, a row of `messages` or `sharegpt` is the same conversation with the same id. Raises InputError for a
+    conversation that the layout cannot hold.
+    """
+    match format_:
+        case "messages":
+            return {"messages": [_message(m) for m in talk.messages], **talk.fields}
+        case "sharegpt":
+            # In this layout tools are a JSON text, and so is a call.
+            beside = {name: canonical(v) if name in TOOLS else v for name, v in talk.fields.items()}
+            return {"conversations": [_sharegpt(m) for m in talk.messages], **beside}
+        case "alpaca":
+            return _alpaca(talk)
+    return fields
+
+
+def _message(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "content": message.content, **message.fields}
+
+
+def _sharegpt(message: Message) -> dict[str, Any]:
+    fields = message.fields
+    calls = [name for name in CALLS if name in fields]
+    if message.role == "assistant" and len(calls) == 1 and fields.get("content", "") is None:
+        call, rest = fields[calls[0]], {name: v for name, v in fields.items() if name not in ("content", *calls)}
+        # A list is read as tool_calls, an object as function_call.
+        if isinstance(call, list if calls[0] == "tool_calls" else dict) and "role" not in rest:
+            return {"from": "function_call", "value": canonical(call), **rest}
+    role = fields.pop("role", SHAREGPT_ROLES[message.role])
+    return {"from": role, "value": fields.pop("content", message.content), **fields}
+
+
+def _alpaca(talk: Conversation) -> dict[str, Any]:
+    """The last turn as instruction and output, the earlier turns as history."""
+    if any(m.role == "tool" for m in talk.messages):
+        raise InputError(f"Sample {talk.id} has tool messages, which the alpaca layout cannot hold; {OTHERS}.")
+    beyond = [name for m in talk.messages for name in m.fields] + list(talk.fields)
+    if beyond:
+        raise InputError(f"Sample {talk.id} has {beyond[0]}, which the alpaca layout cannot hold; {OTHERS}.")
+    in_turns = {i for turn in talk.turns for i in (*turn.user, *turn.assistant)}
+    lost = [m.role for i, m in enumerate(talk.messages) if i not in in_turns and m.role != "system" and not m.is_blank]
+    if lost:
+        raise InputError(
+            f"Sample {talk.id} has a {lost[0]} message that belongs to no turn, which the alpaca layout cannot hold; "
+            f"{OTHERS}."
+        )
+    *earlier, last = [[_said(talk, turn.user), _said(talk, turn.assistant)] for turn in talk.turns]
+    row: dict[str, Any] = {"instruction": last[0], "input": "", "output": last[1]}
+    if system := [m.content for m in talk.messages if m.role == "system"]:
+        row["system"] = "\n\n".join(system)
+    if earlier:
+        row["history"] = earlier
+    return row
+
+
+def _said(talk: Conversation, positions: tuple[int, ...]) -> str:
+    """The whole content of messages, also the reasoning at its start."""
+    return JOINT.join(talk.messages[i].content for i in positions)
