@@ -60,7 +60,7 @@ def _alpaca(talk: Conversation) -> dict[str, Any]:
         )
     *earlier, last = [[_said(talk, turn.user), _said(talk, turn.assistant)] for turn in talk.turns]
     row: dict[str, Any] = {"instruction": last[0], "input": "", "output": last[1]}
-    if system := [m.content for m in talk.messages if m.role == "system"]:
+    if system := [m.content for m in talk.messages if m.role == "system" and not m.is_blank]:
         row["system"] = "\n\n".join(system)
     if earlier:
         row["history"] = earlier
