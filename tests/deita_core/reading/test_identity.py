@@ -46,8 +46,11 @@ if message.function_call %}{{ message.function_call | tojson }}{% endif %}<|im_e
 
 
 def rendered(row):
-    """The row in the three templates, and the flags that a loss reads."""
-    messages = row["messages"]
+    """The row in the three templates, and the flags that a loss reads.
+
+    Files with columns fill in nulls, and libraries of training take them out again, so a null is no field.
+    """
+    messages = [{n: v for n, v in m.items() if v is not None or n == "content"} for m in row["messages"]]
     texts = [
         render_jinja_template([messages], tools=row.get("tools"), chat_template=template)[0][0]
         for template in (LLAMA, QWEN, CHATML)
