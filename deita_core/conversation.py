@@ -79,8 +79,15 @@ class Message:
         return json.loads(self.extra) if self.extra else {}
 
     @property
+    def is_plain(self) -> bool:
+        """True for a content without reasoning and without anything beside it, as nearly all messages are."""
+        return self.extra is None and (self.role != "assistant" or "<think>" not in self.content)
+
+    @property
     def text(self) -> str:
         """What is encoded and scored: the content without its reasoning, then the tool calls as one line of JSON."""
+        if self.is_plain:
+            return self.content
         said = self.content[thought.end() :] if (thought := self._thought()) else self.content
         if not self.extra:
             return said
@@ -90,6 +97,8 @@ class Message:
     @property
     def reasoning(self) -> str:
         """The reasoning before the answer: from its own field, parts of the content, or <think> at the start."""
+        if self.is_plain:
+            return ""
         thought = self._thought()
         if not self.extra:
             return thought[1].strip() if thought else ""
@@ -104,7 +113,9 @@ class Message:
 
     def read_text(self, reasoning: Reasoning = "score") -> str:
         """The text, with the reasoning before it unless that is to be ignored."""
-        return JOINT.join(filter(None, (self.reasoning, self.text))) if reasoning == "score" else self.text
+        if reasoning == "ignore" or self.is_plain:
+            return self.text
+        return JOINT.join(filter(None, (self.reasoning, self.text)))
 
     @property
     def is_blank(self) -> bool:
@@ -114,12 +125,12 @@ class Message:
     @property
     def is_trained(self) -> bool:
         """False if a weight, train or loss flag excludes the message from the loss."""
-        return not self.extra or all(self.fields.get(name, True) for name in FLAGS)
+        return self.extra is None or all(self.fields.get(name, True) for name in FLAGS)
 
     @property
     def is_multimodal(self) -> bool:
         """True if a part of the content is neither text nor reasoning nor a tool call."""
-        content = self.fields.get("content")
+        content = self.fields.get("content") if self.extra else None
         return isinstance(content, list) and any(part_kind(part) == "media" for part in content)
 
 
@@ -197,9 +208,10 @@ class Conversation:
     @property
     def is_multimodal(self) -> bool:
         """True if there is more than text: images, audio, video or files."""
-        return any(self.fields.get(name) for name in MEDIA) or any(m.is_multimodal for m in self.messages)
+        fields = self.fields
+        return any(fields.get(name) for name in MEDIA) or any(m.is_multimodal for m in self.messages if m.extra)
 
-    @property
+    @cached_property
     def n_chars(self) -> int:
         """Characters over all messages, with their reasoning."""
         return sum(len(m.text) + len(m.reasoning) for m in self.messages)

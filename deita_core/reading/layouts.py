@@ -1,6 +1,7 @@
 """Converts rows of any layout to samples, or to rejects with a reason. Reads no files."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -46,9 +47,18 @@ def parse_row(row: object, layout: Layout, options: ReadOptions = DEFAULT) -> Co
 
 def parse_sides(row: object, layout: Layout, options: ReadOptions = DEFAULT) -> list[tuple[Side | None, Conversation]]:
     """The row's conversations, each with the side it is on if the row has a preference. Raises BadRow."""
+    return _read(_named(row, options), layout, options)
+
+
+def _named(row: object, options: ReadOptions) -> dict:
+    """The row with this project's names. Raises BadRow if it has no names."""
     if not isinstance(row, dict):
         raise BadRow("not_an_object", f"the row is of type {type(row).__name__}, not an object with named fields")
-    row = _unwrapped(_lowered(options.renamed(row)), layout)
+    return _lowered(options.renamed(row))
+
+
+def _read(row: dict, layout: Layout, options: ReadOptions) -> list[tuple[Side | None, Conversation]]:
+    row = _unwrapped(row, layout)
     return [
         (side, _checked(Conversation(tuple(messages), row_extra(row, messages)), options.modality))
         for side, messages in _sides(row, layout, options)
@@ -97,21 +107,23 @@ def judge_rows(rows: Iterator[Row | Reject], options: ReadOptions = DEFAULT) -> 
 
 def _fates(row: Row, layout: Layout | None, options: ReadOptions) -> Iterable[Sample | Reject]:
     try:
-        if layout is None and isinstance(row.value, dict):
-            raise BadRow("unknown_layout", f"its fields fit no layout: {short(list(row.value)[:20])}")
+        named = _named(row.value, options)
+        if layout is None:
+            raise BadRow("unknown_layout", f"its fields fit no layout: {short(list(named)[:20])}")
         check_depth(row.value)
-        known = layout if options.layout else _own_layout(options.renamed(row.value), layout)
-        sides = parse_sides(row.value, known or "alpaca", options)
+        own = layout if options.layout else _own_layout(named, layout)
+        sides = _read(named, own, options)
         fields = row.text or fields_json(row.value)
-        return [Sample(row.line, found, known or "alpaca", fields, side) for side, found in sides]
+        return [Sample(row.line, found, own, fields, side) for side, found in sides]
     except BadRow as bad:
         return [Reject(row.line, bad.reason, bad.detail)]
 
 
-def _own_layout(row: object, layout: Layout | None) -> Layout | None:
+def _own_layout(row: dict, layout: Layout) -> Layout:
     """The file's layout, or the only other one that the row fits if it does not fit that."""
-    if layout is None or not isinstance(row, dict) or _fits(row := _without_nulls(_lowered(row)), layout):
+    if all(any(row.get(name) is not None for name in names) for names in NEEDED[layout]):
         return layout
+    row = _without_nulls(row)
     # A row with an instruction and an output is always a prompt and a response as well.
     others = [other for other in NEEDED if _fits(row, other)]
     return others[0] if len(others) == 1 or others == ["alpaca", "prompt-response"] else layout
@@ -119,10 +131,15 @@ def _own_layout(row: object, layout: Layout | None) -> Layout | None:
 
 def _lowered(row: dict) -> dict:
     """The row with names in small letters, if it has others and no two become the same."""
-    if all(not isinstance(name, str) or name.islower() for name in row):
-        return row
-    lowered = {name.strip().lower() if isinstance(name, str) else name: value for name, value in row.items()}
-    return lowered if len(lowered) == len(row) else row
+    names = _small(tuple(row))
+    return dict(zip(names, row.values(), strict=True)) if names else row
+
+
+@lru_cache(maxsize=64)
+def _small(names: tuple) -> tuple | None:
+    """The names in small letters, None if they are so already or two would become the same. Rows share their names."""
+    small = tuple(name.strip().lower() if isinstance(name, str) else name for name in names)
+    return small if small != names and len(set(small)) == len(names) else None
 
 
 def _alpaca(row: dict) -> list[Message]:

@@ -29,6 +29,9 @@ ROLE_NAMES: dict[Role, str] = {
     "system": "system developer context",
 }
 ROLE_OF: dict[str, Role] = {name: role for role, names in ROLE_NAMES.items() for name in names.split()}
+# Fields of a message that are kept beside its role and its content.
+OF_ROWS = frozenset(ROW_FIELDS)
+BESIDE = frozenset(MESSAGE_FIELDS) - {"role", "content"}
 # Roles that templates render by their own name.
 OWN_NAMES = ("developer", "function", "ipython")
 # A message of such a role holds the call instead of a text.
@@ -120,6 +123,8 @@ def _message(message: object, where: str) -> Message:
     content = message[text]
     if content is None and calls:
         return Message(role, "", extra_json(extra | {"content": None}, MESSAGE_FIELDS))
+    if isinstance(content, str) and not extra:
+        return Message(role, content)
     if isinstance(content, (list, tuple, dict)):
         extra["content"] = content
         return Message(role, _typed(content, where), extra_json(extra, MESSAGE_FIELDS))
@@ -127,7 +132,7 @@ def _message(message: object, where: str) -> Message:
 
 
 def _known(message: dict) -> Iterator[str]:
-    return (field for field in MESSAGE_FIELDS[2:] if message.get(field) is not None)
+    return (field for field in message if field in BESIDE and message[field] is not None)
 
 
 def _parsed(value: object) -> object:
@@ -181,14 +186,14 @@ def row_extra(row: Mapping[str, Any], messages: Sequence[Message]) -> str | None
 
     A system prompt beside messages that have another one is such a thing as well.
     """
-    found = {name: _parsed(row[name]) for name in ROW_FIELDS if row.get(name) is not None}
+    found = {name: _parsed(row[name]) for name in row if name in OF_ROWS and row[name] is not None}
     # A row without images or tools has an empty list or text, in a file where other rows have some.
     found = {name: value for name, value in found.items() if value != "" and (name in TOOLS or value not in ([], {}))}
     if isinstance(system := found.pop("system", None), str) and not any(
         message.role == "system" and message.content == system for message in messages
     ):
         found["system"] = system
-    return extra_json(found, ROW_FIELDS)
+    return extra_json(found, ROW_FIELDS) if found else None
 
 
 def history(value: object) -> Iterator[Message]:
