@@ -1,0 +1,114 @@
+"""What becomes of rows in every layout and kind of file: read, selected, written as messages, and read again.
+
+    python -m benchmarks.layouts [--samples FOLDER]
+
+Each file is read, encoded and scored with tiny random models, and selected from with threshold
+1, so that every row that can be selected is; selected.jsonl is then written as messages and read again. FOLDER: files
+of other people, beside those that are made here.
+"""
+
+import json
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.tiny import make_head, make_tiny_model
+from deita_core.config.settings import SelectionSettings
+from deita_core.errors import InputError
+from deita_core.export.files import selected_row
+from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.reading.pool import SUPPORTED, read_pool
+from deita_core.scorers import ScorerFiles, find_scorer, load_found
+from deita_core.stages.encoding import encode_shard, load_encoder, plan_encoding
+from deita_core.stages.exporting import all_decisions, selected_rows
+from deita_core.stages.ingest import Ingested, describe_file, ingest_file
+from deita_core.stages.scoring import plan_scoring, score_shard
+from deita_core.stages.selecting import Job, select
+from deita_core.store import Store
+from deita_core.tables import SOURCES
+from tests.support.dialects import CHOSEN, PLAIN
+
+
+def main() -> None:
+    """Print the table. Ends with an error if a row that was read does not come back with its id."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--samples", type=Path, help="folder of further files")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store, (encoder, scorers) = Store(folder / "store"), _models(folder)
+        print(f"{'file':<44}{'layout':<17}{'read':>7}{'rejected':>10}{'ids':>7}{'selected':>10}{'same ids':>10}")
+        read = {}
+        for title, path in [*_made(folder), *_given(asked.samples)]:
+            try:
+                read[title] = ingest_file(store, describe_file(str(path)))
+            except InputError as error:
+                print(f"{title:<44}{str(error)[:100]}")
+        _compute(store, encoder, scorers, [file.file_id for file in read.values()])
+        for title, file in read.items():
+            print(_line(store, folder, title, file, encoder, scorers), flush=True)
+
+
+def _models(folder: Path) -> tuple[EncoderFiles, list[ScorerFiles]]:
+    path = make_tiny_model(folder / "encoder")
+    encoder = find_encoder(str(path), "float32")
+    return encoder, [
+        find_scorer(str(make_head(folder / axis, axis, path)), axis, encoder) for axis in ("complexity", "quality")
+    ]
+
+
+def _made(folder: Path) -> Iterator[tuple[str, Path]]:
+    """One file of each layout."""
+    for number, (title, row) in enumerate([*PLAIN.items(), *((f"preference: {t}", r) for t, r in CHOSEN.items())]):
+        path = folder / f"made-{number}.jsonl"
+        path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        yield title, path
+
+
+def _given(samples: Path | None) -> Iterator[tuple[str, Path]]:
+    files = sorted(samples.iterdir()) if samples else []
+    return ((path.name, path) for path in files if path.name.endswith(SUPPORTED))
+
+
+def _compute(store: Store, encoder: EncoderFiles, scorers: list[ScorerFiles], file_ids: list[str]) -> None:
+    loaded = load_encoder(encoder)
+    for shard in plan_encoding(store, encoder, file_ids):
+        encode_shard(store, loaded, shard)
+    for scorer in scorers:
+        for shard in plan_scoring(store, scorer, file_ids):
+            score_shard(store, load_found(scorer, encoder), scorer, encoder, shard)
+
+
+def _line(
+    store: Store, folder: Path, title: str, file: Ingested, encoder: EncoderFiles, scorers: list[ScorerFiles]
+) -> str:
+    complexity, quality = scorers
+    job = Job(
+        run_id=file.file_id,
+        file_ids=(file.file_id,),
+        encoder=encoder,
+        complexity=complexity,
+        quality=quality,
+        settings=SelectionSettings(threshold=1),
+    )
+    decided = select(store, job)
+    rows = selected_rows(store, all_decisions(store, job))
+    written = folder / "selected.jsonl"
+    lines = [json.dumps(selected_row(row, "messages")) + "\n" for row in rows.iter_rows(named=True)]
+    written.write_text("".join(lines), encoding="utf-8")
+    again = read_pool(written)[0]["id"].sort()
+    assert again.equals(rows["id"].sort()), f"{title}: rows came back with other ids"
+    layouts = ", ".join(_layouts(store, file.file_id))
+    return (
+        f"{title:<44}{layouts:<17}{file.rows:>7,}{file.rejects:>10,}{decided.samples:>7,}{len(rows):>10,}"
+        f"{len(again):>10,}"
+    )
+
+
+def _layouts(store: Store, file_id: str) -> list[str]:
+    return store.fetch(SOURCES, "file_id", [file_id], ["layout"])["layout"].unique().sort().to_list()
+
+
+if __name__ == "__main__":
+    main()
