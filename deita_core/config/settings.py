@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deita_core.config.loader import load
@@ -22,6 +22,11 @@ def _known_runner(name: str) -> str:
     if not RUNNER.fullmatch(name):
         raise PydanticCustomError("runner", "input should be threads, processes, dask://HOST:PORT or ray://HOST:PORT")
     return name
+
+
+def _as_list(given: Any) -> Any:
+    """One glob, as an environment variable holds it, as a list of one."""
+    return [given] if isinstance(given, str) else given
 
 
 class SelectionSettings(BaseModel):
@@ -71,6 +76,9 @@ class SelectionSettings(BaseModel):
     )
     layout: Layout | None = Field(None, description="The layout of the pool's files; none: detected for each.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
+    leave_out: Annotated[list[Annotated[str, Field(pattern="[^/]")]], BeforeValidator(_as_list)] = Field(
+        [], description="Globs of files and folders of the pool that are not read."
+    )
     format: Format = Field("same", description="The layout of selected.jsonl.")
     keep_snapshots: Annotated[int, Field(ge=2)] | None = Field(
         None, description="How many of the folder's last snapshots to keep; none: all."

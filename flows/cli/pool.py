@@ -12,6 +12,7 @@ from flows.cli.options import (
     EncoderOption,
     Files,
     LayoutOption,
+    LeaveOutOption,
     LimitOption,
     PresetOption,
     RunnerOption,
@@ -42,6 +43,7 @@ def select(
     complexity_scorer: ScorerOption = None,
     quality_scorer: ScorerOption = None,
     layout: LayoutOption = None,
+    leave_out: LeaveOutOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
     limit: LimitOption = None,
     runner: RunnerOption = None,
@@ -63,6 +65,7 @@ def select(
         store=store,
         turns=turns,
         layout=layout,
+        leave_out=leave_out or None,
         training_tokens=training_tokens,
         encoder=encoder,
         complexity_scorer=complexity_scorer,
@@ -98,6 +101,7 @@ def score(
     complexity_scorer: ScorerOption = None,
     quality_scorer: ScorerOption = None,
     layout: LayoutOption = None,
+    leave_out: LeaveOutOption = None,
     limit: LimitOption = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
@@ -117,6 +121,7 @@ def score(
         complexity_scorer=complexity_scorer,
         quality_scorer=quality_scorer,
         layout=layout,
+        leave_out=leave_out or None,
         limit=limit,
         runner=runner,
     )
@@ -138,6 +143,7 @@ def calibrate(
     preset: PresetOption = None,
     encoder: EncoderOption = None,
     layout: LayoutOption = None,
+    leave_out: LeaveOutOption = None,
     limit: LimitOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -147,7 +153,9 @@ def calibrate(
     """
     from deita_core.config.settings import load_settings
 
-    settings = load_settings(config, store=store, preset=preset, encoder=encoder, layout=layout, limit=limit)
+    settings = load_settings(
+        config, store=store, preset=preset, encoder=encoder, layout=layout, leave_out=leave_out or None, limit=limit
+    )
     server = start_server()
     from deita_core.selection.calibration import calibration_text
     from flows.score import calibrate as calibrate_flow

@@ -12,6 +12,7 @@ from flows.cli.options import (
     ConfigOption,
     EncoderOption,
     LayoutOption,
+    LeaveOutOption,
     PresetOption,
     RunnerOption,
     ScorerOption,
@@ -42,6 +43,7 @@ def update(
     complexity_scorer: ScorerOption = None,
     quality_scorer: ScorerOption = None,
     layout: LayoutOption = None,
+    leave_out: LeaveOutOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl.")] = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
@@ -65,6 +67,7 @@ def update(
         "complexity_scorer": complexity_scorer,
         "quality_scorer": quality_scorer,
         "layout": layout,
+        "leave_out": leave_out or None,
         "format": format,
         "runner": runner,
     }
