@@ -64,21 +64,22 @@ def arrow_rows(file: str) -> Iterator[Row | Reject]:
 
 def _pieces(batch: Any) -> Iterator[Any]:
     # Offsets that point outside the data would be read without a check.
-    columns = [_checked(column) for column in batch.columns]
-    checked = pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
-    return (checked.slice(start, BATCH) for start in range(0, len(batch), BATCH))
+    for column in batch.columns:
+        _check(column)
+    return (batch.slice(start, BATCH) for start in range(0, len(batch), BATCH))
 
 
-def _checked(column: Any) -> Any:
+def _check(column: Any) -> None:
+    """Raise ArrowInvalid for offsets outside the data. Text may be of any bytes: each is judged by itself later."""
     try:
         column.validate(full=True)
     except pyarrow.ArrowInvalid:
-        if not pyarrow.types.is_string(column.type):
+        if pyarrow.types.is_string(column.type):
+            column.view(pyarrow.binary()).validate(full=True)
+        elif pyarrow.types.is_large_string(column.type):
+            column.view(pyarrow.large_binary()).validate(full=True)
+        else:
             raise
-        # Text that is not UTF-8 is given back as bytes.
-        column = column.view(pyarrow.binary())
-        column.validate(full=True)
-    return column
 
 
 def _numbered(batches: Iterator[Any], reason: str) -> Iterator[Row | Reject]:

@@ -8,14 +8,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import zstandard
 
 from deita_core.errors import UnreadableFileError
 
 BUFFER = 1 << 16
-# A decompressed piece is held in memory: at most about 40 MB, however well the file is compressed.
+# Compressed bytes that are decompressed at a time: at most about 40 MB, however well they are compressed.
 PIECE = 1 << 10
 # What an .xz file may ask its decompressor to hold.
 XZ_MEMORY = 256 << 20
@@ -51,6 +51,8 @@ def unpacked(name: str, stream: Any) -> io.BufferedReader:
         case "xz":
             raw = _Frames(stream, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY), lzma.LZMAError)
         case _:
+            if isinstance(stream, io.BufferedReader):
+                return stream
             raw = stream
     return io.BufferedReader(raw, BUFFER)
 
@@ -76,23 +78,13 @@ def _unmarked(head: bytes) -> str | None:
     return {"x0x0": "utf-16-le", "0x0x": "utf-16-be"}.get(zeros)
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
 class _Frames(io.RawIOBase):
     """The content of one or more compressed frames. Unlike some libraries' readers, it refuses a truncated file."""
 
-    def __init__(self, packed: Any, new: Callable[[], _Decompressor], failure: type[Exception]) -> None:
+    def __init__(self, packed: Any, new: Callable[[], Any], failure: type[Exception]) -> None:
         self._packed, self._new, self._failure = packed, new, failure
         self._pending, self._unpacked = b"", memoryview(b"")
-        self._frame: _Decompressor | None = None
+        self._frame: Any = None
         self._frames = 0
 
     def readable(self) -> bool:
@@ -103,7 +95,12 @@ class _Frames(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: Any) -> int:
-        while not self._unpacked and (data := self._pending or self._packed.read(PIECE)):
+        while not self._unpacked:
+            # bzip2 and xz keep what they have not decompressed yet.
+            keeps = self._frame is not None and not getattr(self._frame, "needs_input", True)
+            data = b"" if keeps else self._pending or self._packed.read(PIECE)
+            if not data and not keeps:
+                break
             self._unpack(data)
         if not self._unpacked and self._frame:
             raise EOFError("the file ends inside a frame")
@@ -118,7 +115,9 @@ class _Frames(io.RawIOBase):
             return
         frame = self._frame or self._new()
         try:
-            self._unpacked = memoryview(frame.decompress(data))
+            # zlib and zstd are bounded by the piece; a few bytes of bzip2 may be gigabytes.
+            most = (BUFFER,) if hasattr(frame, "needs_input") else ()
+            self._unpacked = memoryview(frame.decompress(data, *most))
         except (self._failure, EOFError) as error:
             raise OSError(str(error)) from None
         self._pending, self._frame = (frame.unused_data, None) if frame.eof else (b"", frame)

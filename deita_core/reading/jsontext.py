@@ -55,13 +55,11 @@ def _is_document(head: bytes) -> bool:
 
     A broken line among lines is not mistaken for a document: what follows it does not continue it.
     """
-    # Up to a line's end no token is cut, as none reaches over it.
-    whole = head[: head.rfind(b"\n") + 1] or head
-    first, _, rest = whole.lstrip().partition(b"\n")
+    first, _, rest = head.lstrip().partition(b"\n")
     row = json_row(1, first)
     if isinstance(row, Row):
         return isinstance(row.value, list) and not rest.strip()
-    text = whole.decode(errors="replace").strip()
+    text = head.decode(errors="replace").strip()
     begins = re.match(r"\[?[ \t\n\r]*(?=[\[{])", text)
     if not begins:
         return text == "["
@@ -71,10 +69,17 @@ def _is_document(head: bytes) -> bool:
     try:
         _, end = DECODER.raw_decode(text, begins.end())
     except json.JSONDecodeError as error:
-        return bool(rest.strip()) and error.pos >= len(text)
+        return bool(rest.strip()) and _is_cut(error, text)
     except (ValueError, RecursionError):
         return False
     return in_list or "\n" in text[:end] or text[end:].lstrip(" \t\r")[:1] in ("{", "[")
+
+
+def _is_cut(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether a text ends before the error could be told: at its end, or in its last token."""
+    if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
+        return True
+    return error.pos >= len(text) - 16 and text[error.pos] not in '{}[],:"'
 
 
 def _holds_rows(value: object) -> bool:

@@ -1,8 +1,11 @@
 """Converts rows of any layout to samples, or to rejects with a reason. Reads no files."""
 
+import ast
 import json
 import math
+import re
 import sys
+import warnings
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,13 @@ NESTED = (dict, list, tuple)
 # Python's own limit, which prevents numbers that take minutes to parse.
 TOO_LONG = f"an integer has more than {sys.int_info.default_max_str_digits:,} digits"
 TOO_DEEP = f"the row is nested more than {MAX_DEPTH} levels deep, so that it could not be given back"
+
+# Objects of a list that only white space stands between.
+PRINTED_BY_NUMPY = re.compile(r"\}\s+\{")
+
+PYTHON_TEXT = re.compile(r"'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"", re.DOTALL)
+# Characters outside of texts in a list that Python wrote.
+MAX_MARKS = 50_000
 
 Pair = tuple[Role, str]
 Names = tuple[str, ...]
@@ -332,6 +342,23 @@ def _from_json(text: str) -> object:
     try:
         return orjson.loads(text)
     except ValueError:
+        return _from_python(text) if text.lstrip().startswith("[") else None
+
+
+def _from_python(text: str) -> object:
+    """A list as Python writes it, with single quotes; None if it is none."""
+    # Python's parser takes much memory and time for many values; texts are one value each.
+    if len(PYTHON_TEXT.sub("", text)) > MAX_MARKS:
+        return None
+    try:
+        # An escape that Python warns of is read as it stands.
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        if PRINTED_BY_NUMPY.search(text):
+            raise BadRow(
+                "wrong_type", "a list is written as numpy prints it, without commas; write it as JSON"
+            ) from None
         return None
 
 

@@ -1,24 +1,24 @@
 """Splits a stream of bytes into numbered lines, in bounded memory whatever their length and their ends."""
 
 import codecs
+import re
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 MAX_LINE = 64 << 20
 CHUNK = 1 << 20
+LINE_END = re.compile(rb"\r?\n|\r")
 MARK = codecs.BOM_UTF8
 
 
 def lines(stream: Any, start: int = 1) -> Iterator[tuple[int, bytes | None]]:
     """Numbered lines with their ends; a line longer than MAX_LINE is None, and is skipped piece by piece.
 
-    A line ends at a line feed; if the stream begins with carriage returns and no line feed, at either.
+    A line ends at a line feed; at a carriage return as well, if the first line does.
     """
-    head = stream.peek(1)
-    if b"\r" in head and b"\n" not in head:
-        return enumerate(_any_lines(stream), start)
-    return _lines(stream, start)
+    end = LINE_END.search(stream.peek(1))
+    return enumerate(_any_lines(stream), start) if end and end[0] == b"\r" else _lines(stream, start)
 
 
 def _lines(stream: Any, start: int) -> Iterator[tuple[int, bytes | None]]:

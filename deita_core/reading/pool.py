@@ -179,7 +179,7 @@ def _pool_rows(found: Found, layout: Layout | None, limit: int | None) -> Iterat
     set_aside = dict(found.set_aside)
     yield from pool_streams(found, layout, limit, set_aside)
     for sentence in set_aside.values():
-        warnings.warn(aside_line(sentence), stacklevel=4)
+        warnings.warn(aside_line(sentence), stacklevel=3)
 
 
 def _judged(file: str, layout: Layout | None, limit: int | None) -> Iterator[Placed]:
