@@ -37,14 +37,15 @@ def csv_rows(file: str, stream: Any, separator: str) -> Iterator[Row | Reject]:
             return
         if text.cut >= line:
             yield Reject(line, "too_large", f"a line of the record is longer than {MAX_LINE:,} bytes")
-        elif text.marked == line:
-            # Files that were joined: each began with a mark and a header.
-            if _without_unnamed(cells) != header:
-                told = "a byte order mark begins a file with another header here; from here on nothing is read"
-                yield Reject(line, "broken_csv", told)
-                return
+        elif text.marked == line and _without_unnamed(cells) == header:
+            # Files that were joined: each began with a mark and the header.
+            continue
+        elif text.marked == line and detect_layout([dict.fromkeys(cells, "")]):
+            told = "a byte order mark begins a file with another header here; from here on nothing is read"
+            yield Reject(line, "broken_csv", told)
+            return
         elif cells:
-            yield _row(line, header, cells)
+            yield _row(line, header, ["\ufeff" + cells[0], *cells[1:]] if text.marked == line else cells)
 
 
 class _Lines:

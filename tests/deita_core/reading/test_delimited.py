@@ -68,7 +68,8 @@ def test_joined_files_begin_again_with_their_mark_and_header(read):
 
 
 def test_a_byte_order_mark_inside_a_text_stays(read):
-    assert read('instruction,output\n"a\ufeff",\ufeffb\n') == {2: ("a\ufeff", "\ufeffb")}
+    found = read('instruction,output\n"a\ufeff",\ufeffb\n\ufeffc,d\n')
+    assert found == {2: ("a\ufeff", "\ufeffb"), 3: ("\ufeffc", "d")}
 
 
 def test_a_name_of_a_column_twice_is_refused_whatever_the_separator(read):
