@@ -209,7 +209,7 @@ def is_small(file: PoolFile) -> bool:
 
 
 # Small files have no cached task results, but a record for all that were read together.
-RECORDS = "records"
+RECORDS = "results"
 _RECORD: TypeAdapter[list[Ingested]] = TypeAdapter(list[Ingested])
 
 
@@ -217,7 +217,7 @@ def record(store: Store, files: Sequence[Ingested]) -> None:
     """Note that files are in the store, all of them or none."""
     folder = store.side / RECORDS
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{content_id(repr([file.file_id for file in files]).encode())}.json"
+    path = folder / f"read-{content_id(repr([file.file_id for file in files]).encode())}.json"
     new = path.with_suffix(".new")
     new.write_bytes(_RECORD.dump_json(list(files)))
     new.replace(path)
@@ -226,7 +226,7 @@ def record(store: Store, files: Sequence[Ingested]) -> None:
 def recorded(store: Store, files: Sequence[PoolFile]) -> dict[str, Ingested]:
     """Current counts of those files that were noted and whose rows are all in the store, by id."""
     asked, noted = {file.id for file in files}, dict[str, Ingested]()
-    for path in sorted((store.side / RECORDS).glob("*.json")):
+    for path in sorted((store.side / RECORDS).glob("read-*.json")):
         try:
             found = _RECORD.validate_json(path.read_bytes())
         except ValidationError:

@@ -116,7 +116,7 @@ def test_a_record_of_another_version_is_passed_over(pool, store):
     (pool / "a.jsonl").write_bytes(lines([row(1)]))
     files = described("pool").files
     record(store, ingest_files(store, files))
-    (store.side / "records" / "old.json").write_text('[{"path": "a.jsonl"}]')
+    (store.side / "results" / "read-old.json").write_text('[{"path": "a.jsonl"}]')
     assert list(recorded(store, files)) == [files[0].id]
 
 
