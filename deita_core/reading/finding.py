@@ -50,15 +50,16 @@ def find_pool(paths: str | Path | Iterable[str | Path], leave_out: Sequence[str]
     however many links lead to it. A glob of `leave_out` is compared with whole paths, and with any part of a path
     below the folder that was named. Raises InputError if a path names nothing readable.
     """
-    found, places = Found(), set[str]()
+    found, places = Found(), dict[str, str]()
     for path in map(str, [paths] if isinstance(paths, (str, Path)) else paths):
         new = _under(path)
         for file in new.files:
             place = file if file.startswith(HUB) else os.path.realpath(file)
             if place not in places:
-                places.add(place)
+                places[place] = file
                 (found.left_out if _is_left_out(file, path, leave_out) else found.files).append(file)
-        found.named |= new.named
+            if file in new.named:
+                found.named.add(places[place])
         found.set_aside |= {f: why for f, why in new.set_aside.items() if not _is_left_out(f, path, leave_out)}
     if found.left_out and not found.files:
         raise InputError(f"Nothing remains of the pool without {', '.join(leave_out)}; leave out less.")

@@ -152,7 +152,8 @@ def test_a_set_aside_file_that_is_left_out_is_not_told_about(pool):
 
 
 def test_what_is_named_by_itself_is_known(pool):
-    pool("a.jsonl", "b.jsonl", "sub/c.jsonl")
-    assert find_pool(["pool", "pool/a.jsonl"]).named == {"pool/a.jsonl"}
+    folder = pool("a.jsonl", "b.jsonl", "sub/c.jsonl")
+    for name in ("pool/a.jsonl", "./pool/a.jsonl", folder / "a.jsonl"):
+        assert find_pool(["pool", name]).named == {"pool/a.jsonl"}
     assert find_pool("pool/*").named == {"pool/a.jsonl", "pool/b.jsonl"}
     assert find_pool("pool/**").named == set()
