@@ -128,7 +128,7 @@ class _Transcoded(io.RawIOBase):
     """A text of another encoding in UTF-8. What is no text in that encoding becomes bytes that are not UTF-8."""
 
     def __init__(self, stream: Any, encoding: str) -> None:
-        self._stream, self._ready, self._ended = stream, b"", False
+        self._stream, self._ready, self._ended, self._failure = stream, b"", False, ""
         self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
 
     def readable(self) -> bool:
@@ -136,6 +136,8 @@ class _Transcoded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready and not self._ended:
+            if self._failure:
+                raise OSError(self._failure)
             data = self._stream.read(BUFFER)
             self._ended = not data
             self._ready = self._decoded(data).encode("utf-8", "surrogatepass")
@@ -147,7 +149,7 @@ class _Transcoded(io.RawIOBase):
         try:
             return self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            if data:
-                raise OSError(f"it is no text in {error.encoding}") from None
-            # Half a character at the end: the last line is not text.
-            return "\udcff"
+            # Half a character at the end is one more line that is not text; elsewhere nothing after it can be read.
+            self._failure = f"it is no text in {error.encoding}" if data else ""
+            before = error.object[: error.start].decode(error.encoding, "surrogatepass")
+            return before + ("" if data else "\udcff")

@@ -35,13 +35,14 @@ def _text_file_rows(file: str) -> Iterator[Row | Reject]:
                 line = row.line
                 yield row
     except UNPACKING as error:
-        if not file.lower().endswith(PACKED):
+        # Only errors of the system have a number; the others are about the content.
+        if getattr(error, "errno", None) is not None:
             raise InputError(f"{file} cannot be read ({cause(error)}); check its permissions and the disk.") from None
         yield broken_from(line, error)
 
 
 def broken_from(line: int, error: Exception) -> Reject:
-    """The reject for everything after a line of a compressed file that cannot be decompressed."""
+    """The reject for everything after a line of a file that cannot be decompressed or decoded."""
     return Reject(line + 1, "broken_compression", f"from here on nothing can be unpacked: {cause(error)}")
 
 

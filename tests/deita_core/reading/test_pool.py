@@ -157,6 +157,12 @@ def test_half_a_character_at_the_end_costs_the_last_line_only(file):
     assert outcome(file("a.jsonl", data[:-3])) == [(1, "ok"), (2, "wrong_encoding")]
 
 
+def test_noise_in_the_middle_is_one_reject_for_all_that_follows(file):
+    data = jsonl([row(1), row(2)]).decode().encode("utf-32-le") + b"\xff" * 80 + jsonl([row(3)])
+    found = outcome(file("a.jsonl", b"\xff\xfe\0\0" + data))
+    assert found == [(1, "ok"), (2, "ok"), (3, "broken_compression")]
+
+
 def test_noise_is_no_text(file):
     with pytest.raises(InputError, match="NUL bytes"):
         list(stream_file(file("a.csv", b"\0\0\0\0noise")))
