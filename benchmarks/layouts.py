@@ -18,7 +18,8 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError
 from deita_core.export.files import selected_row
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
-from deita_core.reading.pool import SUPPORTED, read_pool
+from deita_core.reading.files import SUPPORTED
+from deita_core.reading.pool import read_pool
 from deita_core.scorers import ScorerFiles, find_scorer, load_found
 from deita_core.stages.encoding import encode_shard, load_encoder, plan_encoding
 from deita_core.stages.exporting import all_decisions, selected_rows

@@ -15,6 +15,10 @@ class InputError(DeitaError):
     exit_code = 2
 
 
+class UnreadableFileError(InputError):
+    """A file of which no row can be read. In a folder it is set aside, named by itself it is an error."""
+
+
 class StoreError(DeitaError):
     """The store cannot be used: locked by another run, incomplete, or written by another program."""
 

@@ -14,10 +14,10 @@ from deita_core.llm.cache import usage_of
 from deita_core.llm.traffic import TRAFFIC
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.store import Store
-from flows.steps import holding
+from flows.steps import holding, read_found
 from tasks.artifacts import publish_evolution
 from tasks.evolve import api_key, draw, evolve_chains, plan_chains, plan_rankings, rank_chains, summarise, write_chains
-from tasks.ingest import find_files, read_files
+from tasks.ingest import find_files
 from tasks.runtime.asking import ask_shards
 from tasks.runtime.progress import Progress
 
@@ -39,7 +39,7 @@ def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> Evolution
     store = settings.store
     with holding(store), Progress() as progress:
         found = find_files(seeds, settings.reading, [store, out])
-        files = list(progress.steps("reading", read_files(store, found, settings.limit), total=len(found)))
+        files = read_found(progress, store, found, settings.limit)
         job = draw(store, tuple(file.file_id for file in files), settings)
         usage = partial(usage_of, Store(store).side, job.id)
         before, traffic = usage(), TRAFFIC.copy()

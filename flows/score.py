@@ -25,7 +25,7 @@ def score(pool: list[str], out: str, settings: SelectionSettings | None = None) 
     check_runner(settings.runner)
     encoder, scorers = find_models(settings)
     with holding(settings.store), Progress() as progress:
-        file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, leave_out=[]))
+        file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, own=[]))
         with open_runner(settings.runner) as submit:
             if any(scorer.kind == "head" for scorer in scorers):
                 encode_pool(progress, submit, settings.store, encoder, file_ids)
@@ -42,7 +42,7 @@ def calibrate(
     settings = settings or SelectionSettings()
     encoder = find_pool_encoder(settings)
     with holding(settings.store), Progress() as progress:
-        file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, leave_out=[]))
+        file_ids = tuple(file.file_id for file in read_pool(progress, pool, settings, own=[]))
         with open_runner(settings.runner) as submit:
             encode_pool(progress, submit, settings.store, encoder, file_ids)
         with progress.step("calibrating"):

@@ -53,7 +53,7 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
         previous = snapshot_to_follow(store, Path(out))
         check_runner(settings.runner)
         encoder, scorers = find_models(settings)
-        files = read_pool(progress, pool, settings, leave_out=[out])
+        files = read_pool(progress, pool, settings, own=[out])
         return _make_snapshot(progress, _Wanted(pool, files, encoder, scorers, settings, out, previous))
 
 
@@ -80,7 +80,7 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
         fitting(settings)
         check_runner(settings.runner)
         encoder, scorers = find_models(settings)
-        files = read_grown_pool(progress, pool, previous, settings, leave_out=[out])
+        files = read_grown_pool(progress, pool, previous, settings, own=[out])
         whole = list(dict.fromkeys([*(previous.report.pool if previous else []), *pool]))
         return _make_snapshot(progress, _Wanted(whole, files, encoder, scorers, settings, out, previous))
 

@@ -7,9 +7,11 @@ from functools import partial
 from prefect.runtime import flow_run
 
 from deita_core.config.settings import SelectionSettings
+from deita_core.errors import UnreadableFileError
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
-from deita_core.stages.ingest import Ingested, PoolFile, as_before, only_stored, still_stored, surviving
+from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.removal import mend, take_back
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.store import Store
@@ -54,20 +56,32 @@ def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerF
 
 
 def read_pool(
-    progress: Progress, pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]
+    progress: Progress, pool: Sequence[str], settings: SelectionSettings, own: Sequence[str]
 ) -> list[Ingested]:
-    """Read the pool's files, except those in the folders `leave_out`."""
-    return _read(progress, settings, _found(pool, settings, leave_out))
+    """Read the pool's files, except those in the folders `own`; warn of those that are set aside."""
+    return read_found(progress, settings.store, _found(pool, settings, own), settings.limit)
 
 
-def _found(pool: Sequence[str], settings: SelectionSettings, leave_out: Sequence[str]) -> list[PoolFile]:
+def _found(pool: Sequence[str], settings: SelectionSettings, own: Sequence[str]) -> PoolFiles:
     """Find the pool's files, without the output folders of the store's snapshots."""
     written = snapshots(Store(settings.store))["folder"].unique().to_list()
-    return find_files(pool, settings.reading, [settings.store, *leave_out, *written])
+    return find_files(pool, settings.reading, [settings.store, *own, *written], settings.leave_out)
 
 
-def _read(progress: Progress, settings: SelectionSettings, found: Sequence[PoolFile]) -> list[Ingested]:
-    return list(progress.steps("reading", read_files(settings.store, found, settings.limit), total=len(found)))
+def read_found(progress: Progress, store: str, found: PoolFiles, limit: int | None) -> list[Ingested]:
+    """Read the files found; returns those with rows.
+
+    Raises UnreadableFileError if no row of any file could be read.
+    """
+    for line in found.warnings:
+        progress.warn(line)
+    files = list(progress.steps("reading", read_files(store, found.files, limit), total=len(found.files)))
+    aside = [file.set_aside for file in files if file.set_aside]
+    for sentence in aside:
+        progress.warn(aside_line(sentence))
+    if aside and len(aside) == len(files):
+        raise UnreadableFileError(aside[0])
+    return [file for file in files if file.rows]
 
 
 def read_grown_pool(
@@ -75,19 +89,21 @@ def read_grown_pool(
     named: Sequence[str],
     previous: Snapshot | None,
     settings: SelectionSettings,
-    leave_out: Sequence[str],
+    own: Sequence[str],
 ) -> list[Ingested]:
     """Read the named files and the previous snapshot's pool; for files that no longer exist, use the stored rows."""
     if previous is None:
-        return read_pool(progress, named, settings, leave_out)
+        return read_pool(progress, named, settings, own)
     there, before = surviving(previous.report.pool), previous.report.files
     for name in previous.report.pool:
         if name not in there:
             progress.warn(f"{name} of the pool is not there; its rows stay as they are.")
     pool = [*there, *named]
-    found = as_before(before, _found(pool, settings, leave_out)) if pool else []
-    stored = still_stored(Store(settings.store), only_stored(before, found))
-    return [*stored, *_read(progress, settings, found)]
+    found = _found(pool, settings, own) if pool else PoolFiles(files=[], warnings=[], left_out=[])
+    found = found.model_copy(update={"files": as_before(before, found.files)})
+    gone = only_stored(before, found.files, found.left_out)
+    stored = still_stored(Store(settings.store), gone)
+    return [*stored, *read_found(progress, settings.store, found, settings.limit)]
 
 
 def encode_pool(

@@ -5,15 +5,30 @@ from collections.abc import Iterator, Sequence
 from prefect import task
 
 from deita_core.reading.options import ReadOptions
-from deita_core.stages.ingest import Ingested, PoolFile, describe_file, ingest_file, pool_files, recount
+from deita_core.stages.ingest import (
+    Ingested,
+    PoolFile,
+    PoolFiles,
+    check_readable,
+    describe_pool,
+    groups,
+    ingest_files,
+    is_small,
+    pool_files,
+    record,
+    recorded,
+    recount,
+)
 from deita_core.store import Store
 from tasks.runtime.policy import RETRIES, file_key, results_folder
 
 
 @task(task_run_name="find files", **RETRIES)
-def find_files(pool: Sequence[str], options: ReadOptions, leave_out: Sequence[str]) -> list[PoolFile]:
-    """Return the pool's files with their content ids, except those in the folders `leave_out`."""
-    return [describe_file(file, options) for file in pool_files(pool, leave_out)]
+def find_files(
+    pool: Sequence[str], options: ReadOptions, own: Sequence[str], leave_out: Sequence[str] = ()
+) -> PoolFiles:
+    """Return the pool's files with their content ids, except those in the folders `own` and those left out."""
+    return describe_pool(pool_files(pool, own, leave_out), options)
 
 
 @task(
@@ -25,19 +40,47 @@ def find_files(pool: Sequence[str], options: ReadOptions, leave_out: Sequence[st
 )
 def read_file(store: str, file: PoolFile) -> Ingested:
     """Read one file into the store; cached by its content."""
-    return ingest_file(Store(store), file)
+    [ingested] = ingest_files(Store(store), [file])
+    return ingested
+
+
+@task(**RETRIES)
+def read_together(store: str, files: Sequence[PoolFile]) -> list[Ingested]:
+    """Read small files into the store, and note all of them at the end."""
+    ingested = ingest_files(Store(store), files)
+    record(Store(store), ingested)
+    return ingested
 
 
 def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iterator[Ingested]:
-    """Read files in order until `limit` rows are read in total."""
+    """Read files in order until `limit` rows are read in total.
+
+    Raises UnreadableFileError if no row could be read of a file that was named by itself.
+    """
+    # With a limit, what is read of a file depends on those before it.
+    small = {} if limit is not None else _read_small(store, [file for file in files if is_small(file)])
     left = limit
     for file in files:
         if left == 0:
             return
         asked = file.model_copy(update={"limit": left})
-        kept = read_file.with_options(result_storage=results_folder(store))
-        remembered = kept(store, asked)
-        # The cache may contain a file whose rows are no longer in the store.
-        ingested = recount(Store(store), remembered) or kept.with_options(refresh_cache=True)(store, asked)
+        ingested = small.get(file.id) or _read_one(store, asked)
+        check_readable(file, ingested)
         left = None if left is None else left - ingested.rows
         yield ingested.model_copy(update={"options": file.options})
+
+
+def _read_one(store: str, file: PoolFile) -> Ingested:
+    kept = read_file.with_options(result_storage=results_folder(store))
+    remembered = kept(store, file)
+    # The cache may contain a file whose rows are no longer in the store.
+    return recount(Store(store), remembered) or kept.with_options(refresh_cache=True)(store, file)
+
+
+def _read_small(store: str, files: Sequence[PoolFile]) -> dict[str, Ingested]:
+    """Read the small files that the store lacks, many in one task; returns all, by id."""
+    there = recorded(Store(store), files)
+    for group in groups(file for file in files if file.id not in there):
+        name = f"read {group[0].file}" if len(group) == 1 else f"read {len(group)} small files"
+        there |= {file.file_id: file for file in read_together.with_options(task_run_name=name)(store, group)}
+    return there

@@ -49,6 +49,11 @@ def _known_runner(name: str) -> str:
     return name
 
 
+def _as_list(given: Any) -> Any:
+    """One glob, as an environment variable holds it, as a list of one."""
+    return [given] if isinstance(given, str) else given
+
+
 class SelectionSettings(BaseModel):
     """Settings of a selection; the defaults are the laptop preset."""
 
@@ -106,6 +111,9 @@ class SelectionSettings(BaseModel):
         "ignore", description="score: the reasoning before an answer is encoded and scored with it."
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
+    leave_out: Annotated[list[Annotated[str, Field(pattern="[^/]")]], BeforeValidator(_as_list)] = Field(
+        [], description="Globs of files and folders of the pool that are not read."
+    )
     format: Format = Field("same", description="The layout of selected.jsonl.")
     keep_snapshots: Annotated[int, Field(ge=2)] | None = Field(
         None, description="How many of the folder's last snapshots to keep; none: all."

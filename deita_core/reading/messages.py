@@ -1,6 +1,9 @@
 """Converts lists of messages, in any dialect of them, to this project's messages."""
 
+import ast
 import json
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +41,11 @@ OWN_NAMES = ("developer", "function", "ipython")
 CALL_ROLES = ("function_call", "tool_call")
 ROLE_KEYS = ("role", "from")
 TEXT_KEYS = ("content", "value", "text")
+# Objects of a list that only white space stands between.
+PRINTED_BY_NUMPY = re.compile(r"\}\s+\{")
+PYTHON_TEXT = re.compile(r"'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"", re.DOTALL)
+# Characters outside of texts in a list that Python wrote.
+MAX_MARKS = 50_000
 QUESTIONS = ("prompt", "question", "problem", "query", "instruction", "input")
 ANSWERS = ("response", "answer", "solution", "completion", "output")
 
@@ -70,6 +78,22 @@ def from_json(text: str) -> object:
     try:
         return orjson.loads(text)
     except ValueError:
+        return _from_python(text) if text.lstrip().startswith("[") else None
+
+
+def _from_python(text: str) -> object:
+    """A list as Python writes it, with single quotes; None if it is none."""
+    # Python's parser takes much memory and time for many values; texts are one value each.
+    if len(PYTHON_TEXT.sub("", text)) > MAX_MARKS:
+        return None
+    try:
+        # An escape that Python warns of is read as it stands.
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        if PRINTED_BY_NUMPY.search(text):
+            problem = "a list is written as numpy prints it, without commas; write it as JSON"
+            raise BadRow("wrong_type", problem) from None
         return None
 
 

@@ -1,30 +1,28 @@
 """Streams samples and rejects from files, folders, globs and hub datasets, in bounded memory at any size."""
 
-import glob
 import hashlib
-import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from pydantic import ValidationError
 
 from deita_core.conversation import Conversation, Message, text_id
-from deita_core.errors import InputError, cause
+from deita_core.errors import InputError, UnreadableFileError, cause
 from deita_core.literals import LAYOUTS, Layout, Modality, Preference
-from deita_core.reading.files import parquet_rows, text_rows
-from deita_core.reading.hub import HUB, hub_hash, hub_parts, hub_rows
+from deita_core.reading.archives import archive_parts
+from deita_core.reading.files import ARCHIVES, file_rows
+from deita_core.reading.finding import Found, aside_line, find_pool
+from deita_core.reading.hub import HUB, hub_hash, hub_rows
 from deita_core.reading.layouts import DEFAULT, judge_rows
 from deita_core.reading.options import ReadOptions
 from deita_core.reading.rows import Reject, Row, Sample
 from deita_core.tables import MESSAGE, REJECTS, SAMPLES, SOURCES, Table
-
-TEXTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
-SUPPORTED = (*TEXTS, ".parquet", *(text + packed for text in TEXTS for packed in (".gz", ".zst")))
 
 FEW = 10
 
@@ -52,18 +50,25 @@ class Batch:
     rejects: pl.DataFrame
 
 
+class Placed(NamedTuple):
+    """A row of a file: the file, or the file in an archive, that it stands in, and its number in the whole file."""
+
+    place: str
+    number: int
+    row: Sample | Reject
+
+    @property
+    def chars(self) -> int:
+        """Characters of the row's JSON."""
+        return len(self.row.fields) if isinstance(self.row, Sample) else 0
+
+
 def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
     """The files that paths, folders and globs name, each once and in order; hf://datasets/... is unchanged.
 
     Folders are searched recursively, without hidden files. Raises InputError if a path names nothing readable.
     """
-    found: dict[Path | str, str] = {}
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        for file in _files(str(path)):
-            found.setdefault(file if file.startswith(HUB) else Path(file).resolve(), file)
-    if not found:
-        raise InputError("No input was named; give a file, a folder, a glob or hf://datasets/ORG/NAME.")
-    return list(found.values())
+    return find_pool(paths).files
 
 
 def read_options(**given: Any) -> ReadOptions:
@@ -80,14 +85,19 @@ def stream_file(
 ) -> Iterator[Sample | Reject]:
     """The first `limit` rows of one file or hub dataset, samples and rejects, in order; the layout is detected if None.
 
-    Raises InputError at once for invalid arguments, and at the end if no row could be read.
+    Raises InputError at once for invalid arguments, and UnreadableFileError at the end if no row could be read.
     """
+    return (placed.row for placed in placed_rows(path, options, limit))
+
+
+def placed_rows(path: str | Path, options: ReadOptions = DEFAULT, limit: int | None = None) -> Iterator[Placed]:
+    """As `stream_file`, each row with its place. Lines are counted anew in each file of an archive, numbers are not."""
     if limit is not None and limit < 1:
         raise InputError(f"The limit is {limit}; it must be at least 1 row.")
     file, *others = expand(path)
     if others:
         raise InputError(f"{path} names {1 + len(others)} files; stream them one at a time.")
-    return _verdict(file, judge_rows(islice(_rows(file), limit), options), options.expected, limit)
+    return _verdict(file, _judged(file, options, limit), options.expected, limit)
 
 
 def read_pool(
@@ -103,13 +113,14 @@ def read_pool(
 
     samples: id, messages and extra (what else a trainer sees, as JSON), multimodal, n_turns, n_chars, copies, sources
     (file, line of each copy), fields (of the first copy, as JSON); rejects: file, line, reason, detail. `limit` counts
-    the rows of all files together; the other options as in ReadOptions.
+    the rows of all files together; the other options are those of ReadOptions. Warns of files of a folder that cannot
+    be read.
     """
     options = read_options(layout=layout, preference=preference, modality=modality, columns=columns or {})
     first: dict[str, Sample] = {}
     sources: dict[str, list[dict]] = {}
     rejects = []
-    for file, row in _pool_rows(expand(paths), options, limit):
+    for file, _, row in _pool_rows(find_pool(paths), options, limit):
         if isinstance(row, Reject):
             rejects.append((file, row.line, row.reason, row.detail))
         else:
@@ -122,20 +133,21 @@ def read_pool(
     )
 
 
-def batches(
-    rows: Iterable[Sample | Reject], max_rows: int = 4096, max_chars: int = 32_000_000
-) -> Iterator[list[Sample | Reject]]:
-    """The rows in lists of at most `max_rows`; a list ends once its JSON reaches `max_chars` characters."""
-    batch: list[Sample | Reject] = []
-    chars = 0
-    for row in rows:
-        batch.append(row)
-        chars += len(row.fields) if isinstance(row, Sample) else 0
-        if len(batch) >= max_rows or chars >= max_chars:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
+def placed_frames(rows: Sequence[tuple[str, Placed]]) -> Batch:
+    """Rows of several files, each with its file's id, for the store's tables."""
+    batch = samples_frames("", "", [placed.row for _, placed in rows])
+    good = [(file_id, placed) for file_id, placed in rows if isinstance(placed.row, Sample)]
+    bad = [(file_id, placed) for file_id, placed in rows if isinstance(placed.row, Reject)]
+    return Batch(batch.samples, _placed(batch.sources, good), _placed(batch.rejects, bad))
+
+
+def _placed(frame: pl.DataFrame, rows: Sequence[tuple[str, Placed]]) -> pl.DataFrame:
+    """A frame of rows in their order, with their keys, files and places."""
+    return frame.with_columns(
+        key=pl.Series([_key(file_id, placed.number, placed.row) for file_id, placed in rows], dtype=pl.String),
+        file_id=pl.Series([file_id for file_id, _ in rows], dtype=pl.String),
+        file=pl.Series([placed.place for _, placed in rows], dtype=pl.String),
+    )
 
 
 def samples_frames(file_id: str, file: str, rows: Iterable[Sample | Reject]) -> Batch:
@@ -146,8 +158,8 @@ def samples_frames(file_id: str, file: str, rows: Iterable[Sample | Reject]) -> 
     unique = {s.conversation.id: s.conversation for s in good}
     return Batch(
         _frame(SAMPLES, [_outlined(c) for c in unique.values()]),
-        _frame(SOURCES, [(*_key(file_id, file, s), s.conversation.id, s.layout, s.side, s.fields) for s in good]),
-        _frame(REJECTS, [(*_key(file_id, file, r), r.reason, r.detail) for r in bad]),
+        _frame(SOURCES, [(*_at(file_id, file, s), s.conversation.id, s.layout, s.side, s.fields) for s in good]),
+        _frame(REJECTS, [(*_at(file_id, file, r), r.reason, r.detail) for r in bad]),
     )
 
 
@@ -162,64 +174,69 @@ def content_hash(path: str | Path) -> str:
         raise InputError(f"{path} cannot be read ({cause(error)}); check the path and its permissions.") from None
 
 
-def _files(path: str) -> list[str]:
-    if path.startswith(HUB):
-        hub_parts(path)
-        return [path]
-    where = Path(path)
-    if where.is_dir():
-        found = [p for p in where.rglob("*") if not any(part.startswith(".") for part in p.relative_to(where).parts)]
-    else:
-        # Path.glob does not accept absolute patterns.
-        found = [where] if where.exists() else [Path(match) for match in glob.glob(path, recursive=True)]  # noqa: PTH207
-    files = sorted(p.as_posix() for p in found if p.name.lower().endswith(SUPPORTED) and p.is_file())
-    if strange := [file for file in files if not _is_utf8(file)]:
-        shown = os.fsencode(strange[0]).decode(errors="replace")
-        raise InputError(f"{shown} has a name that is not UTF-8, so that no result could say it; rename the file.")
-    if not files:
-        problem = "names no file of a supported kind" if found or where.exists() else "does not exist"
-        raise InputError(f"{path} {problem}; give {', '.join(SUPPORTED)} files, or hf://datasets/ORG/NAME.")
-    return files
+def pool_streams(found: Found, options: ReadOptions, limit: int | None, set_aside: dict[str, str]) -> Iterator[Placed]:
+    """The first `limit` rows of all files, in order; files of a folder that cannot be read are added to `set_aside`.
 
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _pool_rows(files: Sequence[str], options: ReadOptions, limit: int | None) -> Iterator[tuple[str, Sample | Reject]]:
-    left = limit
-    for file in files:
-        met = 0
-        for met, row in enumerate(stream_file(file, options, left), 1):  # noqa: B007
-            yield file, row
-        left = None if left is None else left - met
+    Raises UnreadableFileError for a file that was named by itself, and if there is no other.
+    """
+    left, readable = limit, False
+    for file in found.files:
         if left == 0:
             return
+        try:
+            for placed in placed_rows(file, options, left):
+                left = None if left is None else left - 1
+                yield placed
+            readable = True
+        except UnreadableFileError as error:
+            if file in found.named:
+                raise
+            set_aside[file] = str(error)
+            failure = error
+    if not readable and set_aside:
+        raise failure
 
 
-def _verdict(
-    file: str, rows: Iterator[Sample | Reject], layout: Layout | None, limit: int | None
-) -> Iterator[Sample | Reject]:
-    """The rows, unchanged. Raises InputError at the end if none is a sample."""
+def _pool_rows(found: Found, options: ReadOptions, limit: int | None) -> Iterator[Placed]:
+    set_aside = dict(found.set_aside)
+    yield from pool_streams(found, options, limit, set_aside)
+    for sentence in set_aside.values():
+        warnings.warn(aside_line(sentence), stacklevel=3)
+
+
+def _judged(file: str, options: ReadOptions, limit: int | None) -> Iterator[Placed]:
+    seen = before = 0
+    for place, rows in _parts(file):
+        number = before
+        for row in judge_rows(islice(rows, None if limit is None else limit - seen), options):
+            seen, number = seen + 1, before + row.line
+            yield Placed(place, number, row)
+        before = number
+
+
+def _parts(file: str) -> Iterable[tuple[str, Iterator[Row | Reject]]]:
+    if file.startswith(HUB):
+        return [(file, hub_rows(file))]
+    return archive_parts(file) if file.lower().endswith(ARCHIVES) else [(file, file_rows(file))]
+
+
+def _verdict(file: str, rows: Iterator[Placed], layout: Layout | None, limit: int | None) -> Iterator[Placed]:
+    """The rows, unchanged. Raises UnreadableFileError at the end if none is a sample."""
     good, reasons, details = 0, Counter[str](), dict[str, str]()
-    for row in rows:
-        if isinstance(row, Sample):
+    for placed in rows:
+        if isinstance(placed.row, Sample):
             good += 1
         else:
-            reasons[row.reason] += 1
-            details.setdefault(row.reason, row.detail)
-        yield row
+            reasons[placed.row.reason] += 1
+            details.setdefault(placed.row.reason, placed.row.detail)
+        yield placed
     if not good and not reasons:
-        raise InputError(f"{file} is empty: it holds no row; leave it out or put it right.")
+        raise UnreadableFileError(f"{file} is empty: it holds no row; leave it out or put it right.")
     # The limit can leave the last file too few rows to judge it by.
     cut_short = limit is not None and limit < FEW and reasons.total() == limit
     if not good and not cut_short:
         [(reason, n)] = reasons.most_common(1)
-        raise InputError(
+        raise UnreadableFileError(
             f"Not one of the {reasons.total():,} rows tried of {file} could be read as {layout or ', '.join(LAYOUTS)} "
             f"({n:,} times {reason}: {details[reason]}); put the rows right, or name another layout."
         )
@@ -248,16 +265,14 @@ def _index(message: Message) -> dict[str, Any]:
     }
 
 
-def _key(file_id: str, file: str, row: Sample | Reject) -> tuple[str, str, str, int]:
+def _at(file_id: str, file: str, row: Sample | Reject) -> tuple[str, str, str, int]:
+    return _key(file_id, row.line, row), file_id, file, row.line
+
+
+def _key(file_id: str, number: int, row: Sample | Reject) -> str:
     rejected = isinstance(row, Sample) and row.side == "rejected"
-    return f"{file_id}:{row.line}{':rejected' if rejected else ''}", file_id, file, row.line
+    return f"{file_id}:{number}{':rejected' if rejected else ''}"
 
 
 def _frame(table: Table, rows: list[tuple]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=table.empty().schema, orient="row")
-
-
-def _rows(file: str) -> Iterator[Row | Reject]:
-    if file.startswith(HUB):
-        return hub_rows(file)
-    return parquet_rows(file) if file.lower().endswith(".parquet") else text_rows(file)

@@ -12,7 +12,8 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, text_id
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
-from deita_core.reading.pool import Reject, stream_file
+from deita_core.reading.finding import aside_line
+from deita_core.reading.pool import Reject, pool_streams
 from deita_core.scorers import find_scorer
 from deita_core.stages.encoding import chars_read, encoder_table, load_encoder
 from deita_core.stages.ingest import pool_files
@@ -47,18 +48,20 @@ class Estimate(BaseModel):
     to_score: int
     seconds: float
     chars_per_second: float | None
+    warnings: list[str] = []
 
 
 def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; writes nothing."""
-    files = pool_files(pool, [settings.store])
+    found = pool_files(pool, [settings.store], settings.leave_out)
+    set_aside = dict(found.set_aside)
     encoder = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
     encoder = encoder.model_copy(update={"reasoning": settings.reasoning})
     rows = rejects = 0
     samples: set[str] = set()
     chars: dict[str, int] = {}
     example = _Reservoir(MEASURED)
-    for row in _rows(files, settings):
+    for _, _, row in pool_streams(found, settings.reading, settings.limit, set_aside):
         rows += 1
         if isinstance(row, Reject):
             rejects += 1
@@ -72,7 +75,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     missing = store.missing(encoder_table(encoder), pl.Series(list(chars), dtype=pl.String)).to_list()
     rate = _chars_per_second(encoder, example.kept) if missing else None
     return Estimate(
-        files=len(files),
+        files=sum(file not in set_aside for file in found.files),
         rows=rows,
         rejects=rejects,
         samples=len(samples),
@@ -81,17 +84,8 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
         to_score=_unscored(store, encoder, settings, samples),
         seconds=sum(chars[id_] for id_ in missing) / rate if rate else 0.0,
         chars_per_second=rate,
+        warnings=[aside_line(sentence) for sentence in set_aside.values()],
     )
-
-
-def _rows(files: Sequence[str], settings: SelectionSettings) -> Iterable:
-    left = settings.limit
-    for file in files:
-        if left == 0:
-            return
-        for row in stream_file(file, settings.reading, left):
-            left = None if left is None else left - 1
-            yield row
 
 
 def _units(talk: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:

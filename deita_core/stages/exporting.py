@@ -128,7 +128,7 @@ def _places(store: Store, job: Job) -> pl.DataFrame:
     columns = ["sample_id", "key", "file_id", "file", "line", "side"]
     rows = store.fetch(SOURCES, "file_id", list(job.file_ids), columns)
     position = pl.DataFrame({"file_id": job.file_ids}).with_row_index("nth")
-    rows = rows.join(position, on="file_id").sort("nth", "line", "side")
+    rows = rows.join(position, on="file_id").sort("nth", "line", "side", "key")
     return rows.group_by("sample_id", maintain_order=True).agg(
         pl.col("key", "file", "line", "side").first(), copies=pl.len().cast(pl.Int32)
     )

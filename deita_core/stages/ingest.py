@@ -1,29 +1,44 @@
 """Reads files into the store: samples, their sources, and rejects."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deita_core.conversation import content_id
-from deita_core.errors import InputError, StoreError
+from deita_core.errors import InputError, StoreError, UnreadableFileError
+from deita_core.reading.finding import Found, find_pool
+from deita_core.reading.layouts import DEFAULT
 from deita_core.reading.options import ReadOptions
-from deita_core.reading.pool import Batch, batches, content_hash, expand, samples_frames, stream_file
+from deita_core.reading.pool import Batch, Placed, content_hash, expand, placed_frames, placed_rows
 from deita_core.store import Store
 from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 
 # Increased whenever the same file would give different rows. Part of every file id.
 READING_VERSION = 2
+# Rows, and characters of their JSON, that are held in memory and written together.
+BATCH_ROWS = 4_096
+BATCH_CHARS = 32_000_000
+# Files of at most this many bytes are read and written together, at most this many at a time.
+SMALL = 1 << 20
+TOGETHER = 500
 
 
 class PoolFile(BaseModel):
-    """A file of the pool; its id depends on path, content, options and limit."""
+    """A file of the pool; its id depends on path, content, options and limit.
+
+    `named`: it was named by itself, not found in a folder. `size`: bytes, None for a hub dataset.
+    """
 
     file: str
     content: str
     options: ReadOptions = ReadOptions()
     limit: int | None = None
+    named: bool = True
+    size: int | None = None
 
     def at(self, file: str) -> "PoolFile":
         """The same content at another path."""
@@ -36,8 +51,16 @@ class PoolFile(BaseModel):
         return content_id(repr(parts).encode())
 
 
+class PoolFiles(BaseModel):
+    """A pool's files, and a line for each path of a folder that is set aside; `left_out`: files the user left out."""
+
+    files: list[PoolFile]
+    warnings: list[str]
+    left_out: list[str]
+
+
 class Ingested(BaseModel):
-    """Counts of one file's rows."""
+    """Counts of one file's rows; `set_aside`: the reason why no row of it could be read, or empty."""
 
     file_id: str
     file: str
@@ -45,50 +68,177 @@ class Ingested(BaseModel):
     samples: int
     rejects: int
     options: ReadOptions = ReadOptions()
+    set_aside: str = ""
 
 
-def pool_files(pool: Sequence[str], leave_out: Iterable[str] = ()) -> list[str]:
-    """The files of a pool, except those in folders to leave out, such as the store and the output folder.
+def pool_files(pool: Sequence[str], own: Iterable[str] = (), leave_out: Sequence[str] = ()) -> Found:
+    """The files of a pool, except those that match the globs `leave_out`, and those in the program's `own` folders.
 
-    Files named in the pool itself are always included. Raises InputError if no file remains.
+    Own folders are those of the store and of results. Files in them that are named in the pool itself are always
+    included. Raises InputError if no file remains.
     """
     asked = [Path(name).resolve() for name in map(str, pool) if "://" not in name]
-    outside = [Path(folder).expanduser().resolve() for folder in leave_out if "://" not in folder]
+    outside = [Path(folder).expanduser().resolve() for folder in own if "://" not in folder]
     outside = [folder for folder in outside if not any(folder in (path, *path.parents) for path in asked)]
     named = {str(path) for path in pool}
-    files = [
-        file
-        for file in expand(pool)
-        if file in named or "://" in file or not any(folder in Path(file).resolve().parents for folder in outside)
-    ]
-    if not files:
+
+    def is_own(file: str) -> bool:
+        if file in named or "://" in file:
+            return False
+        parents = Path(file).resolve().parents
+        return any(folder in parents for folder in outside)
+
+    found = find_pool(pool, leave_out)
+    found.files = [file for file in found.files if not is_own(file)]
+    found.set_aside = {file: why for file, why in found.set_aside.items() if not is_own(file)}
+    if not found.files:
         raise InputError(f"{', '.join(sorted(named))} holds nothing but this program's own files; name your data.")
-    return files
+    return found
 
 
-def describe_file(file: str, options: ReadOptions = ReadOptions(), limit: int | None = None) -> PoolFile:  # noqa: B008
+def describe_pool(found: Found, options: ReadOptions = DEFAULT) -> PoolFiles:
+    """Hash the content of a pool's files, without parsing their rows."""
+    files = [describe_file(file, options).model_copy(update={"named": file in found.named}) for file in found.files]
+    return PoolFiles(files=files, warnings=found.warnings, left_out=found.left_out)
+
+
+def describe_file(file: str, options: ReadOptions = DEFAULT, limit: int | None = None) -> PoolFile:
     """Hash a file's content, without parsing its rows."""
-    return PoolFile(file=file, content=content_hash(file), options=options, limit=limit)
+    content = content_hash(file)
+    size = None if "://" in file else Path(file).stat().st_size
+    return PoolFile(file=file, content=content, options=options, limit=limit, size=size)
 
 
 def ingest_file(store: Store, file: PoolFile) -> Ingested:
-    """Read a file into the store in batches; existing rows are not written again."""
-    samples = rejects = 0
-    removed = store.read(REMOVALS)
-    for rows in batches(stream_file(file.file, file.options, file.limit)):
-        batch = without_removed(samples_frames(file.id, file.file, rows), removed)
+    """Read a file into the store in batches; existing rows are not written again.
+
+    Raises UnreadableFileError if no row could be read and the file was named by itself.
+    """
+    [ingested] = ingest_files(store, [file])
+    check_readable(file, ingested)
+    return ingested
+
+
+def check_readable(file: PoolFile, ingested: Ingested) -> None:
+    """Raise UnreadableFileError if no row could be read of a file that was named by itself."""
+    if file.named and ingested.set_aside:
+        raise UnreadableFileError(ingested.set_aside)
+
+
+def ingest_files(store: Store, files: Sequence[PoolFile]) -> list[Ingested]:
+    """Read files into the store in batches, of which one may hold rows of many files; existing rows are not written.
+
+    Returns the counts of each file, also where no row of it could be read. Raises InputError, and removes its rows, if
+    a file has changed since it was described.
+    """
+    writer = _Writer(store)
+    unreadable = {file.id: writer.read(file) for file in files}
+    writer.flush()
+    return [
+        Ingested(
+            file_id=file.id,
+            file=file.file,
+            rows=writer.samples[file.id] + writer.rejects[file.id],
+            samples=writer.samples[file.id],
+            rejects=writer.rejects[file.id],
+            options=file.options,
+            set_aside=unreadable[file.id],
+        )
+        for file in files
+    ]
+
+
+class _Writer:
+    """Writes the rows of files in batches, and counts them by file."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._removed = store, store.read(REMOVALS)
+        self._pending: list[tuple[str, Placed]] = []
+        self._chars = 0
+        self.samples, self.rejects = Counter[str](), Counter[str]()
+
+    def read(self, file: PoolFile) -> str:
+        """Read a file; returns why no row of it could be read, or an empty text."""
+        why = ""
+        try:
+            for placed in placed_rows(file.file, file.options, file.limit):
+                self._add(file.id, placed)
+        except UnreadableFileError as error:
+            why = str(error)
+        if content_hash(file.file) != file.content:
+            self._pending = [(file_id, placed) for file_id, placed in self._pending if file_id != file.id]
+            for table in (SOURCES, REJECTS):
+                self._store.delete(table, f"file_id = '{file.id}'")
+            raise InputError(f"{file.file} has changed while it was read; run again once nothing writes to it.")
+        return why
+
+    def _add(self, file_id: str, placed: Placed) -> None:
+        self._pending.append((file_id, placed))
+        self._chars += placed.chars
+        if len(self._pending) >= BATCH_ROWS or self._chars >= BATCH_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is read."""
+        if not self._pending:
+            return
+        batch = without_removed(placed_frames(self._pending), self._removed)
+        self._pending, self._chars = [], 0
         # Sources last, so that a source row is visible only with its sample.
-        store.write(SAMPLES, batch.samples)
-        store.write(REJECTS, batch.rejects)
-        store.write(SOURCES, batch.sources)
-        samples += len(batch.sources)
-        rejects += len(batch.rejects)
-    if content_hash(file.file) != file.content:
-        for table in (SOURCES, REJECTS):
-            store.delete(table, f"file_id = '{file.id}'")
-        raise InputError(f"{file.file} has changed while it was read; run again once nothing writes to it.")
-    counts = {"rows": samples + rejects, "samples": samples, "rejects": rejects}
-    return Ingested(file_id=file.id, file=file.file, options=file.options, **counts)
+        self._store.write(SAMPLES, batch.samples)
+        self._store.write(REJECTS, batch.rejects)
+        self._store.write(SOURCES, batch.sources)
+        self.samples.update(batch.sources["file_id"])
+        self.rejects.update(batch.rejects["file_id"])
+
+
+def groups(files: Iterable[PoolFile]) -> Iterator[list[PoolFile]]:
+    """Small files, as many together as are read at a time."""
+    group: list[PoolFile] = []
+    for file in files:
+        group.append(file)
+        if len(group) == TOGETHER or sum(each.size or 0 for each in group) > BATCH_CHARS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def is_small(file: PoolFile) -> bool:
+    """Whether a file is read together with others."""
+    return file.size is not None and file.size <= SMALL
+
+
+# Small files have no cached task results, but a record for all that were read together.
+RECORDS = "results"
+_RECORD: TypeAdapter[list[Ingested]] = TypeAdapter(list[Ingested])
+
+
+def record(store: Store, files: Sequence[Ingested]) -> None:
+    """Note that files are in the store, all of them or none."""
+    folder = store.side / RECORDS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"read-{content_id(repr([file.file_id for file in files]).encode())}.json"
+    new = path.with_suffix(".new")
+    new.write_bytes(_RECORD.dump_json(list(files)))
+    new.replace(path)
+
+
+def recorded(store: Store, files: Sequence[PoolFile]) -> dict[str, Ingested]:
+    """Current counts of those files that were noted and whose rows are all in the store, by id."""
+    asked, noted = {file.id for file in files}, dict[str, Ingested]()
+    for path in sorted((store.side / RECORDS).glob("read-*.json")):
+        try:
+            found = _RECORD.validate_json(path.read_bytes())
+        except ValidationError:
+            # Of another version of the program: the files are read again.
+            continue
+        noted |= {file.file_id: file for file in found if file.file_id in asked}
+    known = list(noted.values())
+    there: dict[str, Ingested] = {}
+    for start in range(0, len(known), TOGETHER):
+        there |= {file.file_id: file for file in _recounted(store, known[start : start + TOGETHER]) if file}
+    return there
 
 
 def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:
@@ -111,11 +261,24 @@ def removed_rows(sources: pl.DataFrame) -> pl.DataFrame:
 
 def recount(store: Store, ingested: Ingested) -> Ingested | None:
     """The file's current counts, as rows may have been removed since; None if the store lacks any row."""
-    where = f"file_id = '{ingested.file_id}'"
-    samples, rejects = store.count(SOURCES, where), store.count(REJECTS, where)
-    if samples + rejects != ingested.rows or len(store.missing(SAMPLES, pool_ids(store, [ingested.file_id]))):
-        return None
-    return ingested.model_copy(update={"samples": samples, "rejects": rejects})
+    return _recounted(store, [ingested])[0]
+
+
+def _recounted(store: Store, files: Sequence[Ingested]) -> list[Ingested | None]:
+    ids = [file.file_id for file in files]
+    sources = store.fetch(SOURCES, "file_id", ids, ["file_id", "sample_id"])
+    lost = store.missing(SAMPLES, sources["sample_id"].unique().sort())
+    incomplete = set(sources.filter(pl.col("sample_id").is_in(lost.implode()))["file_id"])
+    samples = Counter[str](sources["file_id"])
+    rejects = Counter[str](store.fetch(REJECTS, "file_id", ids, ["file_id"])["file_id"])
+
+    def counted(file: Ingested) -> Ingested | None:
+        counts: dict[str, Any] = {"samples": samples[file.file_id], "rejects": rejects[file.file_id]}
+        if sum(counts.values()) != file.rows or file.file_id in incomplete:
+            return None
+        return file.model_copy(update=counts)
+
+    return [counted(file) for file in files]
 
 
 def surviving(pool: Sequence[str]) -> list[str]:
@@ -136,9 +299,9 @@ def as_before(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[Pool
     return [file.model_copy(update={"options": options.get(_place(file.file), file.options)}) for file in found]
 
 
-def only_stored(files: Sequence[Ingested], found: Sequence[PoolFile]) -> list[Ingested]:
-    """Files of an earlier snapshot that are no longer found, by path or by content."""
-    here = {_place(file.file) for file in found}
+def only_stored(files: Sequence[Ingested], found: Sequence[PoolFile], left_out: Sequence[str] = ()) -> list[Ingested]:
+    """Files of an earlier snapshot that are no longer found, by path or by content, and are not left out."""
+    here = {_place(file) for file in [*(file.file for file in found), *left_out]}
     gone = [file for file in files if _place(file.file) not in here]
     # A file that was only moved has the earlier id at its earlier path.
     return [file for file in gone if not any(other.at(file.file).id == file.file_id for other in found)]

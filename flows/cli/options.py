@@ -34,3 +34,7 @@ ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; 
 RunnerOption = Annotated[
     str | None, typer.Option(help="threads, processes, dask://HOST:PORT or ray://HOST:PORT. Default threads.")
 ]
+LeaveOutOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Files or folders of the pool that are not read; repeat it."),
+]

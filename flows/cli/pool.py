@@ -12,6 +12,7 @@ from flows.cli.options import (
     EncoderOption,
     Files,
     LayoutOption,
+    LeaveOutOption,
     LimitOption,
     MapOption,
     ModalityOption,
@@ -50,6 +51,7 @@ def select(
     preference: PreferenceOption = None,
     modality: ModalityOption = None,
     reasoning: ReasoningOption = None,
+    leave_out: LeaveOutOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl. Default same.")] = None,
     limit: LimitOption = None,
     runner: RunnerOption = None,
@@ -75,6 +77,7 @@ def select(
         preference=preference,
         modality=modality,
         reasoning=reasoning,
+        leave_out=leave_out or None,
         training_tokens=training_tokens,
         encoder=encoder,
         complexity_scorer=complexity_scorer,
@@ -114,6 +117,7 @@ def score(
     preference: PreferenceOption = None,
     modality: ModalityOption = None,
     reasoning: ReasoningOption = None,
+    leave_out: LeaveOutOption = None,
     limit: LimitOption = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
@@ -137,6 +141,7 @@ def score(
         preference=preference,
         modality=modality,
         reasoning=reasoning,
+        leave_out=leave_out or None,
         limit=limit,
         runner=runner,
     )
@@ -162,6 +167,7 @@ def calibrate(
     preference: PreferenceOption = None,
     modality: ModalityOption = None,
     reasoning: ReasoningOption = None,
+    leave_out: LeaveOutOption = None,
     limit: LimitOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -181,6 +187,7 @@ def calibrate(
         preference=preference,
         modality=modality,
         reasoning=reasoning,
+        leave_out=leave_out or None,
         limit=limit,
     )
     server = start_server()

@@ -12,6 +12,7 @@ from flows.cli.options import (
     ConfigOption,
     EncoderOption,
     LayoutOption,
+    LeaveOutOption,
     MapOption,
     ModalityOption,
     PreferenceOption,
@@ -50,6 +51,7 @@ def update(
     preference: PreferenceOption = None,
     modality: ModalityOption = None,
     reasoning: ReasoningOption = None,
+    leave_out: LeaveOutOption = None,
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl.")] = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
@@ -77,6 +79,7 @@ def update(
         "preference": preference,
         "modality": modality,
         "reasoning": reasoning,
+        "leave_out": leave_out or None,
         "format": format,
         "runner": runner,
     }

@@ -107,6 +107,8 @@ def _show_rejects(console: Console, out: Path) -> None:
 def print_estimate(found: Estimate) -> None:
     """Print what a run would do."""
     console = Console(highlight=False, soft_wrap=True)
+    for line in found.warnings:
+        console.print(line, style="yellow", markup=False)
     console.print(
         f"Would read {found.rows:,} rows of {found.files} files: {found.samples:,} distinct conversations, "
         f"{found.rejects:,} rejects."

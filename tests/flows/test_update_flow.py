@@ -77,6 +77,33 @@ def test_an_update_of_nothing_makes_the_first_snapshot(place):
     assert not (place.out / "added.jsonl").exists()
 
 
+def test_files_of_the_folder_that_cannot_be_read_are_named_and_set_aside(place, capfd):
+    place.write("b.jsonl", MORE).write("empty.jsonl", []).write("other.jsonl", [{"x": 1}])
+    (place.pool / "dataset_info.json").write_text("{}")
+    (place.pool / "broken.parquet").write_bytes(b"PAR1")
+    report = place.update()
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("Set aside: ")]
+    assert len(said) == 4
+    for name in ("dataset_info.json", "broken.parquet", "empty.jsonl", "other.jsonl"):
+        assert sum(name in line for line in said) == 1
+    # The row of other.jsonl is a reject.
+    assert report.counts.read == len(ALPACA) + len(MORE) + 1
+    assert place.decisions.filter(pl.col("file").str.ends_with("other.jsonl"))["fate"].to_list() == ["rejected"]
+    same_selection(place, place.from_scratch(budget=5))
+    assert place.update().counts.read == report.counts.read
+    with pytest.raises(InputError, match=r"empty\.jsonl is empty"):
+        place.update(place.pool / "empty.jsonl")
+
+
+def test_files_left_out_go_from_the_pool_and_come_back(place):
+    place.write("b.jsonl", MORE).write("raw/c.jsonl", MESSAGES)
+    place.update(leave_out=["raw"])
+    same_selection(place, place.from_scratch(budget=5, leave_out=["raw"]))
+    assert place.update().counts.read == len(ALPACA) + len(MORE)
+    assert place.update(leave_out=["b.*", "raw"]).counts.read == len(ALPACA)
+    assert place.update(leave_out=[]).counts.read == len(ALPACA) + len(MORE) + len(MESSAGES)
+
+
 def test_a_file_that_changed_stands_for_what_it_was(place):
     place.write("a.jsonl", [*ALPACA[2:], *FURTHER])
     report = place.update()

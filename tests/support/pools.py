@@ -71,6 +71,7 @@ class Place:
         self.pool.mkdir(parents=True)
 
     def write(self, name, rows):
+        (self.pool / name).parent.mkdir(parents=True, exist_ok=True)
         (self.pool / name).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
         return self
 

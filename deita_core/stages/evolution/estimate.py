@@ -13,7 +13,7 @@ from deita_core.evolution.chains import PASSING_REASONS, Seed, chain_prompt, see
 from deita_core.evolution.prompts import OPERATIONS, Messages, rank_variants
 from deita_core.evolution.ranking import ranking_id
 from deita_core.literals import Axis
-from deita_core.reading.pool import stream_file
+from deita_core.reading.pool import pool_streams
 from deita_core.reading.rows import Reject
 from deita_core.stages.evolution.run import EvolutionJob, choose_seeds, place_in_draw
 from deita_core.stages.ingest import pool_files
@@ -89,14 +89,10 @@ def _due(store: Store, job: EvolutionJob, axis: Axis) -> _Due:
 
 def _read_seeds(files: Sequence[str], settings: EvolutionSettings) -> dict[str, Seed]:
     seeds: dict[str, Seed] = {}
-    left = settings.limit
-    for file in pool_files(files, [settings.store]):
-        if left == 0:
-            break
-        for row in stream_file(file, settings.reading, left):
-            left = None if left is None else left - 1
-            if not isinstance(row, Reject):
-                seeds.setdefault(row.conversation.id, seed_of(row.conversation))
+    found = pool_files(files, [settings.store])
+    for _, _, row in pool_streams(found, settings.reading, settings.limit, {}):
+        if not isinstance(row, Reject):
+            seeds.setdefault(row.conversation.id, seed_of(row.conversation))
     return seeds
 
 

@@ -75,6 +75,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "llm": {**ServedLimits().model_dump(), "concurrency": 3},
         "layout": "sharegpt",
         "limit": 3,
+        "leave_out": ["*.tmp.jsonl"],
         "format": "alpaca",
         "keep_snapshots": 30,
         "runner": "processes",
@@ -83,9 +84,16 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
     for name, value in wanted.items():
         if name == "llm":
             monkeypatch.setenv("DEITA_LLM__CONCURRENCY", "3")
+        elif name == "leave_out":
+            monkeypatch.setenv("DEITA_LEAVE_OUT", "*.tmp.jsonl")
         else:
             monkeypatch.setenv(f"DEITA_{name.upper()}", str(value))
     assert load_settings().model_dump() == wanted
+
+
+def test_globs_to_leave_out_are_a_list_and_name_something(config):
+    assert load_settings(config("leave_out:\n- a\n- b/*.json\n")).leave_out == ["a", "b/*.json"]
+    assert "leave_out" in refused(config("leave_out: ['']\n"))
 
 
 def test_limits_of_a_served_scorer_come_from_the_file_with_variables_over_them(config, monkeypatch):

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deita_core.errors import InputError
-from deita_core.reading import files as formats
+from deita_core.reading import jsontext, lines
 from deita_core.reading import pool as readers
 from deita_core.reading.hub import dataset_rows
 from deita_core.reading.layouts import judge_rows
@@ -25,7 +25,6 @@ from deita_core.reading.options import ReadOptions
 from deita_core.reading.pool import (
     Reject,
     Sample,
-    batches,
     content_hash,
     expand,
     read_pool,
@@ -145,15 +144,34 @@ def test_a_byte_order_mark_is_no_text(file):
         assert outcome(path) == [(2 if name == "a.csv" else 1, "ok")]
 
 
-def test_utf_16_is_named(file):
-    for encoding in ("utf-16", "utf-16-le"):
-        with pytest.raises(InputError, match="UTF-16"):
-            list(stream_file(file("a.csv", table([row(1)]).decode().encode(encoding))))
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_text_in_another_unicode_encoding_is_read(file, name, encoding):
+    rows = [row(n, f"Où est le chat n\u200b° {n}? 😀") for n in range(30)]
+    data = WRITERS[name.replace("a.", "pool.").removesuffix(".gz")](rows).decode().encode(encoding)
+    samples = list(stream_file(file(name, gzip.compress(data) if name.endswith(".gz") else data)))
+    assert [s.conversation.messages[1].content for s in samples] == [r["output"] for r in rows]
+
+
+def test_half_a_character_at_the_end_costs_the_last_line_only(file):
+    data = jsonl([row(1), row(2)]).decode().encode("utf-16")
+    assert outcome(file("a.jsonl", data[:-3])) == [(1, "ok"), (2, "wrong_encoding")]
+
+
+def test_noise_in_the_middle_is_one_reject_for_all_that_follows(file):
+    data = jsonl([row(1), row(2)]).decode().encode("utf-32-le") + b"\xff" * 80 + jsonl([row(3)])
+    found = outcome(file("a.jsonl", b"\xff\xfe\0\0" + data))
+    assert found == [(1, "ok"), (2, "ok"), (3, "broken_compression")]
+
+
+def test_noise_is_no_text(file):
+    with pytest.raises(InputError, match="NUL bytes"):
+        list(stream_file(file("a.csv", b"\0\0\0\0noise")))
 
 
 def test_an_overlong_line_is_skipped_without_being_held(file, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_LINE", 1000)
-    monkeypatch.setattr(formats, "CHUNK", 1000)
+    monkeypatch.setattr(lines, "MAX_LINE", 1000)
+    monkeypatch.setattr(lines, "CHUNK", 1000)
     path = file("a.jsonl", jsonl([row(1), row(2, "x" * 5_000_000), row(3)]))
     tracemalloc.start()
     assert outcome(path) == [(1, "ok"), (2, "too_large"), (3, "ok")]
@@ -216,7 +234,7 @@ def test_tokens_may_be_cut_anywhere_between_chunks(file, monkeypatch):
     rows = [row(n, f'é"\\\n😀 {n}') | {"x": [1.5e3, -12, True, None, {}]} for n in range(20)]
     path = file("a.json", json.dumps(rows, indent=1).encode())
     for chunk in range(1, 40):
-        monkeypatch.setattr(formats, "CHUNK", chunk)
+        monkeypatch.setattr(jsontext, "CHUNK", chunk)
         assert [orjson.loads(s.fields) for s in stream_file(path)] == rows
 
 
@@ -252,13 +270,17 @@ def test_parquet_values_come_back_as_documented(file):
     assert orjson.loads(sample.fields) == row(1) | expected
 
 
-def test_a_parquet_value_beyond_python_costs_its_own_row_only(file):
+def test_a_parquet_value_beyond_python_costs_no_row(file):
     columns = pa.table(
         {"instruction": ["a", "b"], "output": ["c", "d"], "at": pa.array([0, 10**18], pa.timestamp("ms"))}
     )
     sink = io.BytesIO()
     pq.write_table(columns, sink)
-    assert outcome(file("a.parquet", sink.getvalue())) == [(1, "ok"), (2, "wrong_type")]
+    samples = list(stream_file(file("a.parquet", sink.getvalue())))
+    assert [orjson.loads(s.fields)["at"] for s in samples] == [
+        "1970-01-01T00:00:00",
+        "1000000000000000000 ms since 1970-01-01T00:00:00",
+    ]
 
 
 def test_a_damaged_parquet_file_is_an_error(file):
@@ -343,7 +365,7 @@ def test_an_empty_file_is_an_error(file, name):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.jsonl.zst"])
 def test_memory_stays_bounded_whatever_the_rows(file, name, monkeypatch):
-    monkeypatch.setattr(formats, "CHUNK", 1 << 16)
+    monkeypatch.setattr(jsontext, "CHUNK", 1 << 16)
     path = file(name, WRITERS[name.replace("a.", "pool.")]([row(n, "x" * 2000) for n in range(2500)]))
     tracemalloc.start()
     assert sum(1 for _ in stream_file(path)) == 2500
@@ -470,12 +492,6 @@ def test_frames_of_no_rows_are_valid():
     batch = samples_frames(FILE_ID, "a.jsonl", [])
     assert SAMPLES.validate(batch.samples).height == SOURCES.validate(batch.sources).height == 0
     assert REJECTS.validate(batch.rejects).height == 0
-
-
-def test_batches_close_at_their_rows_or_characters(file):
-    path = file("a.jsonl", jsonl([row(n, "x" * 1000) for n in range(10)]))
-    assert [len(b) for b in batches(stream_file(path), max_rows=4)] == [4, 4, 2]
-    assert [len(b) for b in batches(stream_file(path), max_chars=2500)] == [3, 3, 3, 1]
 
 
 def test_a_files_identity_is_its_content(file):

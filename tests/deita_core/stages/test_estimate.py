@@ -61,6 +61,22 @@ def test_rows_samples_and_texts_are_counted(pool):
     assert found.texts == 8 + 8 + 1 + 4
 
 
+def test_files_of_a_folder_that_cannot_be_read_are_told_about_and_not_counted(pool, tmp_path):
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "other.json").write_text('{"x": 1}')
+    (tmp_path / "dataset_info.json").write_text("{}")
+    found = estimate([str(tmp_path)], SelectionSettings())
+    assert (found.files, found.rows, found.rejects) == (2, 15, 3)
+    assert [line.partition(str(tmp_path))[2].split()[0] for line in found.warnings] == [
+        "/dataset_info.json",
+        "/empty.jsonl",
+        "/other.json",
+    ]
+    assert estimate([str(tmp_path)], SelectionSettings(leave_out=["[d-o]*"])).warnings == []
+    with pytest.raises(InputError, match="is empty"):
+        estimate([str(tmp_path / "empty.jsonl")], SelectionSettings())
+
+
 def test_without_a_store_everything_is_to_do(pool):
     found = estimate(pool, SelectionSettings())
     assert (found.to_encode, found.to_score) == (found.texts, found.samples)
