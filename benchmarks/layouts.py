@@ -7,11 +7,19 @@ Each file is read, encoded and scored with tiny random models, and selected from
 of other people, beside those that are made here.
 """
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import tarfile
 import tempfile
+import zipfile
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import polars as pl
 
 from benchmarks.tiny import make_head, make_tiny_model
 from deita_core.config.settings import SelectionSettings
@@ -41,7 +49,7 @@ def main() -> None:
         store, (encoder, scorers) = Store(folder / "store"), _models(folder)
         print(f"{'file':<44}{'layout':<17}{'read':>7}{'rejected':>10}{'ids':>7}{'selected':>10}{'same ids':>10}")
         read = {}
-        for title, path in [*_made(folder), *_given(asked.samples)]:
+        for title, path in [*_made(folder), *_kinds(folder), *_given(asked.samples)]:
             try:
                 read[title] = ingest_file(store, describe_file(str(path)))
             except InputError as error:
@@ -65,6 +73,52 @@ def _made(folder: Path) -> Iterator[tuple[str, Path]]:
         path = folder / f"made-{number}.jsonl"
         path.write_text(json.dumps(row) + "\n", encoding="utf-8")
         yield title, path
+
+
+def _kinds(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Twelve rows in one file or folder of each kind."""
+    rows = [{"instruction": f"Name {i} rivers.", "output": f"The first of {i} is the Rhine."} for i in range(12)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    frame = pl.DataFrame(columns)
+    (folder / "kinds").mkdir()
+
+    def at(name: str) -> Path:
+        return folder / "kinds" / name
+
+    at("a.parquet").write_bytes(_bytes(frame.write_parquet))
+    at("a.feather").write_bytes(_bytes(frame.write_ipc))
+    at("stream.arrow").write_bytes(_bytes(frame.write_ipc_stream))
+    for name, separator in (("a.csv", ","), ("semicolons.csv", ";"), ("tabs.csv", "\t"), ("a.tsv", "\t")):
+        frame.write_csv(at(name), separator=separator)
+    at("sep-line.csv").write_text("sep=;\n" + frame.write_csv(separator=";"))
+    for name, line_end in (("cr.csv", "\r"), ("cr.jsonl", "\r")):
+        text = lines if name.endswith("jsonl") else frame.write_csv()
+        at(name).write_bytes(text.replace("\n", line_end).encode())
+    for name, encoding in (("bom.jsonl", "utf-8-sig"), ("utf-16.jsonl", "utf-16")):
+        at(name).write_bytes(lines.encode(encoding))
+    at("one-line.jsonl").write_text(lines.replace("\n", " "))
+    at("array.jsonl").write_text(json.dumps(rows, indent=2))
+    at("columns.json").write_text(json.dumps(columns))
+    at("splits.json").write_text(json.dumps({"train": rows[:8], "test": rows[8:]}))
+    for name, packed in (("a.jsonl.gz", gzip), ("a.jsonl.bz2", bz2), ("a.jsonl.xz", lzma)):
+        at(name).write_bytes(packed.compress(lines.encode()))
+    with zipfile.ZipFile(at("a.zip"), "w") as archive:
+        archive.writestr("one.jsonl", lines)
+    with tarfile.open(at("webdataset.tar"), "w") as tar:
+        for number, row in enumerate(rows):
+            member = tarfile.TarInfo(f"{number:03}.json")
+            data = json.dumps(row).encode()
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    for path in sorted(at("").iterdir()):
+        yield path.name, path
+
+
+def _bytes(write: Callable[[io.BytesIO], None]) -> bytes:
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
 
 
 def _given(samples: Path | None) -> Iterator[tuple[str, Path]]:

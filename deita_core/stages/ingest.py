@@ -1,6 +1,6 @@
 """Reads files into the store: samples, their sources, and rejects."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,18 @@ class PoolFiles(BaseModel):
 
 
 class Ingested(BaseModel):
-    """Counts of one file's rows; `set_aside`: the reason why no row of it could be read, or empty."""
+    """Counts of one file's rows.
+
+    `layouts`: samples by the layout that they were read in. `set_aside`: the reason why no row of it could be read, or
+    empty.
+    """
 
     file_id: str
     file: str
     rows: int
     samples: int
     rejects: int
+    layouts: dict[str, int] = {}
     options: ReadOptions = ReadOptions()
     set_aside: str = ""
 
@@ -141,6 +146,7 @@ def ingest_files(store: Store, files: Sequence[PoolFile]) -> list[Ingested]:
             rows=writer.samples[file.id] + writer.rejects[file.id],
             samples=writer.samples[file.id],
             rejects=writer.rejects[file.id],
+            layouts=dict(sorted(writer.layouts[file.id].items())),
             options=file.options,
             set_aside=unreadable[file.id],
         )
@@ -156,6 +162,7 @@ class _Writer:
         self._pending: list[tuple[str, Placed]] = []
         self._chars = 0
         self.samples, self.rejects = Counter[str](), Counter[str]()
+        self.layouts = defaultdict[str, Counter[str]](Counter)
 
     def read(self, file: PoolFile) -> str:
         """Read a file; returns why no row of it could be read, or an empty text."""
@@ -189,6 +196,8 @@ class _Writer:
         self._store.write(REJECTS, batch.rejects)
         self._store.write(SOURCES, batch.sources)
         self.samples.update(batch.sources["file_id"])
+        for file_id, layout in batch.sources.select("file_id", "layout").iter_rows():
+            self.layouts[file_id][layout] += 1
         self.rejects.update(batch.rejects["file_id"])
 
 

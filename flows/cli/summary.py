@@ -40,6 +40,7 @@ def print_report(report: Report, out: Path) -> None:
     _print_changes(console, report, out)
     _warn_of_shortfall(console, report)
     _warn_of_media(console, out)
+    _name_layouts(console, report)
     print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
     for row in top_rows(str(out))[:SHOWN]:
         # Pool rows are data: their control characters must not reach the terminal.
@@ -88,6 +89,16 @@ def _warn_of_shortfall(console: Console, report: Report) -> None:
         console.print(f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: {why}[/]")
     elif report.job.settings.threshold == "auto":
         console.print(f"auto chose the threshold {report.chosen.threshold}.")
+
+
+def _name_layouts(console: Console, report: Report) -> None:
+    """Print the counts of files that hold rows of several layouts."""
+    mixed = [file for file in report.files if len(file.layouts) > 1]
+    for file in mixed[:SHOWN]:
+        counts = ", ".join(f"{count:,} {layout}" for layout, count in file.layouts.items())
+        console.print(f"{escape(file.file)} holds rows of several layouts: {counts}.")
+    if len(mixed) > SHOWN:
+        console.print(f"and {len(mixed) - SHOWN:,} more files of several layouts, see manifest.json")
 
 
 def _warn_of_media(console: Console, out: Path) -> None:
