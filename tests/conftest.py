@@ -31,8 +31,12 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from benchmarks.tiny import WORDS, make_tiny_model  # noqa: E402, F401
+from deita_core.models import sentence_encoder  # noqa: E402
 from tests.support.llm_completions import lean_to_digits  # noqa: E402
 from tests.support.tiny_llama import make_tiny_llama  # noqa: E402
+
+# A batch is always computed in full, and the pools of tests are small.
+sentence_encoder.TOKENS_PER_BATCH["cpu"] = 256
 
 # Two cores shared with others: a slow example is no failure.
 settings.register_profile("deita", deadline=None, max_examples=100)

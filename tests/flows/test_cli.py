@@ -19,12 +19,12 @@ from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
 from flows.cli.variables import unknown_variables
 from flows.ops.deploy_steps import VARIABLES
+from tests.support.commands import deita
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
 RAW = ROOT.parent / "shared/data/raw_samples"
-DEITA = [sys.executable, "-m", "flows.cli"]
 HEAVY = (
     "torch",
     "transformers",
@@ -45,12 +45,6 @@ ROWS = [
 
 def environment(**more):
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb", **more}
-
-
-def deita(*arguments, cwd, **more):
-    """Run the command to its end."""
-    command = [*DEITA, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -340,7 +334,8 @@ def test_real_files_in_every_layout_make_one_pool(laptop, tmp_path):
     (tmp_path / "pool").mkdir()
     files = [first_rows(file, tmp_path / "pool", 3) for file in sorted(RAW.iterdir())]
     assert len(files) == 12
-    run = deita("select", *files, "--out", "out", "--limit", "36", cwd=tmp_path)
+    command = [sys.executable, "-m", "flows.cli", "select", *map(str, files), "--out", "out", "--limit", "36"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     counts = json.loads((tmp_path / "out/manifest.json").read_text())["counts"]
     assert counts["read"] == 36

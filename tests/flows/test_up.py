@@ -185,13 +185,11 @@ def test_a_server_that_is_away_ends_a_command_with_one_sentence(capsys, monkeypa
         raise httpx.ConnectError("All connection attempts failed")
 
     monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
-    said = capsys.readouterr().err
-    assert said.startswith("deita: The Prefect server went away (All connection attempts failed); what is done is kept")
+    said, code = cli.run()
+    assert said.startswith("The Prefect server went away (All connection attempts failed); what is done is kept")
+    assert code == 1 and capsys.readouterr().err == ""
     monkeypatch.setenv("DEITA_DEBUG", "1")
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
+    assert cli.run() == (said, 1)
     assert "Traceback" in capsys.readouterr().err
 
 
