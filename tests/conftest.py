@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from hypothesis import settings  # noqa: E402
 
 from benchmarks.tiny import WORDS, make_tiny_model  # noqa: E402, F401
 from deita_core.models import sentence_encoder  # noqa: E402
+from tests.support.installation import make_heads  # noqa: E402
 from tests.support.llm_completions import lean_to_digits  # noqa: E402
 from tests.support.tiny_llama import make_tiny_llama  # noqa: E402
 
@@ -66,6 +69,26 @@ def prefect_server():
 
     with prefect_test_harness(server_startup_timeout=120):
         yield PREFECT_API_URL.value()
+
+
+@pytest.fixture(scope="session")
+def prefect_database(prefect_server, tmp_path_factory) -> Path:
+    """A database as Prefect's server makes it: one that starts with a copy of it has no tables to make."""
+    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+    made = str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).partition(":///")[2]
+    copy = tmp_path_factory.mktemp("prefect") / "prefect.db"
+    with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+@pytest.fixture
+def prefect_home(prefect_database, tmp_path) -> Path:
+    """A home in which a Prefect server starts soon, in the test's folder."""
+    (tmp_path / "home").mkdir()
+    shutil.copy(prefect_database, tmp_path / "home" / "prefect.db")
+    return tmp_path / "home"
 
 
 def laptop_encoder(precision):
@@ -103,6 +126,14 @@ def tiny_model(tmp_path_factory) -> Path:
 def other_tiny_model(tmp_path_factory) -> Path:
     """The tiny model with other weights."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "other-tiny", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_model, tmp_path_factory) -> dict[str, str]:
+    """Settings of a selection with the tiny encoder, heads of made-up weights, and a threshold that suits both."""
+    heads = make_heads(tmp_path_factory.mktemp("models") / "heads", tiny_model)
+    scorers = {f"{axis}_scorer": str(heads / axis) for axis in ("complexity", "quality")}
+    return {"encoder": str(tiny_model), "threshold": "0.99", **scorers}
 
 
 @pytest.fixture(scope="session")

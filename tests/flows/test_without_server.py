@@ -141,7 +141,7 @@ def test_a_server_that_ends_later_is_not_taken_for_one_that_somebody_else_starte
 
 
 @pytest.mark.parametrize("name", ["random.py", "queue.py"])
-def test_files_that_hide_standard_modules_do_not_matter(run, tmp_path, tiny_model, name):
+def test_files_that_hide_standard_modules_do_not_matter(run, tmp_path, tiny_model, name, prefect_home):
     (tmp_path / name).write_text("raise SystemExit('not the library')")
     code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model)
     assert (code, said, left) == (0, "", [])
@@ -219,7 +219,9 @@ def test_a_wrong_variable_is_named(run):
     assert (code, left) == (2, [])
 
 
-def test_a_line_of_env_that_is_for_another_program_is_said_once_and_stops_nothing(run, tmp_path, tiny_model):
+def test_a_line_of_env_that_is_for_another_program_is_said_once_and_stops_nothing(
+    run, tmp_path, tiny_model, prefect_home
+):
     (tmp_path / ".env").write_text('A=1\nthis is = not "a line\n')
     code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model)
     assert_one_sentence(said, ".env", "line 2")
@@ -281,7 +283,7 @@ class answering:  # noqa: N801
         {"ALL_PROXY": f"socks5://{DEAD}"},
     ],
 )
-def test_loopback_goes_through_no_proxy(run, tiny_model, variables):
+def test_loopback_goes_through_no_proxy(run, tiny_model, variables, prefect_home):
     if "socks5" in str(variables) and find_spec("socksio") is None:
         pytest.skip("SOCKS proxies need the package socksio")
     code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model, **variables)
@@ -295,7 +297,7 @@ def test_a_server_on_loopback_that_is_named_is_asked_without_a_proxy(run, prefec
     assert (code, said, left, asked) == (0, "", [], [])
 
 
-def test_an_endpoint_elsewhere_goes_through_the_proxy(run):
+def test_an_endpoint_elsewhere_goes_through_the_proxy(run, prefect_home):
     with answering(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n") as (port, asked):
         code, said, left = run(
             *("evolve", "rows.jsonl", "--model", "m", "--out", "out", "--base-url", "http://endpoint.invalid/v1"),
@@ -356,7 +358,7 @@ def test_the_last_words_of_a_program_are_its_last_error_or_its_last_line(text, w
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", ["the server starts", "the flow runs"])
-def test_an_interruption_is_one_sentence_and_leaves_nothing(tmp_path, stage, number):
+def test_an_interruption_is_one_sentence_and_leaves_nothing(tmp_path, stage, number, prefect_home):
     """To the whole group and twice in a row, which is what `timeout` does."""
     (tmp_path / "rows.jsonl").write_text(ROWS)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
