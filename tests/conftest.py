@@ -49,9 +49,32 @@ settings.load_profile("deita")
 # A test that uses one of these needs a server or a real model.
 SLOW_FIXTURES = {"prefect_server", "laptop", "laptop_bfloat16"}
 
+# The files that take longest, longest first. They begin first, so that no test process is left with one at the end.
+LONGEST = [
+    "test_deployments",
+    "test_runners",
+    "test_without_server",
+    "test_up",
+    "test_evolve_kills",
+    "test_kills",
+    "test_faults",
+    "test_readme",
+    "test_cli",
+    "test_causal_training",
+    "test_client",
+    "test_remote_store",
+    "test_repair_flow",
+    "test_paper_preset",
+]
+
+
+def _place(item):
+    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    items.sort(key=_place)
     for item in items:
         if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
