@@ -94,7 +94,7 @@ def main() -> None:
         folder = Path(name)
         write_pool(folder / "pool", asked.rows, asked.seed)
         (folder / "models").mkdir()
-        options = make_models(folder / "models", api)
+        options = make_models(folder / "models")
         with small_disk(folder / "disk") as small:
             disk = Disk(small)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -119,11 +120,13 @@ class LLM:
         model: str | None = None,
         temperature: float | None = None,
         nth: int = 0,
-        as_json: bool = False,
+        schema: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Return the cached answer to these messages, or request one; `nth` distinguishes repeats of the same messages.
 
-        Raises PermanentRequestError if this request cannot be answered, LLMError if no further request can be.
+        `schema`: the JSON schema of the answer; without it, a text. An endpoint that does not support schemas is asked
+        without one, so the answer may have any form. Raises PermanentRequestError if this request cannot be answered,
+        LLMError if no further request can be.
         """
         settings = self.settings
         request = Request(
@@ -132,7 +135,7 @@ class LLM:
             temperature=settings.temperature if temperature is None else temperature,
             seed=settings.seed + nth,
             max_tokens=settings.max_tokens,
-            as_json=as_json and settings.structured == "auto",
+            schema=schema if settings.structured == "auto" else None,
         )
         return await self.answer(request)
 

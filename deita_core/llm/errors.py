@@ -155,7 +155,7 @@ def _refused(status: int, wire: Mapping[str, Any], said: Said) -> Exception:
 
 
 def _names(said: Said, parameter: str) -> bool:
-    spelled = "stream(ing)?" if parameter == "stream" else parameter
+    spelled = {"stream": "stream(ing)?", "response_format": "(response_format|json_schema)"}.get(parameter, parameter)
     return said.param == parameter or bool(re.search(rf"\b{spelled}\b", said.words, re.IGNORECASE))
 
 

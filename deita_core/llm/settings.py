@@ -54,7 +54,7 @@ class LLMSettings(LLMLimits):
     temperature: float = Field(0.7, ge=0, le=2, description="Of evolution; ranking is always asked at 0.")
     seed: int = Field(0, ge=0, description="Sent with every request; a repeated request adds to it.")
     max_tokens: int = Field(2_048, ge=1, description="Longest answer, in tokens.")
-    structured: Literal["auto", "off"] = Field("auto", description="Ask for JSON by response_format, where it works.")
+    structured: Literal["auto", "off"] = Field("auto", description="Give the JSON schema of answers, if supported.")
 
     @field_validator("base_url")
     @classmethod

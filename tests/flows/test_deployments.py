@@ -5,6 +5,7 @@ import re
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from time import sleep
 from uuid import UUID
 
 import polars as pl
@@ -192,7 +193,7 @@ def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, w
     write_rows(place.pool / "tuesday.jsonl", 1_000, 160, words=LONG)
     before = vectors(place.data / ".deita")
     second = place.ask("update/nightly")
-    place.until(lambda: vectors(place.data / ".deita") > before, 300, every=0.02)
+    place.until(lambda: vectors(place.data / ".deita") > before, 300, every=0.05)
     place.kill(worker)
     kept = vectors(place.data / ".deita")
     assert counts(out) == monday, "the snapshot of before stays the current one"
@@ -235,6 +236,7 @@ def test_two_runs_of_a_store_go_one_after_the_other(place, worker, tmp_path):
     runs = [place.ask(name, out=str(tmp_path / name), **asked) for name in ("select/on-demand", "update/nightly")]
     while not all(place.state(run)["type"] in ENDED for run in runs):
         assert sum(place.state(run)["type"] in ("PENDING", "RUNNING") for run in runs) <= 1
+        sleep(0.1)
     assert [place.state(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
 
 
@@ -242,7 +244,7 @@ def test_a_cancelled_run_stops_cleanly_and_the_next_one_goes_on(place, worker, t
     write_rows(tmp_path / "pool" / "many.jsonl", 8_000, 160, words=LONG)
     asked = {"pool": [str(tmp_path / "pool")], "out": str(tmp_path / "out"), "settings": place.settings(tmp_path / "s")}
     run = place.ask("select/on-demand", **asked)
-    place.until(lambda: vectors(tmp_path / "s"), 300, every=0.02)
+    place.until(lambda: vectors(tmp_path / "s"), 300, every=0.05)
     place.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
     assert place.wait(run, seconds=180)["type"] == "CANCELLED"
     assert not (tmp_path / "out").exists()

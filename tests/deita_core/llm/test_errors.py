@@ -52,6 +52,7 @@ def error(message, code=None, param=None):
         (error("Unrecognized request argument supplied: seed"), "seed"),
         (error("'response_format.type' must be 'json_schema' or 'text'"), "response_format"),
         (error("This model does not support JSON mode.", param="response_format"), "response_format"),
+        (error("json_schema is not supported by this model"), "response_format"),
         ({"object": "error", "message": "seed is not supported", "code": 400}, "seed"),
         ({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, "seed"),
         ({"error": "Input validation error: `seed` must be positive", "error_type": "validation"}, "seed"),
