@@ -17,6 +17,9 @@ os.environ.update(
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # No test reads the events that a run makes by the dozen.
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "LANCEDB_LOG": "error",

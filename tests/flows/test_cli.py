@@ -16,6 +16,7 @@ import pytest
 
 from deita_core.literals import Layout, TrainedKind, Turns
 from deita_core.models.encoder_spec import find_encoder
+from deita_core.models.sentence_encoder import TOKENS_PER_BATCH
 from deita_core.stages.encoding import encoder_table
 from deita_core.store import Store
 from flows.cli.main import run as run_command
@@ -354,8 +355,11 @@ def test_real_files_in_every_layout_make_one_pool(laptop, tmp_path):
 # -- killed
 
 SHARD = 2_500
+# With batches as in the tests' process, so that the vectors are the same.
 DRIVER = f"""
 import deita_core.stages.encoding as encoding
+from deita_core.models.sentence_encoder import TOKENS_PER_BATCH
+TOKENS_PER_BATCH["cpu"] = {TOKENS_PER_BATCH["cpu"]}
 encoding.CHARS_PER_SHARD = {SHARD}
 from flows.cli.main import main
 main()
