@@ -274,9 +274,9 @@ def main() -> None:
             number += 1
             kills += tell(story(number), known, draw, asked.each)
             shutil.rmtree(folder / f"story-{number}")
-            told = ", ".join(f"{stage} {kills[stage]}" for stage in (*STAGES, "at the end"))
+            by_stage = ", ".join(f"{stage} {kills[stage]}" for stage in (*STAGES, "at the end"))
             print(
-                f"{kills.total()} kills ({told}) in {number} stories: same files, sound tables, nothing twice",
+                f"{kills.total()} kills ({by_stage}) in {number} stories: same files, valid tables, nothing twice",
                 flush=True,
             )
 

@@ -43,12 +43,12 @@ def main() -> None:
         for stage in STAGES:
             seconds = [ended.stages.get(stage, 0.0) for ended in (first, update, scratch)]
             print(f"{stage:<22}{seconds[0]:>10.1f}{seconds[1]:>10.1f}{seconds[2]:>14.1f}")
-        known, new, whole = (
+        known, new, anew = (
             [int(count.replace(",", "")) for count in TOLD.findall(ended.printed)[0]]
             for ended in (first, update, scratch)
         )
-        assert [a + b for a, b in zip(known, new, strict=True)] == whole, "something old was computed again"
-        print(f"texts encoded, turns scored: {known}, then {new}; from scratch {whole}")
+        assert [a + b for a, b in zip(known, new, strict=True)] == anew, "something old was computed again"
+        print(f"texts encoded, turns scored: {known}, then {new}; from scratch {anew}")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Request:
         text = (text_of(message.get("content")) or message.get("refusal") or "") if isinstance(message, dict) else None
         if not isinstance(text, str):
             raise RetryableError("an answer without a message")
-        return sound(text)
+        return valid_unicode(text)
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,6 @@ def _tokens(usage: Any, name: str) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
-def sound(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """Return the text without unpaired surrogates, which are invalid Unicode."""
     return text.encode(errors="replace").decode()

@@ -23,7 +23,7 @@ REACH = 15.0
 # Seconds for the temporary server to end on its own; Prefect uses the same.
 GRACE = 5.0
 # Seconds between checks whether it responds.
-LOOK = 0.05
+CHECK_INTERVAL = 0.05
 HERE = "127.0.0.1"
 # At this level the server's output is read but not shown.
 QUIET = "CRITICAL"
@@ -86,7 +86,7 @@ class TemporaryServer:
             if monotonic() > self._end:
                 self.stop()
                 raise self._error("does not begin to answer")
-            sleep(LOOK)
+            sleep(CHECK_INTERVAL)
 
     def stop(self) -> None:
         """Stop the server."""

@@ -79,7 +79,7 @@ def _submit(
 ) -> PrefectFuture[int]:
     parameters = {**{name: _anywhere(value) for name, value in given.items()}, "shard": shard}
     place = on_gpu() if _computes(given) else nullcontext()
-    with place, _deaf_to_ctrl_c():
+    with place, _ctrl_c_blocked():
         return runner.submit(task, parameters)
 
 
@@ -90,7 +90,7 @@ def _computes(given: Given) -> bool:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def _ctrl_c_blocked() -> Iterator[None]:
     """Block ctrl-C in threads and processes started here: a terminal sends it to all, but the run must end them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -150,7 +150,7 @@ def test_files_that_no_server_could_be_told_of_are_kept_and_told_of_later(tmp_pa
 
     from flows.ops.server import watch
 
-    monkeypatch.setattr("flows.ops.server.LOOK", 0.05)
+    monkeypatch.setattr("flows.ops.server.CHECK_INTERVAL", 0.05)
     monkeypatch.setattr("flows.ops.server.FolderWatch", lambda folder: FolderWatch(folder, settled=0))
     port, told = free_port(), []
 
@@ -230,7 +230,7 @@ def test_a_folder_that_is_away_for_a_while_is_watched_again(tmp_path):
 
 
 def test_a_program_that_does_not_want_to_end_is_ended_with_its_children(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.ops.processes.PATIENCE", 1.0)
+    monkeypatch.setattr("flows.ops.processes.GRACE", 1.0)
     stubborn = "trap '' INT TERM; sleep 300 & echo ready; while true; do sleep 1; done"
     with running(["sh", "-c", stubborn], os.environ, tmp_path / "log", signal.SIGINT) as program:
         while "ready" not in (tmp_path / "log").read_text():
