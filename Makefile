@@ -30,7 +30,7 @@ demo: .venv/demo.stamp ## Select the 40 best conversations of examples/pool into
 	$(BIN)/deita select examples/pool --budget 40 --out out/demo --store out/demo-store
 
 test: .venv/dev.stamp lint types ## Lint, check types and run every test
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --durations 10
 
 quick: .venv/dev.stamp ## Run the tests that need no server, no kill and no real model
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
