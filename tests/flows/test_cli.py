@@ -22,7 +22,7 @@ from deita_core.store import Store
 from flows.cli.main import run as run_command
 from flows.cli.variables import unknown_variables
 from flows.ops.deploy_steps import VARIABLES
-from tests.support.commands import deita
+from tests.support.commands import PROGRESS, deita
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def everything_below(folder):
 
 def is_one_sentence(run):
     """One line on stderr, as the command words its errors, and nothing of a traceback."""
-    lines = [line for line in run.stderr.splitlines() if not re.search(r"done in [\d.]+ s$", line)]
+    lines = [line for line in run.stderr.splitlines() if not PROGRESS.search(line)]
     return len(lines) == 1 and lines[0].startswith("deita: ") and "Traceback" not in run.stdout + run.stderr
 
 

@@ -12,6 +12,7 @@ from deita_core.stages.evolution.estimate import estimate_evolution
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS
 from tests.support import commands, llm_server
+from tests.support.commands import PROGRESS
 from tests.support.evolution_run import KEY, holders, lines, llm_settings, seed_row, write_seeds
 from tests.support.llm_rules import Reply
 from tests.support.llm_server import LLMServer, evenly
@@ -279,7 +280,7 @@ def deita(*arguments, cwd, key=KEY, **more):
 
 def is_one_sentence(run):
     """One line on stderr, as the command words its errors, and nothing of a traceback or of the key."""
-    said = [line for line in run.stderr.splitlines() if not re.search(r"done in [\d.]+ s$", line)]
+    said = [line for line in run.stderr.splitlines() if not PROGRESS.search(line)]
     assert KEY not in run.stdout + run.stderr
     return len(said) == 1 and said[0].startswith("deita: ") and "Traceback" not in run.stdout + run.stderr
 

@@ -21,7 +21,7 @@ from deita_core.errors import DeitaError, InputError
 from flows.cli import server as cli_server
 from flows.cli.server import TemporaryServer, check_named, last_words
 from flows.ops.prefect_settings import LOOPBACK, spare_loopback
-from tests.support.commands import deita
+from tests.support.commands import PROGRESS, deita
 from tests.support.paths import ROOT as PROJECT
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ class Command:
         left = self.processes()
         for process in left:
             process.kill()
-        lines = [line for line in said.splitlines() if not re.search(r"done in [\d.]+ s$", line)]
+        lines = [line for line in said.splitlines() if not PROGRESS.search(line)]
         return self.program.returncode, "\n".join(lines), left
 
 

@@ -5,6 +5,7 @@ For tests of what a command does and says. Tests of signals, kills, servers and 
 
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -14,6 +15,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 from flows.cli import main as cli
+
+# Lines on progress on stderr. On a busy machine even a short stage says how far it is.
+PROGRESS = re.compile(r"(done in [\d.]+ s|so far(, about .+ left)?)$")
 
 
 @dataclass
