@@ -69,8 +69,8 @@ class TemporaryServer:
                 # the server that it was stopped, and then ends the server.
                 start_new_session=True,
             )
-        atexit.register(self.stop)
         self._reader = Thread(target=self._listen, args=[self._process.stderr], daemon=True)
+        atexit.register(self.stop)
         self._reader.start()
 
     @property
@@ -96,7 +96,9 @@ class TemporaryServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join(1)
+        # An interrupt may come before the thread is started.
+        if self._reader.is_alive():
+            self._reader.join(1)
 
     def loss(self) -> "DeitaError | None":
         """Return an error if the server ended while it was in use, else None."""
