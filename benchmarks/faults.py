@@ -291,8 +291,8 @@ def write_seeds_of_pool(pool: Path, name: str, first: int, count: int) -> None:
 
 
 def _lasting(manifest: dict[str, Any]) -> bytes:
-    told = {name: manifest.get(name) for name in ("snapshot", "counts", "threshold", "files", "settings", "audits")}
-    return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
+    kept = {name: manifest.get(name) for name in ("snapshot", "counts", "threshold", "files", "settings", "audits")}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
 
 
 def _rows(store: Store, name: str) -> list[str]:
@@ -309,11 +309,11 @@ def outcome(place: Place, flow: str, fault: Fault, tasks: dict[str, Any], known:
             found = getattr(place, flow)()
         except Exception as error:
             # A failure at the end of export comes after all its work.
-            whole = after if fault.point == "end" and flow == "export" else before
-            assert visible(place.state()) == visible(whole), (
+            expected = after if fault.point == "end" and flow == "export" else before
+            assert visible(place.state()) == visible(expected), (
                 f"{flow}, {fault}: failed ({error}), and what stood before does not stand"
             )
-            return f"failed, {'all is done' if whole is after else 'all as before'}: {str(error)[:60]}"
+            return f"failed, {'all is done' if expected is after else 'all as before'}: {str(error)[:60]}"
     assert found == counts, f"{flow}, {fault}: done, with other counts: {found}, not {counts}"
     assert place.state() == after, f"{flow}, {fault}: done, but different"
     return "done, the same"

@@ -94,7 +94,7 @@ def main() -> None:
         folder = Path(name)
         write_pool(folder / "pool", asked.rows, asked.seed)
         (folder / "models").mkdir()
-        options = make_models(folder / "models", api)
+        options = make_models(folder / "models")
         with small_disk(folder / "disk") as small:
             disk = Disk(small)
 
@@ -109,17 +109,17 @@ def main() -> None:
             assert run(words(asked.rows // 10), folder, api)[0] == 0
             expected = files_of(small / "out")
             lay()
-            _, _, whole = run(words(asked.rows // 20), folder, api)
+            _, _, seconds = run(words(asked.rows // 20), folder, api)
             earlier = files_of(small / "out")
             shutil.copytree(small / "out", folder / "earlier")
-            print(f"undisturbed: {whole:.1f} s")
+            print(f"undisturbed: {seconds:.1f} s")
             for time in range(asked.times):
                 lay()
                 # Every second time over an earlier selection, but without its store, so that there is work to do.
                 over = time % 2 == 1
                 if over:
                     shutil.copytree(folder / "earlier", small / "out")
-                at = draw.uniform(0.1, 0.95) * whole
+                at = draw.uniform(0.1, 0.95) * seconds
                 code, said, seconds = run(words(asked.rows // 10), folder, api, disk, at)
                 assert code != 0 or files_of(small / "out") == expected, "done, but different"
                 stood = code == 0 or files_of(small / "out") == (earlier if over else {})

@@ -30,7 +30,8 @@ from time import sleep
 import httpx
 import orjson
 
-from benchmarks.tiny import DIM, WORDS, make_tiny_model
+from benchmarks.tiny import DIM, WORDS, make_head, make_tiny_model
+from deita_core.literals import AXES
 from deita_core.store import Store
 from deita_core.tables import (
     DECISIONS,
@@ -70,10 +71,11 @@ class Ended:
 
 @dataclass
 class Commands:
-    """The `deita` command in a folder, reporting to a server."""
+    """The `deita` command in a folder, reporting to a server; `shows` its stages as they end."""
 
     folder: Path
     server: str
+    shows: bool = False
 
     def run(self, words: list[str], kill: tuple[str, float] | None = None) -> Ended:
         """Run it; kill it a number of seconds after the start of a stage. Raises AssertionError if it fails."""
@@ -92,6 +94,8 @@ class Commands:
         errors, timer = [], _timer(program, kill, STAGES[0])
         for said in program.stderr or ():
             errors.append(said)
+            if self.shows:
+                print(f"  {said.rstrip()}", flush=True)
             if (found := DONE.match(said)) and found[1] in STAGES:
                 stages[found[1]] = float(found[2])
                 timer = timer or _timer(program, kill, STAGES[min(STAGES.index(found[1]) + 1, len(STAGES) - 1)])
@@ -132,15 +136,12 @@ def write_pool(folder: Path, rows: int, seed: int) -> None:
         (folder / f"{part}.jsonl").write_bytes(b"\n".join(lines[part::4]) + b"\n")
 
 
-def make_models(folder: Path, server: str) -> list[str]:
-    """Make a tiny encoder, and heads trained on it with the project's chains; returns the options that name them."""
-    commands = Commands(folder, server)
-    encoder = str(make_tiny_model(folder / "tiny"))
-    options = ["--encoder", encoder]
-    for axis in ("complexity", "quality"):
-        chains, out = ROOT / "examples" / "evolution" / f"{axis}.jsonl", str(folder / axis)
-        commands.run(["train", str(chains), "--axis", axis, "--encoder", encoder, "--out", out, "--store", "store"])
-        options += [f"--{axis}-scorer", out]
+def make_models(folder: Path) -> list[str]:
+    """Make a tiny encoder and heads with random weights for it; returns the options that name them."""
+    encoder = make_tiny_model(folder / "tiny")
+    options = ["--encoder", str(encoder)]
+    for axis in AXES:
+        options += [f"--{axis}-scorer", str(make_head(folder / axis, axis, encoder))]
     return options
 
 
@@ -257,7 +258,7 @@ def main() -> None:
         folder = Path(name)
         write_pool(folder / "rows", asked.rows, asked.seed)
         (folder / "models").mkdir()
-        options = make_models(folder / "models", address)
+        options = make_models(folder / "models")
 
         def story(number: int) -> Story:
             return Story(folder / f"story-{number}", folder / "rows", address, options, asked.rows // 10)
@@ -273,9 +274,9 @@ def main() -> None:
             number += 1
             kills += tell(story(number), known, draw, asked.each)
             shutil.rmtree(folder / f"story-{number}")
-            told = ", ".join(f"{stage} {kills[stage]}" for stage in (*STAGES, "at the end"))
+            by_stage = ", ".join(f"{stage} {kills[stage]}" for stage in (*STAGES, "at the end"))
             print(
-                f"{kills.total()} kills ({told}) in {number} stories: same files, sound tables, nothing twice",
+                f"{kills.total()} kills ({by_stage}) in {number} stories: same files, valid tables, nothing twice",
                 flush=True,
             )
 

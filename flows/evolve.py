@@ -18,21 +18,21 @@ from flows.steps import holding, read_found
 from tasks.artifacts import publish_evolution
 from tasks.evolve import api_key, draw, evolve_chains, plan_chains, plan_rankings, rank_chains, summarise, write_chains
 from tasks.ingest import find_files
-from tasks.runtime.asking import ask_shards
+from tasks.runtime.llm_shards import ask_shards
 from tasks.runtime.progress import Progress
 
 
 # One shard at a time, because all shards share the endpoint's limits.
 @flow(name="evolve", flow_run_name="evolve into {out}", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
 def evolve(seeds: list[str], out: str, settings: EvolutionSettings) -> EvolutionReport:
-    """Evolve the first turns of `seeds` and rank the chains; nothing that was answered before is asked again.
+    """Evolve the first turns of `seeds` and rank the chains; requests answered before are not sent again.
 
-    Raises LLMError, after the files are written, where no seed came to a chain that can be used.
+    Raises LLMError, after the files are written, if no seed gave a usable chain.
 
     Args:
         seeds: Files, folders, globs or hf://datasets/... names.
         out: The folder for the ranked chains.
-        settings: The model that evolves and ranks, what to evolve, and how.
+        settings: The model that evolves and ranks, the axes, and the number of seeds and rounds.
     """
     check_folder(Path(out))
     api_key(settings.llm)

@@ -10,9 +10,9 @@ from tasks.selection import remove_samples
 
 @flow(name="remove", flow_run_name="remove from {store}")
 def remove(store: str, settings: RemovalSettings) -> Removed:
-    """Remove conversations from a store for good: those named, and those a row of which fits an SQL condition.
+    """Remove conversations from a store permanently: by id, or by an SQL condition on one of their rows.
 
-    The next snapshot is without them, and says so; a file that holds their text may be read again without bringing them
+    The next snapshot no longer contains them and reports it. Reading a file with their text again does not bring them
     back.
     """
     with holding(store) as held:

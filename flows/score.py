@@ -18,7 +18,7 @@ from tasks.runtime.runners import check_runner, open_runner
 def score(pool: list[str], out: str, settings: SelectionSettings | None = None) -> dict[str, int]:
     """Score every turn of a pool on both axes, and write the scores to the file `out`; returns counts of statuses.
 
-    Does only what the store lacks. The scores are the ones that `select` goes by.
+    Computes only scores that the store lacks. `select` uses the same scores.
     """
     settings = settings or SelectionSettings()
     check_scores_file(Path(out))
@@ -38,7 +38,7 @@ def score(pool: list[str], out: str, settings: SelectionSettings | None = None) 
 def calibrate(
     pool: list[str], settings: SelectionSettings | None = None, keep: float = 0.9, samples: int = 5_000
 ) -> Calibration:
-    """Measure how alike a pool's vectors are, and which threshold keeps the share `keep` of it."""
+    """Measure the similarity of a pool's vectors, and find the threshold that keeps the share `keep` of the pool."""
     settings = settings or SelectionSettings()
     encoder = find_pool_encoder(settings)
     with holding(settings.store), Progress() as progress:

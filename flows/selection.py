@@ -81,8 +81,8 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
         check_runner(settings.runner)
         encoder, scorers = find_models(settings)
         files = read_grown_pool(progress, pool, previous, settings, own=[out])
-        whole = list(dict.fromkeys([*(previous.report.pool if previous else []), *pool]))
-        return _make_snapshot(progress, _Wanted(whole, files, encoder, scorers, settings, out, previous))
+        all_files = list(dict.fromkeys([*(previous.report.pool if previous else []), *pool]))
+        return _make_snapshot(progress, _Wanted(all_files, files, encoder, scorers, settings, out, previous))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
-from deita_core.stages.removal import mend, take_back
+from deita_core.stages.removal import finish_interrupted, take_back
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.store import Store
 from tasks.embed import encode_texts, plan_texts
@@ -30,7 +30,7 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
     """
     store = Store(uri)
     with store.lock(f"{flow_run.name} ({flow_run.id})"):
-        mend(store)
+        finish_interrupted(store)
         try:
             yield store
         except BaseException as error:

@@ -19,13 +19,13 @@ from tasks.train import encode_chain_texts, plan_chain_texts, train_scorer
 def train(chains: list[str], out: str, settings: TrainingSettings) -> Trained:
     """Train a scorer on files of ranked `chains` into the folder `out`.
 
-    A head learns on stored vectors, of which only those that the store lacks are computed; a causal scorer goes on
-    where a run broke off. What was trained before on the same chains, in the same way, is not trained again.
+    A head learns from stored vectors; only missing ones are computed. A causal scorer resumes an interrupted training.
+    A scorer trained before on the same chains with the same settings is not trained again.
 
     Args:
         chains: Files of ranked chains, as evolve writes them.
         out: The folder for the scorer.
-        settings: What the scorer scores, and how it is trained.
+        settings: The axis, the kind of scorer, and its training.
     """
     check_folder(Path(out))
     store = settings.store

@@ -79,15 +79,15 @@ class StageProgress:
 
     def __init__(self, name: str, total: int) -> None:
         self._artifact = ProgressArtifact(name)
-        self._name, self._total, self._done, self._told = name, total, 0, monotonic()
+        self._name, self._total, self._done, self._updated = name, total, 0, monotonic()
 
     def advance(self, rows: int) -> None:
         """Add finished rows."""
         self._done += rows
-        whole = self._done >= self._total
-        if whole or monotonic() - self._told > OFTEN:
-            self._told = monotonic()
-            percent = 100.0 if whole else 100 * self._done / self._total
+        complete = self._done >= self._total
+        if complete or monotonic() - self._updated > OFTEN:
+            self._updated = monotonic()
+            percent = 100.0 if complete else 100 * self._done / self._total
             self._artifact.update(percent, f"{self._name}: {self._done:,} of {self._total:,}")
 
 

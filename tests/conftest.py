@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +17,9 @@ os.environ.update(
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # No test reads the events that a run makes by the dozen.
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "LANCEDB_LOG": "error",
@@ -31,8 +36,13 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from benchmarks.tiny import WORDS, make_tiny_model  # noqa: E402, F401
+from deita_core.models import sentence_encoder  # noqa: E402
+from tests.support.installation import make_heads  # noqa: E402
 from tests.support.llm_completions import lean_to_digits  # noqa: E402
 from tests.support.tiny_llama import make_tiny_llama  # noqa: E402
+
+# A batch is always computed in full, and the pools of tests are small.
+sentence_encoder.TOKENS_PER_BATCH["cpu"] = 256
 
 # Two cores shared with others: a slow example is no failure.
 settings.register_profile("deita", deadline=None, max_examples=100)
@@ -42,9 +52,32 @@ settings.load_profile("deita")
 # A test that uses one of these needs a server or a real model.
 SLOW_FIXTURES = {"prefect_server", "laptop", "laptop_bfloat16"}
 
+# The files that take longest, longest first. They begin first, so that no test process is left with one at the end.
+LONGEST = [
+    "test_deployments",
+    "test_runners",
+    "test_without_server",
+    "test_up",
+    "test_evolve_kills",
+    "test_kills",
+    "test_faults",
+    "test_readme",
+    "test_cli",
+    "test_causal_training",
+    "test_client",
+    "test_remote_store",
+    "test_repair_flow",
+    "test_paper_preset",
+]
+
+
+def _place(item):
+    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    items.sort(key=_place)
     for item in items:
         if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
@@ -62,6 +95,26 @@ def prefect_server():
 
     with prefect_test_harness(server_startup_timeout=120):
         yield PREFECT_API_URL.value()
+
+
+@pytest.fixture(scope="session")
+def prefect_database(prefect_server, tmp_path_factory) -> Path:
+    """A database as Prefect's server makes it: one that starts with a copy of it has no tables to make."""
+    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+    made = str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).partition(":///")[2]
+    copy = tmp_path_factory.mktemp("prefect") / "prefect.db"
+    with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+@pytest.fixture
+def prefect_home(prefect_database, tmp_path) -> Path:
+    """A home in which a Prefect server starts soon, in the test's folder."""
+    (tmp_path / "home").mkdir()
+    shutil.copy(prefect_database, tmp_path / "home" / "prefect.db")
+    return tmp_path / "home"
 
 
 def laptop_encoder(precision):
@@ -99,6 +152,14 @@ def tiny_model(tmp_path_factory) -> Path:
 def other_tiny_model(tmp_path_factory) -> Path:
     """The tiny model with other weights."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "other-tiny", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_model, tmp_path_factory) -> dict[str, str]:
+    """Settings of a selection with the tiny encoder, heads of made-up weights, and a threshold that suits both."""
+    heads = make_heads(tmp_path_factory.mktemp("models") / "heads", tiny_model)
+    scorers = {f"{axis}_scorer": str(heads / axis) for axis in ("complexity", "quality")}
+    return {"encoder": str(tiny_model), "threshold": "0.99", **scorers}
 
 
 @pytest.fixture(scope="session")

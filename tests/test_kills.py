@@ -16,4 +16,4 @@ def test_killed_runs_come_to_what_undisturbed_ones_come_to():
     env = {name: value for name, value in os.environ.items() if name != "PREFECT_HOME"}
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3_000:]
-    assert "same files, sound tables, nothing twice" in done.stdout
+    assert "same files, valid tables, nothing twice" in done.stdout

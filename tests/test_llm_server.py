@@ -6,7 +6,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from deita_core.evolution.checks import instruction_trouble, response_trouble, words
+from deita_core.evolution.checks import instruction_problem, response_problem, words
 from deita_core.evolution.prompts import OPERATIONS, evolve_instruction, evolve_response, rank_variants
 from deita_core.evolution.replies import rewritten
 from tests.support.llm_rules import CLAUSES, CONTENT_FAULTS, SENTENCES
@@ -46,14 +46,14 @@ def test_an_instruction_grows_by_a_clause_of_10_to_20_words(server, operation):
     new = rewritten(said(server.url, evolve_instruction(operation, INSTRUCTION)))
     assert new.startswith(INSTRUCTION)
     assert 10 <= len(words(new)) - len(words(INSTRUCTION)) <= 20
-    assert instruction_trouble(INSTRUCTION, new) is None
+    assert instruction_problem(INSTRUCTION, new) is None
 
 
 @pytest.mark.parametrize("operation", OPERATIONS["quality"])
 def test_an_answer_grows_by_a_sentence_or_two(server, operation):
     new = rewritten(said(server.url, evolve_response(operation, INSTRUCTION, ANSWER)))
     assert new.startswith(ANSWER) and len(new) > len(ANSWER)
-    assert response_trouble(INSTRUCTION, ANSWER, new) is None
+    assert response_problem(INSTRUCTION, ANSWER, new) is None
 
 
 @pytest.mark.parametrize(("axis", "bank"), [("complexity", CLAUSES), ("quality", SENTENCES)])

@@ -4,7 +4,6 @@ The blocks ```sh and ```python are run, page by page and from top to bottom, in 
 that needs a network, a GPU or another program, or that runs for ever, stands in a ```text block.
 """
 
-import os
 import re
 import shlex
 import shutil
@@ -16,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.commands import Ended, deita, python
 from tests.support.paths import ROOT
 
 README = ROOT / "README.md"
@@ -72,14 +72,14 @@ def clone(tmp_path):
 
 @pytest.fixture
 def run(prefect_server, clone):
-    """Runs a command line or a program as a person would, `deita` and `python` being this installation's."""
+    """Runs a command line or a program in the clone; what it says and its exit code."""
 
-    def run(language: str, text: str) -> subprocess.CompletedProcess[str]:
-        words = ["python", "-c", text] if language == "python" else shlex.split(text)
-        ours = {"deita": [sys.executable, "-m", "flows.cli"], "python": [sys.executable]}
-        env = {**os.environ, "PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT)}
-        words = [*ours[words[0]], *words[1:]]
-        return subprocess.run(words, cwd=clone, env=env, capture_output=True, text=True, timeout=600)
+    def run(language: str, text: str) -> Ended:
+        if language == "python":
+            return python(text, clone)
+        [name, *words] = shlex.split(text)
+        assert name == "deita"
+        return deita(*words, cwd=clone)
 
     return run
 

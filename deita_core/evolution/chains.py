@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deita_core.conversation import Conversation, content_id
-from deita_core.evolution.checks import instruction_trouble, response_trouble
+from deita_core.evolution.checks import instruction_problem, response_problem
 from deita_core.evolution.prompts import (
     OPERATIONS,
     Messages,
@@ -36,11 +36,11 @@ class Seed:
         return self.instruction if axis == "complexity" else self.response
 
 
-def seed_of(talk: Conversation) -> Seed:
+def seed_of(conversation: Conversation) -> Seed:
     """Return a conversation's seed: its first turn, and the system messages before it."""
-    first = talk.turns[0]
-    before = [m.content for m in talk.messages[: first.user[0]] if m.role == "system" and not m.is_blank]
-    return Seed(talk.id, first.instruction, first.response, "\n\n".join(before) or None)
+    first = conversation.turns[0]
+    before = [m.content for m in conversation.messages[: first.user[0]] if m.role == "system" and not m.is_blank]
+    return Seed(conversation.id, first.instruction, first.response, "\n\n".join(before) or None)
 
 
 def chain_id(evolution: str, seed_id: str) -> str:
@@ -103,8 +103,8 @@ def _trouble(axis: Axis, seed: Seed, before: str, after: str, answer: Answer) ->
     if ending := _ENDINGS.get(answer.finish):
         return ending
     if axis == "complexity":
-        return instruction_trouble(before, after, seed.response)
-    return response_trouble(seed.instruction, before, after)
+        return instruction_problem(before, after, seed.response)
+    return response_problem(seed.instruction, before, after)
 
 
 def _attempt(

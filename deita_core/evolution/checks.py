@@ -87,7 +87,7 @@ def _refuses(text: str) -> bool:
     return bool(found) and len(before) <= LATEST_REFUSAL and not regex.search(r"[\n\"“„«「'‘]", before)
 
 
-def instruction_trouble(before: str, after: str, response: str = "") -> str | None:
+def instruction_problem(before: str, after: str, response: str = "") -> str | None:
     """Return why `after` is not a more complex instruction than `before`, or None; `response` answers the seed."""
     if trouble := _common_trouble(before, after):
         return trouble
@@ -101,7 +101,7 @@ def instruction_trouble(before: str, after: str, response: str = "") -> str | No
     return "answer" if _copies(new, words(response), old) else None
 
 
-def response_trouble(instruction: str, before: str, after: str) -> str | None:
+def response_problem(instruction: str, before: str, after: str) -> str | None:
     """Return why `after` is not a better version of the response `before`, or None."""
     if trouble := _common_trouble(before, after):
         return trouble

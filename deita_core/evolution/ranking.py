@@ -15,6 +15,23 @@ from deita_core.llm.client import LLM, PermanentRequestError
 
 LEVELS = range(1, 7)
 TRIES = 3
+# The form that the prompt asks for.
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "scores": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"index": {"type": "integer"}, "score": {"type": "integer", "enum": list(LEVELS)}},
+                "required": ["index", "score"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["scores"],
+    "additionalProperties": False,
+}
 # A number, a separator, and a score: not 1/6 (which is one score) and not 1.5.
 _LINE = re.compile(
     r"^\W{0,9}(?:text|index|variant|no\.?|number)?\W{0,9}(\d{1,3})(?:\s*[\]).:|=*–-]{1,4}\s+|\s*[\]:|=*]{1,4}|\s+)"
@@ -74,7 +91,7 @@ async def rank_chain(
         messages = rank_variants(axis, [texts[step] for step in order], instruction)
         try:
             judge = llm.settings.judge
-            answer = await llm.ask(messages, model=judge, temperature=0.0, nth=attempt, as_json=True)
+            answer = await llm.ask(messages, model=judge, temperature=0.0, nth=attempt, schema=SCHEMA)
             unread = "cut_off" if answer.finish == "length" else "unreadable"
             if answer.finish == "content_filter":
                 reason, detail = "content_filter", "the endpoint's filter held the reply back"

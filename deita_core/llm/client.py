@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -21,14 +22,14 @@ from deita_core.llm.errors import (
     PermanentRequestError,
     RetryableError,
     UnsupportedParameterError,
-    judged,
-    judged_reply,
+    error_in_reply,
+    error_of,
     quoted,
     said_by,
 )
 from deita_core.llm.in_flight import InFlight
 from deita_core.llm.rate_limit import RateLimit
-from deita_core.llm.requests import NextToken, Request, read_answer, sound
+from deita_core.llm.requests import NextToken, Request, read_answer, valid_unicode
 from deita_core.llm.retry_policy import RetryPolicy, Tries
 from deita_core.llm.settings import LLMSettings, check_key, find_key
 from deita_core.llm.spend_budget import SpendBudget
@@ -119,20 +120,22 @@ class LLM:
         model: str | None = None,
         temperature: float | None = None,
         nth: int = 0,
-        as_json: bool = False,
+        schema: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Return the cached answer to these messages, or request one; `nth` distinguishes repeats of the same messages.
 
-        Raises PermanentRequestError if this request cannot be answered, LLMError if no further request can be.
+        `schema`: the JSON schema of the answer; without it, a text. An endpoint that does not support schemas is asked
+        without one, so the answer may have any form. Raises PermanentRequestError if this request cannot be answered,
+        LLMError if no further request can be.
         """
         settings = self.settings
         request = Request(
             model=model or settings.model,
-            messages=tuple((m["role"], sound(m["content"])) for m in messages),
+            messages=tuple((m["role"], valid_unicode(m["content"])) for m in messages),
             temperature=settings.temperature if temperature is None else temperature,
             seed=settings.seed + nth,
             max_tokens=settings.max_tokens,
-            as_json=as_json and settings.structured == "auto",
+            schema=schema if settings.structured == "auto" else None,
         )
         return await self.answer(request)
 
@@ -199,7 +202,7 @@ class LLM:
         TRAFFIC.sent, TRAFFIC.waiting = TRAFFIC.sent + 1, TRAFFIC.waiting + 1
         try:
             reply = await self._exchange(request.path, wire)
-            if error := judged_reply(reply, wire, self._key):
+            if error := error_in_reply(reply, wire, self._key):
                 raise self._settled(error)
             answer = read_answer(self.settings, request, reply, round(monotonic() - started, 3))
         except TimeoutError:
@@ -223,7 +226,7 @@ class LLM:
         except openai.APITimeoutError:
             raise TimeoutError from None
         except openai.APIStatusError as error:
-            found = judged(error.status_code, wire, said_by(error, self._key), error.response.headers)
+            found = error_of(error.status_code, wire, said_by(error, self._key), error.response.headers)
             raise self._settled(found) from None
         except openai.APIConnectionError as error:
             detail = quoted(error.__cause__ or error, self._key)

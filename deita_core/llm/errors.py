@@ -91,7 +91,7 @@ class Said(NamedTuple):
         return f": {self.words}" if self.words else ""
 
 
-def judged(status: int, wire: Mapping[str, Any], said: Said, headers: Mapping[str, str]) -> Exception:
+def error_of(status: int, wire: Mapping[str, Any], said: Said, headers: Mapping[str, str]) -> Exception:
     """Return the exception for an error status of the request `wire`."""
     wait = retry_after(headers)
     if _is_out_of_credit(status, said, wait):
@@ -155,11 +155,11 @@ def _refused(status: int, wire: Mapping[str, Any], said: Said) -> Exception:
 
 
 def _names(said: Said, parameter: str) -> bool:
-    spelled = "stream(ing)?" if parameter == "stream" else parameter
+    spelled = {"stream": "stream(ing)?", "response_format": "(response_format|json_schema)"}.get(parameter, parameter)
     return said.param == parameter or bool(re.search(rf"\b{spelled}\b", said.words, re.IGNORECASE))
 
 
-def judged_reply(reply: Any, wire: Mapping[str, Any], key: str) -> Exception | None:
+def error_in_reply(reply: Any, wire: Mapping[str, Any], key: str) -> Exception | None:
     """Return the exception for an error inside a reply of status 200, or None.
 
     Some gateways put errors in the whole reply, in its choice or in the middle of a stream.
@@ -174,7 +174,7 @@ def judged_reply(reply: Any, wire: Mapping[str, Any], key: str) -> Exception | N
         status = 402
     if status is None:
         return RetryableError(f"an error in place of an answer{said.in_brackets}", doubtful=True)
-    return judged(status, wire, said, {})
+    return error_of(status, wire, said, {})
 
 
 def _error_in(reply: Mapping[str, Any]) -> Any:

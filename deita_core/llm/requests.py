@@ -30,7 +30,10 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class Request:
-    """One chat request: everything that its answer depends on, without address and key."""
+    """One chat request: everything that its answer depends on, without address and key.
+
+    `schema`: the JSON schema of the answer; none: a text.
+    """
 
     path: ClassVar[str] = "/chat/completions"
 
@@ -39,7 +42,7 @@ class Request:
     temperature: float
     seed: int
     max_tokens: int
-    as_json: bool
+    schema: Mapping[str, Any] | None
 
     @property
     def id(self) -> str:
@@ -58,7 +61,7 @@ class Request:
 
     def probe(self) -> "Request":
         """A minimal request of the same kind."""
-        return replace(self, messages=PROBE, as_json=False)
+        return replace(self, messages=PROBE, schema=None)
 
     def wire(self, without: set[str]) -> dict[str, Any]:
         """Return the parameters to send, except those the endpoint does not support (`without`)."""
@@ -69,8 +72,9 @@ class Request:
             "seed": self.seed,
             "max_tokens": self.max_tokens,
         }
-        if self.as_json:
-            sent["response_format"] = {"type": "json_object"}
+        if self.schema:
+            form = {"name": "answer", "strict": True, "schema": self.schema}
+            sent["response_format"] = {"type": "json_schema", "json_schema": form}
         if "stream" not in without:
             # Streamed parts show that an answer is coming, however long it is.
             sent |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -82,7 +86,7 @@ class Request:
         text = (text_of(message.get("content")) or message.get("refusal") or "") if isinstance(message, dict) else None
         if not isinstance(text, str):
             raise RetryableError("an answer without a message")
-        return sound(text)
+        return valid_unicode(text)
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,6 @@ def _tokens(usage: Any, name: str) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
-def sound(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """Return the text without unpaired surrogates, which are invalid Unicode."""
     return text.encode(errors="replace").decode()

@@ -11,7 +11,7 @@ from deita_core.llm.errors import KEY_VARIABLES
 
 
 class LLMLimits(BaseModel):
-    """How much of an endpoint is asked: requests at once and a minute, patience, prices and a cap."""
+    """Limits on the use of an endpoint: concurrency, rates, timeouts, prices and a spend cap."""
 
     # Validation errors must not show a key that was put into the wrong field.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -45,7 +45,7 @@ class LLMLimits(BaseModel):
 
 
 class LLMSettings(LLMLimits):
-    """Which model to ask, and how much of it. The key is no setting: it comes from the environment or a block."""
+    """A model at an endpoint, and the limits on its use. The key comes from the environment or a Prefect block."""
 
     base_url: str | None = Field(None, description="Address of the endpoint, up to /v1; none: that of OpenAI.")
     model: str = Field(min_length=1, description="Name of the model, as the endpoint knows it.")
@@ -54,7 +54,7 @@ class LLMSettings(LLMLimits):
     temperature: float = Field(0.7, ge=0, le=2, description="Of evolution; ranking is always asked at 0.")
     seed: int = Field(0, ge=0, description="Sent with every request; a repeated request adds to it.")
     max_tokens: int = Field(2_048, ge=1, description="Longest answer, in tokens.")
-    structured: Literal["auto", "off"] = Field("auto", description="Ask for JSON by response_format, where it works.")
+    structured: Literal["auto", "off"] = Field("auto", description="Give the JSON schema of answers, if supported.")
 
     @field_validator("base_url")
     @classmethod

@@ -101,8 +101,8 @@ def _language_model(name: str, path: Path, precision: Precision, pooling: Poolin
     kinds = ("json", "txt", "model", "jinja", "safetensors")
     digests = {file.name: _digest(file) for kind in kinds for file in sorted(path.glob(f"*.{kind}"))}
     weights = "\n".join(digest for file, digest in digests.items() if file.endswith(".safetensors"))
-    told = (precision, pooling, storage, str(MAX_TOKENS), str(LANGUAGE_MODEL_VERSION))
-    parts = ["causal", *told, *(f"{file} {digest}" for file, digest in digests.items())]
+    settings = (precision, pooling, storage, str(MAX_TOKENS), str(LANGUAGE_MODEL_VERSION))
+    parts = ["causal", *settings, *(f"{file} {digest}" for file, digest in digests.items())]
     return EncoderFiles(
         name=name,
         path=path,

@@ -53,7 +53,7 @@ class DigitReader:
         self._budget = max_tokens_per_batch or TOKENS_PER_BATCH.get(self._device.type, TOKENS_PER_BATCH["mps"])
         self._decoder = model.get_decoder() or model.base_model
         self._six_rows = self._digits_follow_from_rows()
-        self._resumes = self._six_rows and self._goes_on_from_a_prefix()
+        self._resumes = self._six_rows and self._can_resume_from_prefix()
 
     def logits(self, rows: list[list[int]]) -> np.ndarray:
         """Return logits (n, 6) float64 of the digits after prompts of any lengths; batching does not affect them."""
@@ -142,7 +142,7 @@ class DigitReader:
             return None
         return Prefix(len(ids), [(layer.keys, layer.values) for layer in layers])
 
-    def _goes_on_from_a_prefix(self) -> bool:
+    def _can_resume_from_prefix(self) -> bool:
         """Whether this model computes the same states for tokens after a stored prefix as for all tokens at once."""
         import torch
 
@@ -180,9 +180,9 @@ class DigitReader:
                 hidden = self._decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         finally:
             handle.remove()
-        told = torch.linspace(-64, 64, len(own)).to(head.weight).float()
+        returned = torch.linspace(-64, 64, len(own)).to(head.weight).float()
         alike = len(seen) == 1 and torch.allclose(seen[0][0, -1].float(), hidden[0, -1].float(), rtol=1e-2, atol=1e-3)
-        return alike and torch.equal(own, told)
+        return alike and torch.equal(own, returned)
 
 
 def batch_size(lengths: Iterable[int], budget: int) -> int:

@@ -50,14 +50,14 @@ SPACES = (" ", "▁", "Ġ")
 # A text too long for the endpoint is repeatedly cut to this share of its characters until it fits.
 KEPT = 0.8
 # Seconds between checks of the lock.
-LOOK = 0.05
+CHECK_INTERVAL = 0.05
 
 Outcome = tuple[float | None, str]
 UNREADABLE: Outcome = (None, "unreadable")
 
 
 class ServedLimits(LLMLimits):
-    """How much of an endpoint is asked for scores. One token each, so more in flight by default."""
+    """Limits on the use of an endpoint for scoring; more requests at once, because a score takes one token."""
 
     concurrency: int = Field(32, ge=1, le=1_000, description="Requests in flight at most.")
 
@@ -170,7 +170,7 @@ class ServedScorer:
     async def _in_turn(self) -> AsyncIterator[None]:
         """Wait for other threads while the client already exists, so that it can be stopped meanwhile."""
         while not self._turn.acquire(blocking=False):
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(CHECK_INTERVAL)
         try:
             yield
         finally:

@@ -60,9 +60,9 @@ def compare_snapshots(store: Store, before: int | None = None, after: int | None
 
 def _why_added(added: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
     """Why each sample was not selected before: id, reason."""
-    before = added.select("id").join(old.select("id", told="reason"), on="id", how="left")
-    is_new = pl.col("told").is_null()
-    reason = pl.when(is_new).then(pl.lit("new in the pool")).otherwise(pl.format("before: {}", "told"))
+    before = added.select("id").join(old.select("id", known="reason"), on="id", how="left")
+    is_new = pl.col("known").is_null()
+    reason = pl.when(is_new).then(pl.lit("new in the pool")).otherwise(pl.format("before: {}", "known"))
     return before.select("id", reason=reason)
 
 
@@ -72,7 +72,7 @@ def _why_dropped(
     """Why each sample is no longer selected: id, reason."""
     removed, pool = store.read(REMOVALS), pool_ids(store, after.job.file_ids)
     gone = dropped.select("id").join(removed.drop("reason"), on="id", how="left")
-    gone = gone.join(new.select("id", "duplicate_of", told="reason"), on="id", how="left")
+    gone = gone.join(new.select("id", "duplicate_of", known="reason"), on="id", how="left")
     newer = pl.col("duplicate_of").is_in(added["id"].implode()).fill_null(False)
     reason = (
         pl.when(pl.col("removed").is_not_null())
@@ -80,8 +80,8 @@ def _why_dropped(
         .when(~pl.col("id").is_in(pool.implode()))
         .then(pl.lit("no longer in the pool"))
         .when(newer)
-        .then(pl.format("{}, and was not selected before", "told"))
-        .otherwise("told")
+        .then(pl.format("{}, and was not selected before", "known"))
+        .otherwise("known")
     )
     return gone.select("id", reason=reason)
 
@@ -125,8 +125,8 @@ def _files(before: Report, after: Report) -> list[tuple[str, str, str]]:
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
     def rows(file: Ingested | None, beside: Ingested | None) -> str:
-        told = "not there" if file is None else f"{file.rows:,} rows"
-        return told + (" (others)" if file and beside and file.rows == beside.rows else "")
+        count = "not there" if file is None else f"{file.rows:,} rows"
+        return count + (" (others)" if file and beside and file.rows == beside.rows else "")
 
     return [(name, rows(old.get(name), None), rows(new.get(name), old.get(name))) for name in names]
 
@@ -135,10 +135,10 @@ def _models(before: Report, after: Report) -> list[tuple[str, str, str]]:
     """Models whose fingerprints differ, even if their names are equal."""
     parts = [(part, getattr(before.job, part), getattr(after.job, part)) for part in MODELS]
 
-    def told(model: EncoderFiles | ScorerFiles) -> str:
+    def described(model: EncoderFiles | ScorerFiles) -> str:
         return f"{model.name} ({model.fingerprint[:12]})"
 
-    return [(part, told(old), told(new)) for part, old, new in parts if old.fingerprint != new.fingerprint]
+    return [(part, described(old), described(new)) for part, old, new in parts if old.fingerprint != new.fingerprint]
 
 
 def _listed(title: str, rows: list[tuple[str, str, str]]) -> list[str]:

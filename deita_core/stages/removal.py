@@ -48,9 +48,9 @@ def matching(store: Store, asked: RemovalSettings) -> Match:
         raise InputError(f"There is no sample {strange[0]} in {store.uri}; ids stand in decisions.parquet.")
     rows = _rows_that_fit(store, asked.where)
     now = rows.filter(pl.col("file_id").is_in(_files_now(store, rows["file_id"]).implode()))
-    fit, whole = set(now["sample_id"]), set(rows["sample_id"])
-    ids = set(asked.ids) | (whole if asked.old_versions else fit)
-    return Match(ids=sorted(ids), older=len(whole - fit))
+    fit, ever = set(now["sample_id"]), set(rows["sample_id"])
+    ids = set(asked.ids) | (ever if asked.old_versions else fit)
+    return Match(ids=sorted(ids), older=len(ever - fit))
 
 
 def _rows_that_fit(store: Store, where: str | None) -> pl.DataFrame:
@@ -150,7 +150,7 @@ def _forget_plans(store: Store, ids: Sequence[str]) -> None:
     store.delete_rows(PLANS.name, "key", keys)
 
 
-def mend(store: Store) -> None:
+def finish_interrupted(store: Store) -> None:
     """Finish interrupted removals, and delete what interrupted ingests and selections left."""
     # First, because a removed sample names the vectors and scores to delete.
     finish_removals(store)

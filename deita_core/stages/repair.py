@@ -66,7 +66,7 @@ class Health(BaseModel):
         return self.versions[0].trouble if self.versions else "its list of versions is gone"
 
     @property
-    def whole(self) -> Version | None:
+    def newest_valid(self) -> Version | None:
         """The newest valid version."""
         return next((version for version in self.versions if version.trouble is None), None)
 
@@ -74,23 +74,23 @@ class Health(BaseModel):
         newest = self.versions[0] if self.versions else None
         if newest is None or self.trouble:
             return f"damaged: {self.trouble}" if self.trouble != FOREIGN else FOREIGN
-        whole = f"{newest.rows:,} rows, version {newest.number}, whole"
-        return f"{whole}, but {len(self.broken)} versions before it are damaged" if self.broken else whole
+        described = f"{newest.rows:,} rows, version {newest.number}, whole"
+        return f"{described}, but {len(self.broken)} versions before it are damaged" if self.broken else described
 
     @property
     def loss(self) -> str:
         """A sentence: what a repair would do, and which rows it would lose."""
         afterwards = AFTERWARDS.get(self.name.partition("__")[0], "it is no table of this program")
-        if self.whole is None:
+        if self.newest_valid is None:
             return f"no version of it is whole, so that it would be put aside and all its rows lost: {afterwards}"
-        newest, whole = self.versions[0], self.whole
-        if newest == whole:
+        newest, valid = self.versions[0], self.newest_valid
+        if newest == valid:
             return (
                 f"versions {', '.join(str(v.number) for v in self.broken)} before it would be put aside, without loss"
             )
-        rows = "an unknown number of" if newest.rows is None else f"{max(0, newest.rows - (whole.rows or 0)):,}"
+        rows = "an unknown number of" if newest.rows is None else f"{max(0, newest.rows - (valid.rows or 0)):,}"
         return (
-            f"it would go back from version {newest.number} to {whole.number}, which has {whole.rows:,} rows, and lose "
+            f"it would go back from version {newest.number} to {valid.number}, which has {valid.rows:,} rows, and lose "
             f"{rows} rows: {afterwards}"
         )
 
@@ -218,7 +218,7 @@ def repair(store: Store, found: list[Health]) -> list[str]:
 
 def _to_move(store: Store, health: Health) -> list[str]:
     """The files to move, newest first, so that after an interrupted repair the table still counts as damaged."""
-    if health.whole is None:
+    if health.newest_valid is None:
         # Versions before rows, since they make it a table; the hint to the newest version sorts after them.
         files = list_files(store.uri, f"{health.name}.lance")
         return sorted(files, key=lambda path: VERSIONS not in path)

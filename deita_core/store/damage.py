@@ -12,7 +12,7 @@ PASSING = re.compile(
     r"os error (?!2\))\d+|Generic (?:S3|GCS|MicrosoftAzure) error|error sending request|timed out|Resources exhausted"
 )
 # Not permitted, or a read-only file system.
-LASTING = re.compile(r"os error (?:1|13|30)\)")
+PERMANENT = re.compile(r"os error (?:1|13|30)\)")
 # A file on object storage is truncated.
 CUT_SHORT = re.compile(r"416 Range Not Satisfiable|InvalidRange")
 BEGINNING = re.compile(
@@ -52,7 +52,7 @@ def surroundings(what: str, error: BaseException) -> StoreError | None:
     said, why = str(error), reason(error)
     if CUT_SHORT.search(said):
         return None
-    if LASTING.search(said):
+    if PERMANENT.search(said):
         return StoreError(f"{what} cannot be used ({why}); check the permissions of its files.")
     if PASSING.search(said) or isinstance(error, (OSError, MemoryError)):
         return StoreUnavailableError(f"{what} cannot be used now ({why}); correct that and run the same command again.")

@@ -21,7 +21,7 @@ ADDRESSES = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 METADATA = ("169.254.169.254", "metadata.google.internal")
 # Long enough for a slow response, short enough to report a wrong address quickly.
 CLIENT: dict[str, Any] = {"connect_timeout": "3s", "timeout": "15s"}
-PATIENCE: dict[str, Any] = {
+RETRIES: dict[str, Any] = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=20),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2},
@@ -68,7 +68,7 @@ def open_objects(uri: str) -> "ObjectStore":
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     client = {**CLIENT, "allow_http": True} if _is_plain() else CLIENT
     try:
-        return kinds[scheme](bucket, prefix=prefix or None, client_options=client, retry_config=PATIENCE)
+        return kinds[scheme](bucket, prefix=prefix or None, client_options=client, retry_config=RETRIES)
     except Exception as error:
         raise unreachable(uri, error) from None
 

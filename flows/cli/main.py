@@ -21,6 +21,7 @@ from flows.cli.variables import unknown_variables
 from flows.ops.prefect_settings import spare_loopback
 
 INTERRUPTED = 130
+STOPPED = "stopped; what is done is kept, run the same command to go on."
 SHARED = ("--verbose", "--debug")
 
 
@@ -90,19 +91,28 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     signal.signal(signal.SIGTERM, _interrupt)
+    said, code = run()
+    if said:
+        # From here on ctrl-C ends the process at once, and with it the programs that it started.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+        typer.echo(f"deita: {said}", err=True)
+    sys.exit(code)
+
+
+def run() -> tuple[str | None, str | int | None]:
+    """Run the command in `sys.argv`; returns its error as one sentence, or None, and the exit code."""
     try:
         app()
     except KeyboardInterrupt:
-        _end("stopped; what is done is kept, run the same command to go on.", 1)
+        return STOPPED, 1
     except SystemExit as end:
         # Typer turns ctrl-C into this exit code.
-        if end.code == INTERRUPTED:
-            _end("stopped; what is done is kept, run the same command to go on.", 1)
-        raise
+        return (STOPPED, 1) if end.code == INTERRUPTED else (None, end.code)
     except Exception as error:
         if os.environ.get("DEITA_DEBUG"):
             traceback.print_exc()
-        _end(sentence(error), getattr(error, "exit_code", 1))
+        return sentence(error), getattr(error, "exit_code", 1)
+    return None, 0
 
 
 def sentence(error: Exception) -> str:
@@ -122,14 +132,6 @@ def sentence(error: Exception) -> str:
             else (f"The Prefect server went away ({reason}); what is done is kept, start it and run the same command.")
         )
     return f"Unexpected {type(error).__name__}: {cause(error)}; run the command with --debug for the traceback."
-
-
-def _end(said: str, code: int) -> None:
-    """Print the last line and exit."""
-    # From here on ctrl-C ends the process at once, and with it the programs that it started.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
-    typer.echo(f"deita: {said}", err=True)
-    sys.exit(code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

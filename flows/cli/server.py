@@ -23,7 +23,7 @@ REACH = 15.0
 # Seconds for the temporary server to end on its own; Prefect uses the same.
 GRACE = 5.0
 # Seconds between checks whether it responds.
-LOOK = 0.05
+CHECK_INTERVAL = 0.05
 HERE = "127.0.0.1"
 # At this level the server's output is read but not shown.
 QUIET = "CRITICAL"
@@ -69,8 +69,8 @@ class TemporaryServer:
                 # the server that it was stopped, and then ends the server.
                 start_new_session=True,
             )
-        atexit.register(self.stop)
         self._reader = Thread(target=self._listen, args=[self._process.stderr], daemon=True)
+        atexit.register(self.stop)
         self._reader.start()
 
     @property
@@ -86,7 +86,7 @@ class TemporaryServer:
             if monotonic() > self._end:
                 self.stop()
                 raise self._error("does not begin to answer")
-            sleep(LOOK)
+            sleep(CHECK_INTERVAL)
 
     def stop(self) -> None:
         """Stop the server."""
@@ -96,7 +96,9 @@ class TemporaryServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join(1)
+        # An interrupt may come before the thread is started.
+        if self._reader.is_alive():
+            self._reader.join(1)
 
     def loss(self) -> "DeitaError | None":
         """Return an error if the server ended while it was in use, else None."""

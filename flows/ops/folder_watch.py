@@ -8,7 +8,7 @@ from pathlib import Path
 # Seconds without changes after which new files count as complete.
 SETTLED = 10.0
 # Seconds between checks.
-LOOK = 2.0
+CHECK_INTERVAL = 2.0
 
 Snapshot = Mapping[str, tuple[int, int]]
 

@@ -13,7 +13,7 @@ import psutil
 from deita_core.errors import DeitaError
 
 # Seconds for a flow run to store its current work and report that it was stopped.
-PATIENCE = 40.0
+GRACE = 40.0
 # Seconds for a worker to report a run that did not report its own end.
 NOTE = 2.0
 
@@ -48,7 +48,7 @@ def stop(program: "subprocess.Popen[bytes]", end_with: signal.Signals) -> None:
     if program.poll() is None:
         program.send_signal(end_with)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        program.wait(PATIENCE)
+        program.wait(GRACE)
     for process in (*family, *_descendants(program.pid)):
         # psutil also compares the start time, so a reused pid is not killed.
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -65,7 +65,7 @@ def end_children(pid: int) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.terminate()
     if children:
-        psutil.wait_procs(children, timeout=PATIENCE)
+        psutil.wait_procs(children, timeout=GRACE)
         sleep(NOTE)
 
 

@@ -32,7 +32,7 @@ from prefect.workers.process import ProcessWorker
 
 from deita_core.errors import DeitaError, InputError
 from flows.cli.server import last_words, named_server
-from flows.ops.folder_watch import LOOK, FolderWatch
+from flows.ops.folder_watch import CHECK_INTERVAL, FolderWatch
 from flows.ops.processes import end_children, running
 
 PREFECT = [sys.executable, "-m", "prefect"]
@@ -269,4 +269,4 @@ def watch(client: SyncPrefectClient, pool: str, folder: Path | None, programs: l
             else:
                 yield f"{named}: an update is asked for."
                 waiting, is_away = [], False
-        sleep(LOOK)
+        sleep(CHECK_INTERVAL)

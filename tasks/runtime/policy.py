@@ -11,7 +11,7 @@ from deita_core.store import Store
 from deita_core.tables import InvalidTableError
 
 # File system errors that a retry does not resolve.
-LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
@@ -20,7 +20,7 @@ async def worth_retrying(task: Task[..., Any], run: Any, state: State) -> bool:
         await state.aresult()
     except StoreUnavailableError:
         return True
-    except (DeitaError, InvalidTableError, TypeError, ValueError, AssertionError, *LASTING):
+    except (DeitaError, InvalidTableError, TypeError, ValueError, AssertionError, *PERMANENT):
         return False
     except Exception:
         return True

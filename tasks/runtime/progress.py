@@ -27,7 +27,7 @@ INTERRUPTIONS = (KeyboardInterrupt, TerminationSignal)
 # Seconds between progress lines if no bar is shown.
 REPORT = 15.0
 # Maximum seconds until a signal is noticed.
-LOOK = 0.5
+CHECK_INTERVAL = 0.5
 
 
 class Advance(Protocol):
@@ -113,7 +113,7 @@ class Progress:
 
     def _watch(self) -> None:
         """Refresh the running stage's display, even while the run's own thread waits."""
-        while not self._ended.wait(LOOK):
+        while not self._ended.wait(CHECK_INTERVAL):
             stage = self._stage
             if stage:
                 self._bars.update(stage.bar, note=stage.detail)
@@ -198,7 +198,7 @@ def as_they_end(futures: Sequence[PrefectFuture[int]]) -> Iterator[PrefectFuture
     left = len(futures)
     while left:
         with suppress(Empty):
-            yield ended.get(timeout=LOOK)
+            yield ended.get(timeout=CHECK_INTERVAL)
             left -= 1
 
 

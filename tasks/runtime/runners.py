@@ -54,7 +54,11 @@ def open_runner(name: str) -> Iterator[Submit]:
     check_runner(name)
     CANCELLED.clear()
     kind, _, address = name.partition("://")
-    with _started(kind, address) as runner:
+    # Workers must report to this run's server, even if it is a temporary one that no setting names; otherwise each
+    # worker would start its own. New settings cost a tenth of a second, so they are made once.
+    server = str(get_client(sync_client=True).api_url)
+    settings = nullcontext() if PREFECT_API_URL.value() == server else temporary_settings({PREFECT_API_URL: server})
+    with _started(kind, address) as runner, settings:
         try:
             yield partial(_submit, runner, _on_ray_gpu if kind == "ray" else nullcontext)
         except INTERRUPTIONS:
@@ -75,9 +79,7 @@ def _submit(
 ) -> PrefectFuture[int]:
     parameters = {**{name: _anywhere(value) for name, value in given.items()}, "shard": shard}
     place = on_gpu() if _computes(given) else nullcontext()
-    # Workers must report to this run's server, even if it is a temporary one that no setting names; otherwise each
-    # worker would start its own.
-    with place, temporary_settings({PREFECT_API_URL: str(get_client(sync_client=True).api_url)}), _deaf_to_ctrl_c():
+    with place, _ctrl_c_blocked():
         return runner.submit(task, parameters)
 
 
@@ -88,7 +90,7 @@ def _computes(given: Given) -> bool:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def _ctrl_c_blocked() -> Iterator[None]:
     """Block ctrl-C in threads and processes started here: a terminal sends it to all, but the run must end them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

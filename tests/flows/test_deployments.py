@@ -5,6 +5,7 @@ import re
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from time import sleep
 from uuid import UUID
 
 import polars as pl
@@ -180,10 +181,30 @@ def test_the_group_that_a_volume_is_opened_to_is_that_of_the_image():
     assert f"--uid {pod['securityContext']['fsGroup']} " in (ROOT / "deployments/Dockerfile").read_text()
 
 
-def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, worker, tmp_path):
+@pytest.fixture(scope="module")
+def first_night(place):
+    """A nightly run over a pool of which two rows are broken; its id."""
     write_rows(place.pool / "monday.jsonl", 0, 20, odd=BROKEN)
-    first = place.ask("update/nightly")
-    assert place.wait(first)["type"] == "COMPLETED", place.logs(first)
+    worker = place.start_worker()
+    run = place.ask("update/nightly")
+    assert place.wait(run)["type"] == "COMPLETED", place.logs(run)
+    place.kill(worker)
+    return run
+
+
+def test_a_run_shows_its_progress_counts_rejects_top_rows_and_folder(place, first_night):
+    found = place.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [first_night]}})
+    shown = {artifact["key"]: artifact["data"] for artifact in found}
+    assert shown["encoding"] == shown["scoring-complexity"] == shown["scoring-quality"] == 100
+    rejects = json.loads(shown["selection-rejects"])
+    assert [row["place"].rsplit("/")[-1] for row in rejects] == ["monday.jsonl:21", "monday.jsonl:22"]
+    assert rejects[0]["reason"].startswith("broken_json")
+    assert len(json.loads(shown["selection-top"])) == counts(place.data / "out" / "nightly")["selected"]
+    assert "out/nightly" in shown["selection-folder"]
+    assert "| read | 22 |" in shown["selection-counts"]
+
+
+def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, first_night, worker, tmp_path):
     out = place.data / "out" / "nightly"
     monday = counts(out)
     assert (monday["read"], monday["rejected"]) == (22, 2)
@@ -192,7 +213,7 @@ def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, w
     write_rows(place.pool / "tuesday.jsonl", 1_000, 160, words=LONG)
     before = vectors(place.data / ".deita")
     second = place.ask("update/nightly")
-    place.until(lambda: vectors(place.data / ".deita") > before, 300, every=0.02)
+    place.until(lambda: vectors(place.data / ".deita") > before, 300, every=0.05)
     place.kill(worker)
     kept = vectors(place.data / ".deita")
     assert counts(out) == monday, "the snapshot of before stays the current one"
@@ -213,28 +234,13 @@ def test_a_killed_night_is_noticed_and_retried_and_ends_as_from_scratch(place, w
     assert ours.equals(theirs)
 
 
-def test_a_run_shows_its_progress_counts_rejects_top_rows_and_folder(place, worker, tmp_path):
-    write_rows(tmp_path / "pool" / "few.jsonl", 5_000, 10, odd=BROKEN)
-    asked = {"pool": [str(tmp_path / "pool")], "out": str(tmp_path / "out")}
-    run = place.ask("select/on-demand", **asked, settings=place.settings(tmp_path / "store"))
-    assert place.wait(run)["type"] == "COMPLETED", place.logs(run)
-    found = place.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
-    shown = {artifact["key"]: artifact["data"] for artifact in found}
-    assert shown["encoding"] == shown["scoring-complexity"] == shown["scoring-quality"] == 100
-    rejects = json.loads(shown["selection-rejects"])
-    assert [row["place"].rsplit("/")[-1] for row in rejects] == ["few.jsonl:11", "few.jsonl:12"]
-    assert rejects[0]["reason"].startswith("broken_json")
-    assert len(json.loads(shown["selection-top"])) == counts(tmp_path / "out")["selected"]
-    assert str(tmp_path / "out") in shown["selection-folder"]
-    assert "| read | 12 |" in shown["selection-counts"]
-
-
 def test_two_runs_of_a_store_go_one_after_the_other(place, worker, tmp_path):
     write_rows(tmp_path / "pool" / "few.jsonl", 6_000, 10)
     asked = {"pool": [str(tmp_path / "pool")], "settings": place.settings(tmp_path / "store")}
     runs = [place.ask(name, out=str(tmp_path / name), **asked) for name in ("select/on-demand", "update/nightly")]
     while not all(place.state(run)["type"] in ENDED for run in runs):
         assert sum(place.state(run)["type"] in ("PENDING", "RUNNING") for run in runs) <= 1
+        sleep(0.1)
     assert [place.state(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
 
 
@@ -242,7 +248,7 @@ def test_a_cancelled_run_stops_cleanly_and_the_next_one_goes_on(place, worker, t
     write_rows(tmp_path / "pool" / "many.jsonl", 8_000, 160, words=LONG)
     asked = {"pool": [str(tmp_path / "pool")], "out": str(tmp_path / "out"), "settings": place.settings(tmp_path / "s")}
     run = place.ask("select/on-demand", **asked)
-    place.until(lambda: vectors(tmp_path / "s"), 300, every=0.02)
+    place.until(lambda: vectors(tmp_path / "s"), 300, every=0.05)
     place.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
     assert place.wait(run, seconds=180)["type"] == "CANCELLED"
     assert not (tmp_path / "out").exists()

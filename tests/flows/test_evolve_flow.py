@@ -1,9 +1,6 @@
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,11 +11,11 @@ from deita_core.scorers.training.examples import read_chains
 from deita_core.stages.evolution.estimate import estimate_evolution
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS
-from tests.support import llm_server
+from tests.support import commands, llm_server
+from tests.support.commands import PROGRESS
 from tests.support.evolution_run import KEY, holders, lines, llm_settings, seed_row, write_seeds
 from tests.support.llm_rules import Reply
 from tests.support.llm_server import LLMServer, evenly
-from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -278,17 +275,12 @@ def test_a_locked_store_and_a_bad_folder_are_refused_at_once(run_flow, server, p
 
 def deita(*arguments, cwd, key=KEY, **more):
     """Run `deita evolve` to its end."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb", **more}
-    environment.pop("DEITA_LLM__API_KEY")
-    if key:
-        environment["DEITA_LLM__API_KEY"] = key
-    command = [sys.executable, "-m", "flows.cli", "evolve", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return commands.deita("evolve", *arguments, cwd=cwd, DEITA_LLM__API_KEY=key, **more)
 
 
 def is_one_sentence(run):
     """One line on stderr, as the command words its errors, and nothing of a traceback or of the key."""
-    said = [line for line in run.stderr.splitlines() if not re.search(r"done in [\d.]+ s$", line)]
+    said = [line for line in run.stderr.splitlines() if not PROGRESS.search(line)]
     assert KEY not in run.stdout + run.stderr
     return len(said) == 1 and said[0].startswith("deita: ") and "Traceback" not in run.stdout + run.stderr
 
@@ -302,7 +294,6 @@ def pool(tmp_path):
 def quick(prefect_server):
     """The environment in which a command uses the session's server and an impatient client."""
     return {
-        "PREFECT_API_URL": prefect_server,
         "DEITA_ROUNDS": "2",
         "DEITA_LLM__FIRST_PAUSE": "0.01",
         "DEITA_LLM__TIMEOUT": "10",

@@ -22,10 +22,10 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-SEEDS, ROUNDS, CONCURRENCY, AUDIT = 200, 5, 32, 20
+SEEDS, ROUNDS, CONCURRENCY, AUDIT = 60, 5, 32, 10
 AXES = ("complexity", "quality")
 # Whole seconds for which all wait, so only a few of them.
-RARE = {"429_date": 0.001}
+RARE = {"429_date": 0.002}
 # Eight faults of content fit a request to evolve, and ten one to rank.
 FAULTS = {**evenly(0.2, {*QUICK_FAULTS, *SLOW_FAULTS} - set(RARE)), **RARE, **dict.fromkeys(CONTENT_FAULTS, 0.2 / 8)}
 SERVER = {"faults": FAULTS, "latency": 0.01, "jitter": 0.02, "retry_after": 0.02}
@@ -35,7 +35,7 @@ seeds: {SEEDS}
 rounds: {ROUNDS}
 audit: {AUDIT}
 store: store
-llm: {{model: m, concurrency: {CONCURRENCY}, timeout: 1, first_pause: 0.02, attempts: 20}}
+llm: {{model: m, concurrency: {CONCURRENCY}, timeout: 0.5, first_pause: 0.02, attempts: 20}}
 """
 # An answer is lost with a process that has it, but has not come to keep it.
 LOST = 0.2

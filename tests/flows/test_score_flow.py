@@ -1,12 +1,10 @@
-import subprocess
-import sys
-
 import polars as pl
 import pytest
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError
 from deita_core.store import Store
+from tests.support.commands import deita
 from tests.support.paths import ROOT
 
 POOL = str(ROOT / "examples" / "pool")
@@ -81,10 +79,10 @@ def test_calibration_needs_no_scores_and_holds_for_the_selection(prefect_server,
     assert found == calibrate([POOL], settings, keep=0.9)
 
 
-def test_the_commands_say_what_they_found(prefect_server, settings, scored):
-    line = [sys.executable, "-m", "flows.cli", "calibrate", POOL, "--store", settings.store, "--keep", "0.5"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+def test_the_commands_say_what_they_found(prefect_server, settings, scored, tmp_path):
+    words = ["calibrate", POOL, "--store", settings.store, "--keep"]
+    done = deita(*words, "0.5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "nearest neighbour" in done.stdout and "keeps 5" in done.stdout
-    wrong = subprocess.run([*line[:-1], "2"], capture_output=True, text=True, timeout=300)
+    wrong = deita(*words, "2", cwd=tmp_path)
     assert wrong.returncode == 2 and "--keep" in wrong.stderr

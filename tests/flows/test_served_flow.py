@@ -1,17 +1,15 @@
 """`deita select` with a scorer that is served, on loopback, by a real tiny model."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 
 import polars as pl
 import pytest
 
 from deita_core.scorers.causal import CausalScorer
+from tests.support import commands
 from tests.support.llm_completions import SURE, ModelCompletions, Scripted
 from tests.support.llm_server import LLMServer, evenly
-from tests.support.paths import ROOT
 
 KEY = "sk-served-0123456789-very-secret"
 TOPICS = ["tea", "rain", "the moon", "a train", "面包", "salt", "an old clock", "ink"]
@@ -33,15 +31,8 @@ def pool(tmp_path):
 @pytest.fixture
 def deita(prefect_server, laptop, tmp_path):
     """Runs the command in the folder of the pool."""
-    more = {"PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
     limits = {"DEITA_LLM__API_KEY": KEY, "DEITA_LLM__FIRST_PAUSE": "0.01", "DEITA_LLM__ATTEMPTS": "4"}
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-        env = {**os.environ, **more, **limits}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-
-    return run
+    return partial(commands.deita, cwd=tmp_path, **limits)
 
 
 def select(deita, server, out):

@@ -150,7 +150,7 @@ def test_files_that_no_server_could_be_told_of_are_kept_and_told_of_later(tmp_pa
 
     from flows.ops.server import watch
 
-    monkeypatch.setattr("flows.ops.server.LOOK", 0.05)
+    monkeypatch.setattr("flows.ops.server.CHECK_INTERVAL", 0.05)
     monkeypatch.setattr("flows.ops.server.FolderWatch", lambda folder: FolderWatch(folder, settled=0))
     port, told = free_port(), []
 
@@ -185,13 +185,11 @@ def test_a_server_that_is_away_ends_a_command_with_one_sentence(capsys, monkeypa
         raise httpx.ConnectError("All connection attempts failed")
 
     monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
-    said = capsys.readouterr().err
-    assert said.startswith("deita: The Prefect server went away (All connection attempts failed); what is done is kept")
+    said, code = cli.run()
+    assert said.startswith("The Prefect server went away (All connection attempts failed); what is done is kept")
+    assert code == 1 and capsys.readouterr().err == ""
     monkeypatch.setenv("DEITA_DEBUG", "1")
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
+    assert cli.run() == (said, 1)
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -232,7 +230,7 @@ def test_a_folder_that_is_away_for_a_while_is_watched_again(tmp_path):
 
 
 def test_a_program_that_does_not_want_to_end_is_ended_with_its_children(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.ops.processes.PATIENCE", 1.0)
+    monkeypatch.setattr("flows.ops.processes.GRACE", 1.0)
     stubborn = "trap '' INT TERM; sleep 300 & echo ready; while true; do sleep 1; done"
     with running(["sh", "-c", stubborn], os.environ, tmp_path / "log", signal.SIGINT) as program:
         while "ready" not in (tmp_path / "log").read_text():

@@ -17,8 +17,11 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from flows.cli.server import TemporaryServer, last_words
+from deita_core.errors import DeitaError, InputError
+from flows.cli import server as cli_server
+from flows.cli.server import TemporaryServer, check_named, last_words
 from flows.ops.prefect_settings import LOOPBACK, spare_loopback
+from tests.support.commands import PROGRESS, deita
 from tests.support.paths import ROOT as PROJECT
 
 pytestmark = pytest.mark.slow
@@ -77,7 +80,7 @@ class Command:
         left = self.processes()
         for process in left:
             process.kill()
-        lines = [line for line in said.splitlines() if not re.search(r"done in [\d.]+ s$", line)]
+        lines = [line for line in said.splitlines() if not PROGRESS.search(line)]
         return self.program.returncode, "\n".join(lines), left
 
 
@@ -115,18 +118,29 @@ def test_a_database_of_another_version_is_named_with_what_to_do(run, tmp_path):
     assert (code, left) == (1, [])
 
 
-def test_a_home_that_cannot_be_written_is_named_with_what_to_do(run, tmp_path):
+def test_a_home_that_cannot_be_written_is_named_with_what_to_do(tmp_path, monkeypatch):
     # Root may write anywhere, but not below a file.
     (tmp_path / "home").write_text("")
-    code, said, left = run()
-    assert_one_sentence(said, "unable to open database file", str(tmp_path / "home"), "PREFECT_HOME=FOLDER")
-    assert (code, left) == (1, [])
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    said = failed_start(tmp_path / "home")
+    for part in ("unable to open database file", str(tmp_path / "home"), "PREFECT_HOME=FOLDER"):
+        assert part in said
 
 
-def test_a_server_that_ends_at_once_is_noticed_by_its_last_words(run):
-    code, said, left = run(PREFECT_API_DATABASE_CONNECTION_URL="sqlite+nothing:///x.db")
-    assert_one_sentence(said, "ended as soon as it was started", "sqlite.nothing")
-    assert (code, left) == (1, [])
+def test_a_server_that_ends_at_once_is_noticed_by_its_last_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+nothing:///x.db")
+    said = failed_start(tmp_path)
+    assert "ended as soon as it was started" in said and "sqlite.nothing" in said
+
+
+def failed_start(home):
+    """What a temporary server says that does not start; nothing of it is left."""
+    server = TemporaryServer(str(home), seconds=180)
+    with pytest.raises(DeitaError) as failed:
+        server.join()
+    assert not [child for child in psutil.Process().children() if child.cmdline()[-2:-1] == [cli_server.__file__]]
+    assert "\n" not in str(failed.value)
+    return str(failed.value)
 
 
 def test_a_server_that_ends_later_is_not_taken_for_one_that_somebody_else_started(tmp_path):
@@ -140,9 +154,9 @@ def test_a_server_that_ends_later_is_not_taken_for_one_that_somebody_else_starte
     server.stop()
 
 
-@pytest.mark.parametrize("name", ["random.py", "queue.py"])
-def test_files_that_hide_standard_modules_do_not_matter(run, tmp_path, tiny_model, name):
-    (tmp_path / name).write_text("raise SystemExit('not the library')")
+def test_files_that_hide_standard_modules_do_not_matter(run, tmp_path, tiny_model, prefect_home):
+    for name in ("random.py", "queue.py"):
+        (tmp_path / name).write_text("raise SystemExit('not the library')")
     code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model)
     assert (code, said, left) == (0, "", [])
 
@@ -156,17 +170,17 @@ def test_a_server_that_never_answered_did_not_go_away(run):
     assert (code, left) == (2, [])
 
 
-def test_an_address_without_a_scheme_is_one_sentence(run):
-    code, said, left = run(PREFECT_API_URL="127.0.0.1:4200/api")
-    assert_one_sentence(said, "No Prefect server answers at 127.0.0.1:4200/api")
-    assert (code, left) == (2, [])
+def test_an_address_without_a_scheme_is_named():
+    with pytest.raises(InputError, match=r"^No Prefect server answers at 127\.0\.0\.1:4200/api"):
+        check_named("127.0.0.1:4200/api")
 
 
-def test_what_answers_but_is_no_prefect_server_is_one_sentence(run):
-    with answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as (port, _):
-        code, said, left = run(PREFECT_API_URL=f"http://127.0.0.1:{port}/api")
-    assert_one_sentence(said, "404 Not Found", "check PREFECT_API_URL")
-    assert (code, left) == (2, [])
+def test_what_answers_but_is_no_prefect_server_is_named():
+    with (
+        answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as (port, _),
+        pytest.raises(InputError, match=r"404 Not Found, as no Prefect server .* check PREFECT_API_URL"),
+    ):
+        check_named(f"http://127.0.0.1:{port}/api")
 
 
 def test_without_a_server_and_leave_to_start_one_the_sentence_says_which_settings_to_make(run):
@@ -178,13 +192,13 @@ def test_without_a_server_and_leave_to_start_one_the_sentence_says_which_setting
 # -- settings
 
 
-@pytest.mark.parametrize("words", [("calibrate", "rows.jsonl"), ("up", "--pool-folder", "."), ("watch", ".")])
+# Every command loads Prefect's settings in the same way, so each of the three has one of the files.
 @pytest.mark.parametrize(
-    ("name", "text", "parts"),
+    ("words", "name", "text", "parts"),
     [
-        ("home/profiles.toml", "active = [", ["home/profiles.toml"]),
-        ("pyproject.toml", "[tool.prefect", ["pyproject.toml"]),
-        (".env", "PREFECT_LOGGING_LEVEL=LOUD", [".env", "'LOUD'", "'WARNING'"]),
+        (("calibrate", "rows.jsonl"), "home/profiles.toml", "active = [", ["home/profiles.toml"]),
+        (("up", "--pool-folder", "."), "pyproject.toml", "[tool.prefect", ["pyproject.toml"]),
+        (("watch", "."), ".env", "PREFECT_LOGGING_LEVEL=LOUD", [".env", "'LOUD'", "'WARNING'"]),
     ],
 )
 def test_settings_that_prefect_cannot_use_are_named_with_their_file(run, tmp_path, words, name, text, parts):
@@ -219,9 +233,11 @@ def test_a_wrong_variable_is_named(run):
     assert (code, left) == (2, [])
 
 
-def test_a_line_of_env_that_is_for_another_program_is_said_once_and_stops_nothing(run, tmp_path, tiny_model):
+def test_a_line_of_env_that_is_for_another_program_is_said_once_and_stops_nothing(
+    run, tmp_path, tiny_model, prefect_server
+):
     (tmp_path / ".env").write_text('A=1\nthis is = not "a line\n')
-    code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model)
+    code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model, PREFECT_API_URL=prefect_server)
     assert_one_sentence(said, ".env", "line 2")
     assert (code, left) == (0, [])
 
@@ -272,6 +288,18 @@ class answering:  # noqa: N801
         self.server.server_close()
 
 
+def test_a_temporary_server_is_asked_without_a_proxy(run, tiny_model, prefect_home):
+    needs_socks()
+    proxy = {"all_proxy": f"socks5://{DEAD}", "HTTP_PROXY": f"http://{DEAD}", "no_proxy": "example.com"}
+    code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model, **proxy)
+    assert (code, said, left) == (0, "", [])
+
+
+def needs_socks():
+    if find_spec("socksio") is None:
+        pytest.skip("SOCKS proxies need the package socksio")
+
+
 @pytest.mark.parametrize(
     "variables",
     [
@@ -281,21 +309,23 @@ class answering:  # noqa: N801
         {"ALL_PROXY": f"socks5://{DEAD}"},
     ],
 )
-def test_loopback_goes_through_no_proxy(run, tiny_model, variables):
-    if "socks5" in str(variables) and find_spec("socksio") is None:
-        pytest.skip("SOCKS proxies need the package socksio")
-    code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model, **variables)
-    assert (code, said, left) == (0, "", [])
+def test_loopback_goes_through_no_proxy(prefect_server, tiny_model, tmp_path, variables):
+    if "socks5" in str(variables):
+        needs_socks()
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    done = deita("calibrate", "rows.jsonl", "--encoder", tiny_model, cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
 
 
-def test_a_server_on_loopback_that_is_named_is_asked_without_a_proxy(run, prefect_server, tiny_model):
+def test_a_server_on_loopback_that_is_named_is_asked_without_a_proxy(prefect_server, tiny_model, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(ROWS)
     with answering(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n") as (port, asked):
-        proxy = {"HTTP_PROXY": f"http://127.0.0.1:{port}", "PREFECT_API_URL": prefect_server}
-        code, said, left = run("calibrate", "rows.jsonl", "--encoder", tiny_model, **proxy)
-    assert (code, said, left, asked) == (0, "", [], [])
+        proxy = {"HTTP_PROXY": f"http://127.0.0.1:{port}"}
+        done = deita("calibrate", "rows.jsonl", "--encoder", tiny_model, cwd=tmp_path, **proxy)
+    assert done.returncode == 0 and asked == [], done.stderr
 
 
-def test_an_endpoint_elsewhere_goes_through_the_proxy(run):
+def test_an_endpoint_elsewhere_goes_through_the_proxy(run, prefect_home):
     with answering(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n") as (port, asked):
         code, said, left = run(
             *("evolve", "rows.jsonl", "--model", "m", "--out", "out", "--base-url", "http://endpoint.invalid/v1"),
@@ -356,14 +386,14 @@ def test_the_last_words_of_a_program_are_its_last_error_or_its_last_line(text, w
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", ["the server starts", "the flow runs"])
-def test_an_interruption_is_one_sentence_and_leaves_nothing(tmp_path, stage, number):
+def test_an_interruption_is_one_sentence_and_leaves_nothing(tmp_path, stage, number, prefect_home):
     """To the whole group and twice in a row, which is what `timeout` does."""
     (tmp_path / "rows.jsonl").write_text(ROWS)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         words = ("evolve", "rows.jsonl", "--model", "m", "--out", "out", "--base-url", endpoint)
         # What is in flight is paid for, so it is waited for.
-        command = Command(tmp_path, *words, OPENAI_API_KEY="key", DEITA_LLM__TIMEOUT="5")
+        command = Command(tmp_path, *words, OPENAI_API_KEY="key", DEITA_LLM__TIMEOUT="2")
         end = time.monotonic() + 200
         if stage == "the server starts":
             while len(command.processes()) < 2:

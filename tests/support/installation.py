@@ -93,6 +93,8 @@ class Installation:
         )
         self.data, self.pool = data, data / "pool"
         self.programs = []
+        # One client for all questions: each new one reads the machine's certificates.
+        self._client = httpx.Client(timeout=PATIENCE)
 
     def __enter__(self):
         self.server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
@@ -102,11 +104,12 @@ class Installation:
     def __exit__(self, *_):
         for program in reversed(self.programs):
             self.kill(program)
+        self._client.close()
 
     def _healthy(self):
         assert self.server.poll() is None, (self.folder / "server.log").read_text()
         try:
-            return httpx.get(f"{self.api}/health").status_code == 200
+            return self._client.get(f"{self.api}/health").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -138,7 +141,7 @@ class Installation:
         return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     def post(self, path, **body):
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=PATIENCE)
+        answer = self._client.post(f"{self.api}/{path}", json=body)
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -146,7 +149,7 @@ class Installation:
         # A server that waits for the disk may leave one question unanswered for long; to ask again changes nothing.
         for _ in range(3):
             with suppress(httpx.TimeoutException):
-                return httpx.get(f"{self.api}/{path}", timeout=PATIENCE).json()
+                return self._client.get(f"{self.api}/{path}").json()
         raise AssertionError(
             f"no answer to {path}; the server says: {(self.folder / 'server.log').read_text()[-4_000:]}"
         )
@@ -178,7 +181,7 @@ class Installation:
         return "\n".join(log["message"] for log in found)
 
     @staticmethod
-    def until(condition, seconds, every=0.1):
+    def until(condition, seconds, every=0.25):
         end = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < end, f"not in {seconds} s"

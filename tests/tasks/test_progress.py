@@ -7,7 +7,7 @@ import pytest
 
 from deita_core.llm.traffic import TRAFFIC, Traffic
 from tasks.runtime import progress as module
-from tasks.runtime.asking import slowness
+from tasks.runtime.llm_shards import slowness
 from tasks.runtime.progress import REPORT, Progress, spelled
 
 
@@ -15,7 +15,7 @@ from tasks.runtime.progress import REPORT, Progress, spelled
 def said(monkeypatch, capsys):
     """Waits until so many lines that hold a text have been printed; lines come quickly."""
     monkeypatch.setattr(module, "REPORT", 0.2)
-    monkeypatch.setattr(module, "LOOK", 0.05)
+    monkeypatch.setattr(module, "CHECK_INTERVAL", 0.05)
     lines = []
 
     def wait(text, n=1):
@@ -30,7 +30,7 @@ def said(monkeypatch, capsys):
 
 
 def test_a_line_comes_at_least_every_30_seconds():
-    assert REPORT <= 30 - 2 * module.LOOK
+    assert REPORT <= 30 - 2 * module.CHECK_INTERVAL
 
 
 def test_a_stage_that_is_slow_tells_of_itself_while_its_thread_waits(said):

@@ -20,11 +20,12 @@ from deita_core.config.settings import SelectionSettings, load_settings
 from deita_core.errors import DeitaError, InputError, ModelError
 from deita_core.models.cancellation import CANCELLED
 from deita_core.models.encoder_spec import find_encoder
-from deita_core.models.sentence_encoder import SentenceEncoder
+from deita_core.models.sentence_encoder import TOKENS_PER_BATCH, SentenceEncoder
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.embed import found_here
+from tests.support.commands import deita
 from tests.support.paths import ROOT
 from tests.support.runner_pool import write_place
 
@@ -33,8 +34,22 @@ pytestmark = pytest.mark.slow
 # Three shards of texts to encode, of some seconds each.
 CHARS = 850_000
 SECONDS = 240
+# Tokens of a batch in a process of its own; within the tests' process it is less.
+OWN_BATCH = 2_048
 # Within which a run has to be over once it is stopped: some seconds here, more where others use the machine.
 SOON = 60
+
+
+def words(name, runner):
+    """The arguments of a run of a name: a store and an output of its own."""
+    models = ["--encoder", "encoder", "--complexity-scorer", "complexity-head", "--quality-scorer", "quality-head"]
+    own = ["--store", f"store-{name}", "--out", f"out-{name}"]
+    return ["select", "pool.jsonl", "--runner", runner, "--threshold", "0.99999", *models, *own]
+
+
+def files(place, name):
+    """The files that a run of a name has written."""
+    return {file: (place / f"out-{name}" / file).read_bytes() for file in ("selected.jsonl", "decisions.parquet")}
 
 
 class Run:
@@ -42,9 +57,7 @@ class Run:
 
     def __init__(self, place, name, runner, server):
         self.place, self.name = place, name
-        line = [sys.executable, "-m", "flows.cli", "select", "pool.jsonl", "--runner", runner, "--threshold", "0.99999"]
-        line += ["--encoder", "encoder", "--store", f"store-{name}", "--out", f"out-{name}"]
-        line += ["--complexity-scorer", "complexity-head", "--quality-scorer", "quality-head"]
+        line = [sys.executable, "-m", "flows.cli", *words(name, runner)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEITA_PRECISION": "float32", "COLUMNS": "200"}
         if server:
             environment["PREFECT_API_URL"] = server
@@ -73,8 +86,7 @@ class Run:
         return said, self.process.returncode, left_over(self.process.pid)
 
     def files(self):
-        out = self.place / f"out-{self.name}"
-        return {name: (out / name).read_bytes() for name in ("selected.jsonl", "decisions.parquet")}
+        return files(self.place, self.name)
 
 
 def left_over(session, patience=5.0):
@@ -108,13 +120,25 @@ def start(place, prefect_server):
 
 
 @pytest.fixture(scope="module")
-def threads(start):
+def select(place, prefect_server):
+    """Runs `deita select` in threads of this process, with batches as in a process of its own; returns its files."""
+
+    def run(name):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(TOKENS_PER_BATCH, "cpu", OWN_BATCH)
+            done = deita(*words(name, "threads"), cwd=place, DEITA_PRECISION="float32")
+        assert done.returncode == 0, done.stderr
+        return files(place, name)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def threads(select):
     """The files that a run in threads writes."""
-    run = start("threads", "threads")
-    said, code, left = run.end()
-    assert (code, left) == (0, []), said
-    assert b"\n" in run.files()["selected.jsonl"]
-    return run.files()
+    written = select("threads")
+    assert b"\n" in written["selected.jsonl"]
+    return written
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +278,7 @@ def test_a_run_outlives_a_dask_worker(start, threads, dask):
     assert run.files() == threads
 
 
-def test_a_dead_worker_process_ends_the_run_in_a_sentence_and_the_next_goes_on(start, threads):
+def test_a_dead_worker_process_ends_the_run_in_a_sentence_and_the_next_goes_on(start, select, threads):
     run = start("crashed", "processes")
     run.wait_for_encoding(3)
     workers = [p for p in psutil.Process(run.process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
@@ -262,9 +286,7 @@ def test_a_dead_worker_process_ends_the_run_in_a_sentence_and_the_next_goes_on(s
     said, code, left = run.end()
     assert (code, left) == (1, []), said
     assert "A worker process of the run died" in said and "Traceback" not in said
-    again = start("crashed", "threads")
-    assert again.end()[1] == 0
-    assert again.files() == threads
+    assert select("crashed") == threads
 
 
 # -- stopped
@@ -274,7 +296,7 @@ def test_a_dead_worker_process_ends_the_run_in_a_sentence_and_the_next_goes_on(s
     ("runner", "sent", "whom", "own_server"),
     [("threads", signal.SIGINT, os.killpg, True), ("processes", signal.SIGTERM, os.kill, False)],
 )
-def test_a_stopped_run_ends_at_once_and_the_next_goes_on(start, threads, runner, sent, whom, own_server):
+def test_a_stopped_run_ends_at_once_and_the_next_goes_on(start, select, threads, runner, sent, whom, own_server):
     """Ctrl-C, which a terminal sends to all of its processes, and the signal by which a run is cancelled."""
     name = f"stopped-{runner}"
     run = start(name, runner, server=None) if own_server else start(name, runner)
@@ -289,9 +311,7 @@ def test_a_stopped_run_ends_at_once_and_the_next_goes_on(start, threads, runner,
     assert run.vectors() == before
     with run.store.lock("the next run"):
         pass
-    again = start(name, runner)
-    assert again.end()[1] == 0
-    assert again.files() == threads
+    assert select(name) == threads
 
 
 def test_worker_processes_end_with_a_run_that_is_killed(start):

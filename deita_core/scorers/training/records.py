@@ -15,7 +15,7 @@ _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 
 
 class TuningSettings(BaseModel):
-    """How a scorer is trained; the defaults are the paper's, but for LoRA and its learning rate."""
+    """Settings of a scorer's training; the defaults are those of the paper, except LoRA and its learning rate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

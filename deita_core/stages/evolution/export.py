@@ -210,21 +210,21 @@ def export_chains(store: Store, report: EvolutionReport, folder: Path) -> list[s
         fates = chain_fates(store, report.job, axis)
         usable = fates.filter(pl.col("fate") != "quarantined")["chain"].to_list()
         chains = list(ranked_chains(store, report.job, axis, usable))
-        talks = [talk for chain in chains for talk in scoring_examples(axis, chain)]
+        examples = [example for chain in chains for example in scoring_examples(axis, chain)]
         files |= {
             f"{axis}.jsonl": _writes(chains),
             f"{axis}_scorer.jsonl": _writes(
-                {"conversations": [{"from": SHAREGPT_ROLES[role], "value": text} for role, text in talk]}
-                for talk in talks
+                {"conversations": [{"from": SHAREGPT_ROLES[role], "value": text} for role, text in example]}
+                for example in examples
             ),
             f"{axis}_messages.jsonl": _writes(
-                {"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks
+                {"messages": [{"role": role, "content": text} for role, text in example]} for example in examples
             ),
         }
         lost += [{"axis": axis, **row} for row in fates.filter(pl.col("fate") == "quarantined").to_dicts()]
     files["quarantined.jsonl"] = _writes(lost)
-    told = {**evolution_manifest(report), "files": list(files)}
-    manifest = orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+    contents = {**evolution_manifest(report), "files": list(files)}
+    manifest = orjson.dumps(contents, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
     files[MANIFEST] = lambda path: path.write_bytes(manifest)
     names = prepare_files(folder, files)
     place_files(folder, names)

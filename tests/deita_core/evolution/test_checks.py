@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deita_core.evolution.checks import instruction_trouble, response_trouble, words
+from deita_core.evolution.checks import instruction_problem, response_problem, words
 from deita_core.evolution.prompts import evolve_instruction, evolve_response
 from tests.support.paths import ROOT
 
@@ -43,8 +43,8 @@ ZH, KO, JA = "推荐一本关于花园的好书。", "정원에 관한 좋은 �
     ],
 )
 def test_a_refusal_is_known_in_many_languages(reply):
-    assert instruction_trouble(BOOK, reply) == "refusal"
-    assert response_trouble(BOOK, "The Well-Tempered Garden by Christopher Lloyd.", reply) == "refusal"
+    assert instruction_problem(BOOK, reply) == "refusal"
+    assert response_problem(BOOK, "The Well-Tempered Garden by Christopher Lloyd.", reply) == "refusal"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_refusal_is_known_in_many_languages(reply):
     ],
 )
 def test_an_instruction_about_refusing_is_no_refusal(before, after):
-    assert instruction_trouble(before, after) is None
+    assert instruction_problem(before, after) is None
 
 
 @pytest.mark.parametrize(
@@ -88,15 +88,15 @@ def test_an_instruction_about_refusing_is_no_refusal(before, after):
     ],
 )
 def test_an_answer_in_place_of_an_instruction_is_known(before, after):
-    assert instruction_trouble(before, after) == "answer"
+    assert instruction_problem(before, after) == "answer"
 
 
 def test_what_is_taken_from_the_known_answer_is_an_answer():
     response = (
         "It is The Well-Tempered Garden by Christopher Lloyd, first published in 1970 and never out of print since."
     )
-    assert instruction_trouble(BOOK, f"{BOOK} {response}", response) == "answer"
-    assert instruction_trouble(BOOK, f"{BOOK} {response}") is None
+    assert instruction_problem(BOOK, f"{BOOK} {response}", response) == "answer"
+    assert instruction_problem(BOOK, f"{BOOK} {response}") is None
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_what_is_taken_from_the_known_answer_is_an_answer():
     ],
 )
 def test_a_good_rewrite_is_no_trouble(before, after):
-    assert instruction_trouble(before, after) is None
+    assert instruction_problem(before, after) is None
 
 
 @pytest.mark.parametrize("after", ["", "  \n\t "])
 def test_nothing_is_empty(after):
-    assert instruction_trouble(BOOK, after) == response_trouble(BOOK, "The one by Lloyd.", after) == "empty"
+    assert instruction_problem(BOOK, after) == response_problem(BOOK, "The one by Lloyd.", after) == "empty"
 
 
 @pytest.mark.parametrize(
@@ -145,35 +145,35 @@ def test_nothing_is_empty(after):
     ],
 )
 def test_next_to_no_change_is_unchanged(after):
-    assert instruction_trouble(BOOK, after) == "unchanged"
+    assert instruction_problem(BOOK, after) == "unchanged"
 
 
 def test_an_answer_may_become_better_by_leaving_out():
     before = "Great question! There are many views. Water boils at 100 °C at sea level. I hope that this helps you!"
-    assert response_trouble("When does water boil?", before, "Water boils at 100 °C at sea level.") is None
+    assert response_problem("When does water boil?", before, "Water boils at 100 °C at sea level.") is None
 
 
 def test_a_letter_that_says_sorry_is_no_refusal():
     asked = "Write to a customer that the logo will be late."
     before = "Hi [Name], the logo will not be ready on Friday. We expect it on Tuesday."
     after = "Hi [Name],\n\nI'm sorry, but your logo won't be ready on Friday: our illustrator has left. Tuesday it is."
-    assert response_trouble(asked, before, after) is None
+    assert response_problem(asked, before, after) is None
 
 
 def test_a_prompt_given_back_is_an_echo():
     for messages in (evolve_instruction("deepen", BOOK), evolve_response("depth", BOOK, "The one by Lloyd.")):
-        assert instruction_trouble(BOOK, messages[1]["content"]) == "echo"
+        assert instruction_problem(BOOK, messages[1]["content"]) == "echo"
         # Its marks alone, or its words alone.
         parts = messages[1]["content"].split("\n\n")
-        assert instruction_trouble(BOOK, parts[0]) == "echo" and instruction_trouble(BOOK, parts[2]) == "echo"
+        assert instruction_problem(BOOK, parts[0]) == "echo" and instruction_problem(BOOK, parts[2]) == "echo"
 
 
 def test_what_grows_without_end_is_a_runaway():
-    assert instruction_trouble(BOOK, BOOK + " and then say it all again" * 40) == "runaway"
-    assert instruction_trouble(BOOK, " ".join(f"word{i}" for i in range(400))) == "runaway"
+    assert instruction_problem(BOOK, BOOK + " and then say it all again" * 40) == "runaway"
+    assert instruction_problem(BOOK, " ".join(f"word{i}" for i in range(400))) == "runaway"
     answer = "Lloyd's book is the one to have."
-    assert response_trouble(BOOK, answer, f"{answer} {' '.join(f'word{i}' for i in range(900))}") == "runaway"
-    assert response_trouble(BOOK, answer, f"{answer} {'It is very good. ' * 60}") == "runaway"
+    assert response_problem(BOOK, answer, f"{answer} {' '.join(f'word{i}' for i in range(900))}") == "runaway"
+    assert response_problem(BOOK, answer, f"{answer} {'It is very good. ' * 60}") == "runaway"
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def test_what_grows_without_end_is_a_runaway():
     ],
 )
 def test_another_language_is_known_by_its_script(before, after):
-    assert instruction_trouble(before, after) == "other_language"
+    assert instruction_problem(before, after) == "other_language"
 
 
 def test_an_answer_that_loses_what_was_demanded_is_known():
     asked = "Name a book. Answer in at most five words."
-    assert response_trouble(asked, "The Well-Tempered Garden.", "The Well-Tempered Garden by Lloyd, of course.")
-    assert response_trouble(asked, "Lloyd.", "Christopher Lloyd's Well-Tempered Garden.") is None
+    assert response_problem(asked, "The Well-Tempered Garden.", "The Well-Tempered Garden by Lloyd, of course.")
+    assert response_problem(asked, "Lloyd.", "Christopher Lloyd's Well-Tempered Garden.") is None
 
 
 def test_words_are_letters_where_there_are_no_spaces():
@@ -204,7 +204,7 @@ def test_words_are_letters_where_there_are_no_spaces():
 @given(st.text(), st.text(), st.text())
 def test_no_text_is_too_odd_to_be_checked(before, after, other):
     reasons = {None, "empty", "echo", "refusal", "unchanged", "other_language", "runaway", "answer", "lost_constraint"}
-    assert {instruction_trouble(before, after, other), response_trouble(other, before, after)} <= reasons
+    assert {instruction_problem(before, after, other), response_problem(other, before, after)} <= reasons
 
 
 ORDINARY = [
@@ -224,7 +224,7 @@ ADDED = [
 def test_ten_to_twenty_ordinary_words_more_are_never_trouble(instruction, added, before_it):
     more = " ".join(added)
     after = f"{more.capitalize()}: {instruction}" if before_it else f"{instruction} {more}"
-    assert instruction_trouble(instruction, after) is None
+    assert instruction_problem(instruction, after) is None
 
 
 MADE_UP = st.lists(st.text("aeioulmnrst", min_size=3, max_size=8), min_size=10, max_size=20, unique=True)
@@ -234,7 +234,7 @@ MADE_UP = st.lists(st.text("aeioulmnrst", min_size=3, max_size=8), min_size=10, 
 def test_five_rounds_of_ordinary_words_are_never_trouble(instruction, rounds):
     for added in rounds:
         after = f"{instruction} {' '.join(added)}"
-        assert instruction_trouble(instruction, after) is None
+        assert instruction_problem(instruction, after) is None
         instruction = after
 
 
@@ -246,11 +246,11 @@ def consecutive(file):
 
 
 def test_the_chains_of_the_examples_raise_hardly_an_alarm():
-    found = Counter(instruction_trouble(before, after) for _, before, after in consecutive("complexity.jsonl"))
+    found = Counter(instruction_problem(before, after) for _, before, after in consecutive("complexity.jsonl"))
     alarms = sum(n for reason, n in found.items() if reason not in (None, "unchanged", "runaway"))
     assert found[None] > 0.95 * found.total() and alarms < 0.02 * found.total()
     # Some answers of these chains are bad on purpose.
-    found = Counter(response_trouble(*rows) for rows in consecutive("quality.jsonl"))
+    found = Counter(response_problem(*rows) for rows in consecutive("quality.jsonl"))
     alarms = sum(n for reason, n in found.items() if reason not in (None, "unchanged", "runaway"))
     assert found[None] > 0.85 * found.total() and alarms < 0.05 * found.total()
 
@@ -260,6 +260,6 @@ def test_the_chains_of_the_examples_raise_hardly_an_alarm():
 )
 def test_long_texts_are_checked_quickly(text):
     started = process_time()
-    instruction_trouble(text, f"{text} more of it", text)
-    response_trouble(text, text, f"{text} more of it")
+    instruction_problem(text, f"{text} more of it", text)
+    response_problem(text, text, f"{text} more of it")
     assert process_time() - started < 5

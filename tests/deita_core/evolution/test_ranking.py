@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from deita_core.errors import LLMError
 from deita_core.evolution.prompts import HEADINGS, fence, rank_variants
-from deita_core.evolution.ranking import TRIES, UnreadableError, parse_scores, rank_chain, ranking_id, shown_order
+from deita_core.evolution.ranking import (
+    SCHEMA,
+    TRIES,
+    UnreadableError,
+    parse_scores,
+    rank_chain,
+    ranking_id,
+    shown_order,
+)
 from deita_core.tables import RANKINGS
 from tests.support.evolution_run import with_llm
 from tests.support.llm_server import LLMServer
@@ -321,7 +329,7 @@ def test_the_order_on_record_is_the_one_in_the_prompt(tmp_path):
         async def again(llm):
             """Ask for the order on record: the answer must be the one that is kept."""
             messages = rank_variants("complexity", [VARIANTS[step] for step in shown(rows)])
-            return await llm.ask(messages, temperature=0.0, as_json=True)
+            return await llm.ask(messages, temperature=0.0, schema=SCHEMA)
 
         asked = len(server.log)
         kept = with_llm(server.url, tmp_path, again)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deita_core.errors import LLMError
+from deita_core.evolution.ranking import SCHEMA
 from deita_core.llm.cache import usage_of
 from deita_core.llm.client import (
     LLM,
@@ -298,7 +299,7 @@ def test_a_client_that_waits_can_be_stopped(tmp_path):
 @pytest.mark.parametrize("parameter", ["response_format", "seed", "temperature", "max_tokens"])
 def test_a_parameter_the_endpoint_does_not_know_is_left_out_from_then_on(parameter, tmp_path):
     with LLMServer(rejects=(parameter,), latency=0.05) as server:
-        answers(results(server, tmp_path, prompts(128), concurrency=64, ask={"as_json": True}))
+        answers(results(server, tmp_path, prompts(128), concurrency=64, ask={"schema": SCHEMA}))
     did = Counter(entry.did for entry in server.log)
     assert did["good"] == 128 and set(server.answered().values()) == {1}
     assert did[f"rejects {parameter}"] <= 64
@@ -307,7 +308,7 @@ def test_a_parameter_the_endpoint_does_not_know_is_left_out_from_then_on(paramet
 def test_all_parameters_can_be_unknown_at_once(tmp_path):
     rejected = ("max_tokens", "seed", "temperature", "response_format")
     with LLMServer(rejects=rejected) as server:
-        answers(results(server, tmp_path, prompts(64), concurrency=64, ask={"as_json": True}))
+        answers(results(server, tmp_path, prompts(64), concurrency=64, ask={"schema": SCHEMA}))
     assert Counter(entry.did for entry in server.log)["good"] == 64
 
 
@@ -320,8 +321,15 @@ def test_the_limit_of_tokens_is_kept_under_its_newer_name(tmp_path):
 def test_response_format_is_sent_for_json_only_and_not_at_all_where_it_is_off(tmp_path):
     with LLMServer(json_mode=False) as server:
         answers(results(server, tmp_path, ["hello"]))
-        answers(results(server, tmp_path, ["goodbye"], structured="off", ask={"as_json": True}))
+        answers(results(server, tmp_path, ["goodbye"], structured="off", ask={"schema": SCHEMA}))
     assert [entry.did for entry in server.log] == ["good", "good"]
+
+
+def test_an_answer_in_json_is_asked_for_by_its_schema():
+    request = Request("m", (("user", "hello"),), 0.0, 0, 9, SCHEMA)
+    form = request.wire(set())["response_format"]
+    assert form["type"] == "json_schema" and form["json_schema"]["schema"] == SCHEMA and form["json_schema"]["strict"]
+    assert "response_format" not in request.wire({"response_format"})
 
 
 # -- what is paid is paid once
@@ -413,7 +421,7 @@ def test_a_request_is_known_by_what_its_answer_depends_on_and_by_nothing_else(da
         "temperature": st.floats(0, 2),
         "seed": st.integers(0, 2**31),
         "max_tokens": st.integers(1, 10**6),
-        "as_json": st.booleans(),
+        "schema": st.none() | st.just(SCHEMA),
     }
     one, other = ({name: data.draw(values) for name, values in fields.items()} for _ in range(2))
     assert Request(**one).id == Request(**dict(reversed(one.items()))).id

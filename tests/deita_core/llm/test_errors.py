@@ -13,8 +13,8 @@ from deita_core.llm.errors import (
     PermanentRequestError,
     RetryableError,
     UnsupportedParameterError,
-    judged,
-    judged_reply,
+    error_in_reply,
+    error_of,
     quoted,
     retry_after,
     said_by,
@@ -26,7 +26,7 @@ WIRE = {"model": "m", "messages": [], "temperature": 0.7, "seed": 0, "max_tokens
 
 @pytest.fixture(scope="module")
 def trouble():
-    """Makes what judged() makes of a reply, by way of the library's own reading of it."""
+    """Makes what error_of() makes of a reply, by way of the library's own reading of it."""
     http = import_module(openai.DefaultHttpxClient.__base__.__module__.split(".")[0])
     client = openai.OpenAI(api_key=KEY, base_url="http://127.0.0.1:1")
     request = http.Request("POST", "http://127.0.0.1:1/chat/completions")
@@ -35,7 +35,7 @@ def trouble():
         kind = {"content": body} if isinstance(body, bytes) else {"json": body}
         reply = http.Response(status, headers=headers, request=request, **kind)
         error = client._make_status_error_from_response(reply)
-        return judged(status, wire, said_by(error, KEY), reply.headers)
+        return error_of(status, wire, said_by(error, KEY), reply.headers)
 
     return make
 
@@ -52,6 +52,7 @@ def error(message, code=None, param=None):
         (error("Unrecognized request argument supplied: seed"), "seed"),
         (error("'response_format.type' must be 'json_schema' or 'text'"), "response_format"),
         (error("This model does not support JSON mode.", param="response_format"), "response_format"),
+        (error("json_schema is not supported by this model"), "response_format"),
         ({"object": "error", "message": "seed is not supported", "code": 400}, "seed"),
         ({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, "seed"),
         ({"error": "Input validation error: `seed` must be positive", "error_type": "validation"}, "seed"),
@@ -182,16 +183,16 @@ REPLIES = [
 
 @pytest.mark.parametrize(("reply", "kind"), REPLIES)
 def test_an_error_in_place_of_an_answer_means_what_its_status_would(reply, kind):
-    assert type(judged_reply(reply, WIRE, KEY)) is kind
+    assert type(error_in_reply(reply, WIRE, KEY)) is kind
 
 
 def test_a_reply_without_an_error_is_none():
     for reply in ({"choices": []}, {"error": None, "choices": []}, [], None, "error"):
-        assert judged_reply(reply, WIRE, KEY) is None
+        assert error_in_reply(reply, WIRE, KEY) is None
 
 
 def test_the_words_of_an_error_in_a_reply_are_told_without_the_key():
-    found = judged_reply({"error": {"message": f"Lost the worker of {KEY}."}}, WIRE, KEY)
+    found = error_in_reply({"error": {"message": f"Lost the worker of {KEY}."}}, WIRE, KEY)
     assert "Lost the worker of ***." in str(found)
 
 

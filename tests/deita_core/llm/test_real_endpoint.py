@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from deita_core.errors import LLMError
+from deita_core.evolution.ranking import SCHEMA
 from deita_core.llm.cache import Answers
 from deita_core.llm.client import LLM, LLMSettings
 from tests.support.tiny_llama import make_tiny_llama
@@ -80,7 +81,7 @@ def test_a_real_server_answers_and_is_asked_once(endpoint, model, tmp_path):
 
 def test_a_real_server_is_asked_for_json_and_may_not_know_how(endpoint, model, tmp_path):
     settings = LLMSettings(base_url=endpoint, model=str(model), max_tokens=8, first_pause=0.01)
-    [answer] = ask(settings, tmp_path, "The scores, as JSON.", as_json=True, temperature=0.0)
+    [answer] = ask(settings, tmp_path, "The scores, as JSON.", schema=SCHEMA, temperature=0.0)
     assert answer.completion_tokens
 
 

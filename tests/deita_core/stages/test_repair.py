@@ -132,7 +132,7 @@ def test_a_repair_goes_back_to_the_newest_whole_version_and_deletes_nothing(stor
     whole, damaged = sorted(examine(Store(store.uri)), key=lambda health: health.name, reverse=True)
     assert (whole.name, whole.trouble, whole.can_be_repaired) == (VECTORS.name, None, False)
     assert damaged.trouble and damaged.can_be_repaired
-    assert (damaged.whole.number if damaged.whole else None) == number
+    assert (damaged.newest_valid.number if damaged.newest_valid else None) == number
     assert sorted(path.name for path in store.side.rglob("*") if path.is_file()) == before
     with Store(store.uri).lock("test"):
         repair(Store(store.uri), [damaged])
@@ -179,7 +179,7 @@ def test_rows_that_no_run_has_written_are_damage(store):
     lancedb.connect(store.side).open_table(SCORES.name).add(scores(400, 401).with_columns(score=pl.lit(77.0)))
     assert "refused" in check(Store(store.uri), SCORES.name)[1]
     [found] = [health for health in examine(store) if health.trouble]
-    assert (found.whole.number, found.whole.rows) == (5, 299)
+    assert (found.newest_valid.number, found.newest_valid.rows) == (5, 299)
 
 
 def test_a_table_of_another_program_is_left_to_it(store):

@@ -24,6 +24,7 @@ from deita_core.store import Store
 from deita_core.store.locks import object_lock
 from deita_core.store.remote import open_objects
 from deita_core.tables import SAMPLES, scores_table, vectors_table
+from tests.support.commands import deita
 from tests.support.paths import ROOT
 from tests.support.remote_server import s3_server
 
@@ -439,9 +440,7 @@ def test_a_selection_with_a_store_on_s3_is_that_with_a_folder_and_another_machin
     pool, settings = [str(ROOT / "examples" / "pool" / "alpaca.jsonl")], {"limit": 25, "budget": 8}
     select(pool, str(tmp_path / "local"), SelectionSettings(store=str(tmp_path / "store"), **settings))
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "flows.cli", "select", *pool, "--store", uri, "--limit", "25", "--budget", "8"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
-    done = subprocess.run([*command, "--out", "remote"], capture_output=True, text=True, env=environment)
+    done = deita("select", *pool, "--store", uri, "--limit", 25, "--budget", 8, "--out", "remote", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("s3")] == []
     for name in ("selected.jsonl", "selected.parquet", "decisions.parquet"):

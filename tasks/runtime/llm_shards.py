@@ -12,7 +12,7 @@ from tasks.artifacts import ProgressArtifact
 from tasks.runtime.progress import REPORT, Progress, interruptible
 
 # Seconds between checks for answers.
-LOOK = 0.5
+CHECK_INTERVAL = 0.5
 
 
 class Meter:
@@ -89,12 +89,12 @@ def ask_shards(
     with progress.step(name, max(total, 1)) as advance, interruptible():
         futures = [submit(shard) for shard in shards]
         artifact = ProgressArtifact(name) if futures else None
-        meter, traffic, told = Meter(usage(), total), TRAFFIC.copy(), False
-        while futures and wait(futures, timeout=LOOK).not_done:
+        meter, traffic, warned = Meter(usage(), total), TRAFFIC.copy(), False
+        while futures and wait(futures, timeout=CHECK_INTERVAL).not_done:
             advance(meter.read(usage()), meter.note())
             asked = TRAFFIC.since(traffic)
-            if asked.timed_out and not told:
-                told = True
+            if asked.timed_out and not warned:
+                warned = True
                 progress.warn(slowness(asked, timeout))
             if artifact and meter.is_due():
                 artifact.update(meter.percent)
