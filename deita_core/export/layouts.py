@@ -1,13 +1,41 @@
 """Writes a conversation as a row of a layout, with all that a trainer sees of it, or refuses."""
 
+import json
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
-from deita_core.conversation import CALLS, JOINT, TOOLS, Conversation, Message, canonical
+from deita_core.conversation import CALLS, JOINT, ROW_FIELDS, TOOLS, Conversation, Message, canonical
 from deita_core.errors import InputError
 from deita_core.literals import Format
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 OTHERS = "use --format same, messages or sharegpt"
+
+
+# Columns of all layouts; every other one is a field of its own, which only `same` gives back.
+OF_CONVERSATIONS = frozenset(
+    {"messages", "conversations", "conversation", "items", "dialog", "dialogue", "body", "response", "text", "history"}
+    | {"instruction", "input", "output", "prompt", "question", "problem", "query", "answer", "solution", "completion"}
+    | {
+        "context",
+        "rationale",
+        "system_prompt",
+        "chosen",
+        "rejected",
+        "preferred_output",
+        "non_preferred_output",
+        "label",
+    }
+    | set(ROW_FIELDS)
+)
+
+
+def fields_left_out(rows: Iterable[str]) -> tuple[int, list[str]]:
+    """Of rows as JSON: how many have fields that only `same` gives back, and their names, most frequent first."""
+    names = [[name for name in json.loads(row) if name.lower() not in OF_CONVERSATIONS] for row in rows]
+    return sum(map(bool, names)), [name for name, _ in Counter(chain.from_iterable(names)).most_common()]
 
 
 def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:

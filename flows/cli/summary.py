@@ -9,6 +9,7 @@ from rich.markup import escape
 from deita_core.config.settings import EvolutionSettings
 from deita_core.diagnosis import diagnose
 from deita_core.evolution.agreement import Audit
+from deita_core.export.layouts import fields_left_out
 from deita_core.stages.estimate import Estimate
 from deita_core.stages.evolution.estimate import EvolutionEstimate
 from deita_core.stages.evolution.export import EvolutionReport
@@ -41,6 +42,7 @@ def print_report(report: Report, out: Path) -> None:
     _warn_of_shortfall(console, report)
     _warn_of_media(console, out)
     _name_layouts(console, report)
+    _warn_of_fields(console, report, out)
     print(f"{'rank':>5}{'score':>8}{'complexity':>12}{'quality':>9}  begins")
     for row in top_rows(str(out))[:SHOWN]:
         # Pool rows are data: their control characters must not reach the terminal.
@@ -99,6 +101,20 @@ def _name_layouts(console: Console, report: Report) -> None:
         console.print(f"{escape(file.file)} holds rows of several layouts: {counts}.")
     if len(mixed) > SHOWN:
         console.print(f"and {len(mixed) - SHOWN:,} more files of several layouts, see manifest.json")
+
+
+def _warn_of_fields(console: Console, report: Report, out: Path) -> None:
+    """Print how many rows have fields that the format leaves out."""
+    if (format_ := report.job.settings.format) == "same":
+        return
+    rows = pl.read_parquet(out / "selected.parquet", columns=["fields"])["fields"]
+    count, names = fields_left_out(rows)
+    if count:
+        shown = escape(", ".join(name[:40] for name in names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
+        console.print(
+            f"[yellow]The format {format_} has no place for other fields, so they are left out of {count:,} rows "
+            f"({shown}); selected.parquet has them under fields, and --format same keeps them.[/]"
+        )
 
 
 def _warn_of_media(console: Console, out: Path) -> None:

@@ -16,7 +16,7 @@ from deita_core.export.files import (
     prepare_selection,
     selected_row,
 )
-from deita_core.export.layouts import in_layout
+from deita_core.export.layouts import fields_left_out, in_layout
 from deita_core.reading.pool import read_pool
 
 FILES = {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"}
@@ -319,3 +319,8 @@ def test_an_added_row_keeps_a_field_of_its_own_that_is_called_reason(tmp_path):
     [line] = [json.loads(line) for line in (tmp_path / "added.jsonl").read_text().splitlines()]
     assert (line["reason"], line["deita"]["reason"]) == ("mine", "new in the pool")
     assert (tmp_path / "dropped.jsonl").read_text() == ""
+
+
+def test_fields_that_only_same_gives_back_are_counted():
+    rows = [{"instruction": "Why?", "Output": "So.", "level": 1}, {"messages": [], "tools": []}, {"by": 1, "level": 2}]
+    assert fields_left_out(map(json.dumps, rows)) == (2, ["level", "by"])
