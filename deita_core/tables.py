@@ -109,9 +109,9 @@ class Chains(TableModel):
     @classmethod
     def good_has_text_and_failed_a_reason(cls, data: pa.PolarsData) -> pl.LazyFrame:
         """A successful round has a text and no reason; a failed one has a reason."""
-        good, told = pl.col("status") == "ok", pl.col("reason").is_not_null()
+        good, has_reason = pl.col("status") == "ok", pl.col("reason").is_not_null()
         written = pl.col("text").str.strip_chars().str.len_chars().fill_null(0) > 0
-        return data.lazyframe.select((good & written & ~told) | (~good & told))
+        return data.lazyframe.select((good & written & ~has_reason) | (~good & has_reason))
 
     @pa.dataframe_check
     @classmethod
@@ -145,8 +145,8 @@ class Rankings(TableModel):
     def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:
         """A read reply has a score and no reason; an unreadable one has a reason and no score."""
         read, scored = pl.col("status") == "ok", pl.col("score").is_not_null()
-        told = pl.col("reason").is_not_null()
-        return data.lazyframe.select((read & scored & ~told) | (~read & ~scored & told))
+        has_reason = pl.col("reason").is_not_null()
+        return data.lazyframe.select((read & scored & ~has_reason) | (~read & ~scored & has_reason))
 
 
 class Plans(TableModel):

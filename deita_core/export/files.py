@@ -45,11 +45,11 @@ RARE = ("side", "multimodal")
 
 def selected_row(row: dict[str, Any], format_: Format) -> dict[str, Any]:
     """One line of selected.jsonl: the row in its layout, with rank, scores and source under `deita`."""
-    talk = stored_conversation(row["messages"], row["extra"])
+    sample = stored_conversation(row["messages"], row["extra"])
     facts = {name: row[name] for name in SELECTED_SCHEMA if name not in ("messages", "extra", "fields", *RARE)}
     facts |= {name: row[name] for name in RARE if row[name]}
     # The standard library's parser keeps integers of any size as they are.
-    return {**in_layout(talk, format_, json.loads(row["fields"])), "deita": facts}
+    return {**in_layout(sample, format_, json.loads(row["fields"])), "deita": facts}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def fields_left_out(rows: Iterable[str]) -> tuple[int, list[str]]:
     return sum(map(bool, names)), [name for name, _ in Counter(chain.from_iterable(names)).most_common()]
 
 
-def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:
+def in_layout(sample: Conversation, format_: Format, fields: dict[str, Any]) -> dict[str, Any]:
     """A conversation as a row of a layout; `same` is the unchanged input row.
 
     Read again, a row of `messages` or `sharegpt` is the same conversation with the same id. Raises InputError for a
@@ -46,13 +46,13 @@ def in_layout(talk: Conversation, format_: Format, fields: dict[str, Any]) -> di
     """
     match format_:
         case "messages":
-            return {"messages": [_message(m) for m in talk.messages], **talk.fields}
+            return {"messages": [_message(m) for m in sample.messages], **sample.fields}
         case "sharegpt":
             # In this layout tools are a JSON text, and so is a call.
-            beside = {name: canonical(v) if name in TOOLS else v for name, v in talk.fields.items()}
-            return {"conversations": [_sharegpt(m) for m in talk.messages], **beside}
+            beside = {name: canonical(v) if name in TOOLS else v for name, v in sample.fields.items()}
+            return {"conversations": [_sharegpt(m) for m in sample.messages], **beside}
         case "alpaca":
-            return _alpaca(talk)
+            return _alpaca(sample)
     return fields
 
 
@@ -72,29 +72,31 @@ def _sharegpt(message: Message) -> dict[str, Any]:
     return {"from": role, "value": fields.pop("content", message.content), **fields}
 
 
-def _alpaca(talk: Conversation) -> dict[str, Any]:
+def _alpaca(sample: Conversation) -> dict[str, Any]:
     """The last turn as instruction and output, the earlier turns as history."""
-    if any(m.role == "tool" for m in talk.messages):
-        raise InputError(f"Sample {talk.id} has tool messages, which the alpaca layout cannot hold; {OTHERS}.")
-    beyond = [name for m in talk.messages for name in m.fields] + list(talk.fields)
+    if any(m.role == "tool" for m in sample.messages):
+        raise InputError(f"Sample {sample.id} has tool messages, which the alpaca layout cannot hold; {OTHERS}.")
+    beyond = [name for m in sample.messages for name in m.fields] + list(sample.fields)
     if beyond:
-        raise InputError(f"Sample {talk.id} has {beyond[0]}, which the alpaca layout cannot hold; {OTHERS}.")
-    in_turns = {i for turn in talk.turns for i in (*turn.user, *turn.assistant)}
-    lost = [m.role for i, m in enumerate(talk.messages) if i not in in_turns and m.role != "system" and not m.is_blank]
+        raise InputError(f"Sample {sample.id} has {beyond[0]}, which the alpaca layout cannot hold; {OTHERS}.")
+    in_turns = {i for turn in sample.turns for i in (*turn.user, *turn.assistant)}
+    lost = [
+        m.role for i, m in enumerate(sample.messages) if i not in in_turns and m.role != "system" and not m.is_blank
+    ]
     if lost:
         raise InputError(
-            f"Sample {talk.id} has a {lost[0]} message that belongs to no turn, which the alpaca layout cannot hold; "
+            f"Sample {sample.id} has a {lost[0]} message that belongs to no turn, which the alpaca layout cannot hold; "
             f"{OTHERS}."
         )
-    *earlier, last = [[_said(talk, turn.user), _said(talk, turn.assistant)] for turn in talk.turns]
+    *earlier, last = [[_said(sample, turn.user), _said(sample, turn.assistant)] for turn in sample.turns]
     row: dict[str, Any] = {"instruction": last[0], "input": "", "output": last[1]}
-    if system := [m.content for m in talk.messages if m.role == "system" and not m.is_blank]:
+    if system := [m.content for m in sample.messages if m.role == "system" and not m.is_blank]:
         row["system"] = "\n\n".join(system)
     if earlier:
         row["history"] = earlier
     return row
 
 
-def _said(talk: Conversation, positions: tuple[int, ...]) -> str:
+def _said(sample: Conversation, positions: tuple[int, ...]) -> str:
     """The whole content of messages, also the reasoning at its start."""
-    return JOINT.join(talk.messages[i].content for i in positions)
+    return JOINT.join(sample.messages[i].content for i in positions)

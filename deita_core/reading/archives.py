@@ -47,8 +47,8 @@ def _is_data(name: str) -> bool:
 
 def _member_rows(place: str, stream: Any) -> Iterator[Row | Reject]:
     if place.lower().endswith((*TABLES, *ARCHIVES)):
-        told = "Parquet, Arrow and archives are not read inside an archive; unpack it"
-        yield Reject(1, "unsupported_content", told)
+        problem = "Parquet, Arrow and archives are not read inside an archive; unpack it"
+        yield Reject(1, "unsupported_content", problem)
         return
     line = 0
     try:

@@ -70,7 +70,7 @@ def _pieces(batch: Any) -> Iterator[Any]:
 
 
 def _check(column: Any) -> None:
-    """Raise ArrowInvalid for offsets outside the data. Text may be of any bytes: each is judged by itself later."""
+    """Raise ArrowInvalid for offsets outside the data. Text may be of any bytes: each is checked by itself later."""
     try:
         column.validate(full=True)
     except pyarrow.ArrowInvalid:

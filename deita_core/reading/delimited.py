@@ -42,8 +42,8 @@ def csv_rows(file: str, stream: Any, separator: str) -> Iterator[Row | Reject]:
             # Files that were joined: each began with a mark and the header.
             continue
         elif text.marked == line and detect_layout([dict.fromkeys(cells, "")]):
-            told = "a byte order mark begins a file with another header here; from here on nothing is read"
-            yield Reject(line, "broken_csv", told)
+            problem = "a byte order mark begins a file with another header here; from here on nothing is read"
+            yield Reject(line, "broken_csv", problem)
             return
         elif cells:
             yield _row(line, header, ["\ufeff" + cells[0], *cells[1:]] if text.marked == line else cells)

@@ -77,7 +77,7 @@ def _is_document(head: bytes) -> bool:
 
 
 def _is_cut(error: json.JSONDecodeError, text: str) -> bool:
-    """Whether a text ends before the error could be told: at its end, or in its last token."""
+    """Whether a text ends before the error is certain: at its end, or in its last token."""
     if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
         return True
     return error.pos >= len(text) - 16 and text[error.pos] not in '{}[],:"'

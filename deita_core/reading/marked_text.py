@@ -27,7 +27,7 @@ HEADING_ROLES: dict[str, Role] = {
 }
 SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
 NO_MARKS = (
-    "the text has no marks of turns that can be told for certain (<|im_start|>, ### Instruction:, ### Human:, or "
+    "the text has no marks of turns that are certain (<|im_start|>, ### Instruction:, ### Human:, or "
     "Human: and Assistant:)"
 )
 

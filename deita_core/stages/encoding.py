@@ -99,7 +99,7 @@ def encode_shard(store: Store, encoder: Encoder, shard: Shard) -> int:
     """Encode a shard and write its vectors in one commit; returns the number of rows."""
     rows, reasoning = read_shard(store, shard), encoder.files.reasoning
     if isinstance(encoder, LanguageModelEncoder):
-        texts = [render(talk, encoder.tokenizer, reasoning) for talk in shard_conversations(store, rows)]
+        texts = [render(sample, encoder.tokenizer, reasoning) for sample in shard_conversations(store, rows)]
     else:
         texts = shard_texts(store, rows, reasoning)
     encoded = encoder.encode(texts)

@@ -88,10 +88,10 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     )
 
 
-def _units(talk: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
+def _units(sample: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
     if encoder.kind == "causal":
-        return [_Unit(talk.id, min(talk.n_chars, chars_read(encoder)), talk)]
-    texts = (m.read_text(encoder.reasoning) for m in talk.messages if not m.is_blank)
+        return [_Unit(sample.id, min(sample.n_chars, chars_read(encoder)), sample)]
+    texts = (m.read_text(encoder.reasoning) for m in sample.messages if not m.is_blank)
     return (_Unit(text_id(text), len(text), text) for text in texts)
 
 

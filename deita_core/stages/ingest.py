@@ -264,8 +264,8 @@ def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:
 
 def removed_rows(sources: pl.DataFrame) -> pl.DataFrame:
     """Source rows of removed conversations (with `removed`, the date) as rows of the rejects table."""
-    told = {"reason": pl.lit("removed"), "detail": pl.format("taken down on {}", "removed")}
-    return sources.with_columns(**told).select(REJECTS.empty().columns)
+    outcome = {"reason": pl.lit("removed"), "detail": pl.format("taken down on {}", "removed")}
+    return sources.with_columns(**outcome).select(REJECTS.empty().columns)
 
 
 def recount(store: Store, ingested: Ingested) -> Ingested | None:
