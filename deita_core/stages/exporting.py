@@ -78,9 +78,9 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
     read = {"rows read": report.counts.read, "rows in the manifest": manifest["read"], "rows with a fate": with_fate}
     for numbers in (selected, read):
         if len(set(numbers.values())) > 1:
-            counts = ", ".join(f"{value:,} {name}" for name, value in numbers.items())
+            found = ", ".join(f"{value:,} {name}" for name, value in numbers.items())
             raise StoreError(
-                f"The files prepared in {folder} and the store {store.uri} do not agree ({counts}), so none of them was "
+                f"The files prepared in {folder} and the store {store.uri} do not agree ({found}), so none of them was "
                 f"put in place; run the command again, and `deita doctor` if that does not help."
             )
 
