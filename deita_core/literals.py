@@ -25,7 +25,7 @@ Cut = Literal["middle", "end"]
 # Kinds of scorers and encoders.
 ScorerKind = Literal["head", "causal", "served"]
 TrainedKind = Literal["head", "causal"]
-EncoderKind = Literal["sentence", "causal"]
+EncoderKind = Literal["sentence", "static", "causal"]
 Method = Literal["lora", "full"]
 Axes = Literal["complexity", "quality", "both"]
 

@@ -1,6 +1,7 @@
 """The Pandera models of all tables of the store: the only schema. Imports only `literals` of this project."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import pandera.polars as pa
@@ -250,22 +251,23 @@ def scores_table(scorer: str) -> Table:
     return Table(f"scores__{scorer}", ("id", "turn"), Scores)
 
 
-def vectors_table(encoder: str, dim: int, storage: Storage = "float32") -> Table:
+def vectors_table(encoder: str, dim: int, storage: Storage = "float32", zeros: bool = False) -> Table:
     """The table of one encoder's vectors: one row per distinct text, each normalized.
 
-    A language model's table has one row per conversation, with the sample id as `text_id`.
+    A language model's table has one row per conversation, with the sample id as `text_id`. `zeros`: a text may have no
+    token that the encoder knows, and then the zero vector.
     """
-    unit = pa.Check(_is_unit, error="not a finite vector of length 1")
+    unit = pa.Check(partial(_is_unit, zeros=zeros), error="not a finite vector of length 1")
     columns = {
         "text_id": pa.Column(str, pa.Check.str_matches(ID), unique=True),
-        "n_tokens": pa.Column(pl.Int32, pa.Check.ge(1)),
+        "n_tokens": pa.Column(pl.Int32, pa.Check.ge(0 if zeros else 1)),
         "vector": pa.Column(pl.Array(pl.Float16 if storage == "float16" else pl.Float32, dim), unit),
     }
     return Table(f"vectors__{encoder}", ("text_id",), pa.DataFrameSchema(columns, strict=True, ordered=True))
 
 
-def _is_unit(data: pa.PolarsData) -> pl.LazyFrame:
+def _is_unit(data: pa.PolarsData, zeros: bool) -> pl.LazyFrame:
     column = data.lazyframe.select(data.key).collect().to_series().to_numpy()
     norms = (column.astype("f8") ** 2).sum(axis=1) ** 0.5
     # Comparisons with NaN are false, so a non-finite vector fails too.
-    return pl.LazyFrame({data.key: abs(norms - 1) < 1e-3})
+    return pl.LazyFrame({data.key: (abs(norms - 1) < 1e-3) | (zeros & (norms == 0))})

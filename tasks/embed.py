@@ -9,7 +9,8 @@ from prefect import task
 from deita_core.errors import InputError, ModelError
 from deita_core.models.cancellation import check_cancelled
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
-from deita_core.models.sentence_encoder import SentenceEncoder
+from deita_core.models.lm_encoder import LanguageModelEncoder
+from deita_core.models.static_encoder import TextEncoder
 from deita_core.stages.encoding import Encoder, encode_shard, load_encoder, plan_encoding
 from deita_core.stages.shards import Shard
 from deita_core.store import Store
@@ -43,10 +44,10 @@ def _loaded(files: EncoderFiles) -> Encoder:
         return _encoder(files)
 
 
-def loaded_encoder(files: EncoderFiles) -> SentenceEncoder:
+def loaded_encoder(files: EncoderFiles) -> TextEncoder:
     """Return a sentence encoder for single texts, loaded once per process. Raises InputError for a language model."""
     encoder = None if files.kind == "causal" else _loaded(files)
-    if not isinstance(encoder, SentenceEncoder):
+    if encoder is None or isinstance(encoder, LanguageModelEncoder):
         raise InputError(
             f"The encoder {files.name} is a language model, which reads whole conversations and no single texts; give "
             f"a sentence-transformers model."

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError
-from deita_core.literals import Pooling, Precision, Reasoning, Storage
+from deita_core.literals import EncoderKind, Pooling, Precision, Reasoning, Storage
 from deita_core.models.devices import count_gpus
 
 LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -21,6 +21,9 @@ ENCODING_VERSION = 1
 # the same conversation would get another vector.
 MAX_TOKENS = 2_048
 LANGUAGE_MODEL_VERSION = 1
+STATIC_VERSION = 1
+# Bytes of a safetensors header that are read.
+MAX_HEADER = 1 << 24
 # Class name endings that AutoModelForCausalLM loads.
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
 
@@ -28,7 +31,8 @@ CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
 class EncoderFiles(BaseModel):
     """An encoder found on this machine and not loaded yet; `fingerprint` identifies everything its vectors depend on.
 
-    kind: "sentence" for a sentence-transformers model, "causal" for a language model. `pooling` (of the last layer's
+    kind: "sentence" for a sentence-transformers model, "static" for one without a transformer, "causal" for a language
+    model. `pooling` (of the last layer's
     states), `storage` (the vectors' type) and `max_tokens` (where a conversation is cut) apply to "causal" only.
     `reasoning`: whether the reasoning before an answer is encoded and scored with it.
     """
@@ -41,7 +45,7 @@ class EncoderFiles(BaseModel):
     precision: Precision
     weights: str
     fingerprint: str
-    kind: Literal["sentence", "causal"] = "sentence"
+    kind: EncoderKind = "sentence"
     pooling: Pooling = "last"
     storage: Storage = "float32"
     max_tokens: int = MAX_TOKENS
@@ -65,12 +69,15 @@ def find_encoder(
 ) -> EncoderFiles:
     """Find an encoder by hub name or folder, without importing torch if possible.
 
-    It is a sentence-transformers model or a causal language model; `pooling` and `storage` apply to the latter only.
+    It is a sentence-transformers model, a static model of sentence-transformers or model2vec, or a causal language
+    model; `pooling` and `storage` apply to the latter only.
     "last" takes the state of a conversation's last token (the paper's), "mean" the mean of all states, "weighted" a
     mean whose weights grow with the position. The laptop encoder comes from the package of the `laptop` extra if it is
     installed. Raises ModelError if nothing is found, or if the package's weights are not the published ones.
     """
     path = _folder_of(name)
+    if static_folder(path):
+        return _static_model(name, path)
     if _is_language_model(path):
         return _language_model(name, path, best_precision() if precision == "auto" else precision, pooling, storage)
     weights = _digest(_weights_file(path))
@@ -84,6 +91,52 @@ def find_encoder(
     fingerprint = content_id("\n".join(parts).encode())
     return EncoderFiles(
         name=name, path=path, dim=_dimensions(path), precision=precision, weights=weights, fingerprint=fingerprint
+    )
+
+
+def static_folder(path: Path) -> Path | None:
+    """The folder of a static model's vectors and tokenizer; None if the model is of another kind.
+
+    The first of its modules is a StaticEmbedding. A model2vec folder has no modules, and "embeddings" as weights.
+    """
+    modules = path / "modules.json"
+    try:
+        if modules.exists():
+            first = orjson.loads(modules.read_bytes())[0]
+            return path / first["path"] if first["type"].endswith(".StaticEmbedding") else None
+        is_static = (path / "tokenizer.json").exists() and "embeddings" in _shapes(path / "model.safetensors")
+    except (OSError, LookupError, TypeError, ValueError):
+        return None
+    return path if is_static else None
+
+
+def _shapes(weights: Path) -> dict[str, list[int]]:
+    """The shape of each weight in a safetensors file, from its header."""
+    with weights.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = orjson.loads(file.read(min(size, MAX_HEADER)))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _static_model(name: str, path: Path) -> EncoderFiles:
+    folder = static_folder(path)
+    assert folder is not None
+    weights = _weights_file(folder)
+    shapes = _shapes(weights)
+    table = shapes.get("embedding.weight") or shapes.get("embeddings")
+    if not table or not (folder / "tokenizer.json").exists():
+        raise ModelError(f"The folder {folder} does not hold a static model: token vectors and a tokenizer.json.")
+    kinds = ("json", "safetensors")
+    files = sorted({p for kind in kinds for pattern in (f"*.{kind}", f"*/*.{kind}") for p in path.glob(pattern)})
+    parts = ["static", *(f"{p.relative_to(path)} {_digest(p)}" for p in files), str(STATIC_VERSION)]
+    return EncoderFiles(
+        name=name,
+        path=path,
+        dim=_last_dimension(path, int(table[1])),
+        precision="float32",
+        weights=_digest(weights),
+        fingerprint=content_id("\n".join(parts).encode()),
+        kind="static",
     )
 
 
@@ -130,13 +183,18 @@ def _dimensions(path: Path) -> int:
     """Return the dimension of the vectors: the transformer's, unless a dense layer follows."""
     try:
         modules = orjson.loads((path / "modules.json").read_bytes())
-        folders = [path / module["path"] for module in modules]
-        dim = int(orjson.loads((folders[0] / "config.json").read_bytes())["hidden_size"])
-        for module, folder in zip(modules, folders, strict=True):
-            if module["type"].endswith(".Dense"):
-                dim = int(orjson.loads((folder / "config.json").read_bytes())["out_features"])
+        first = path / modules[0]["path"] / "config.json"
+        return _last_dimension(path, int(orjson.loads(first.read_bytes())["hidden_size"]))
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise ModelError(f"The folder {path} does not hold a sentence-transformers model ({error}).") from error
+
+
+def _last_dimension(path: Path, dim: int) -> int:
+    """The dimension after all modules: that of the first, unless a dense layer follows."""
+    modules = path / "modules.json"
+    for module in orjson.loads(modules.read_bytes()) if modules.exists() else []:
+        if module["type"].endswith(".Dense"):
+            dim = int(orjson.loads((path / module["path"] / "config.json").read_bytes())["out_features"])
     return dim
 
 

@@ -21,7 +21,7 @@ from deita_core.errors import InputError, ModelError
 from deita_core.export.placing import Write, place_files, prepare_files
 from deita_core.literals import Axis
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
-from deita_core.models.sentence_encoder import SentenceEncoder
+from deita_core.models.static_encoder import TextEncoder, load_text_encoder
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
 from deita_core.scorers.training.metrics import Figures
 
@@ -128,7 +128,7 @@ class HeadScorer:
         self.axis = self.card.axis
         self.fingerprint = content_id(weights + self.card.model_dump_json().encode())
         self._device, self._tokens = device, max_tokens_per_batch
-        self._encoder: SentenceEncoder | None = None
+        self._encoder: TextEncoder | None = None
 
     def check_encoder(self, encoder: EncoderFiles) -> None:
         """Raise ModelError unless the head was trained on this encoder's vectors."""
@@ -179,11 +179,11 @@ class HeadScorer:
         }
         return pl.DataFrame(columns, schema=SCORE_SCHEMA)
 
-    def _loaded(self) -> SentenceEncoder:
+    def _loaded(self) -> TextEncoder:
         if self._encoder is None:
             files = find_encoder(self.card.encoder)
             self.check_encoder(files)
-            self._encoder = SentenceEncoder(files, self._device, self._tokens)
+            self._encoder = load_text_encoder(files, self._device, self._tokens)
         return self._encoder
 
 

@@ -7,10 +7,9 @@ import polars as pl
 
 from deita_core.conversation import Conversation, Message, stored_conversation
 from deita_core.literals import Reasoning
-from deita_core.models.causal_lm import load_tokenizer
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
-from deita_core.models.sentence_encoder import SentenceEncoder
+from deita_core.models.static_encoder import TextEncoder, count_tokens, load_text_encoder
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
@@ -20,22 +19,24 @@ STAGE = "encode"
 BLOCK = 2_048
 # Several seconds of work on two cores.
 CHARS_PER_SHARD = 400_000
+# A static encoder reads millions of characters a second.
+CHARS_PER_STATIC_SHARD = 20_000_000
 # About 5,000 tokens: 10 TFLOP per billion parameters of a language model. A large pool has larger shards.
 CHARS_PER_CAUSAL_SHARD = 20_000
 # A language model truncates long conversations, so their cost is limited.
 CHARS_PER_TOKEN = 4
 
-Encoder = SentenceEncoder | LanguageModelEncoder
+Encoder = TextEncoder | LanguageModelEncoder
 
 
 def load_encoder(files: EncoderFiles) -> Encoder:
-    """Load a sentence encoder or a language model."""
-    return LanguageModelEncoder(files) if files.kind == "causal" else SentenceEncoder(files)
+    """Load an encoder of texts or a language model."""
+    return LanguageModelEncoder(files) if files.kind == "causal" else load_text_encoder(files)
 
 
 def encoder_table(encoder: EncoderFiles) -> Table:
     """The table of an encoder's vectors: keyed by text id, or by sample id if it encodes whole conversations."""
-    return vectors_table(encoder.slug, encoder.dim, encoder.storage)
+    return vectors_table(encoder.slug, encoder.dim, encoder.storage, zeros=encoder.kind == "static")
 
 
 def as_read(samples: pl.DataFrame, reasoning: Reasoning) -> pl.DataFrame:
@@ -74,7 +75,8 @@ def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) 
     if encoder.kind == "causal":
         work, size = pool_conversations(store, encoder, ids), CHARS_PER_CAUSAL_SHARD
     else:
-        work, size = pool_texts(store, encoder, ids), CHARS_PER_SHARD
+        size = CHARS_PER_STATIC_SHARD if encoder.kind == "static" else CHARS_PER_SHARD
+        work = pool_texts(store, encoder, ids)
     return plan_shards(store, STAGE, encoder_table(encoder), work.sort("size", "id"), size)
 
 
@@ -129,9 +131,7 @@ def message_tokens(store: Store, encoder: EncoderFiles, samples: pl.DataFrame) -
 
 
 def _counted(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> dict[str, int]:
-    if not sample_ids:
-        return {}
-    tokenizer, counts = load_tokenizer(encoder.path), dict[str, int]()
+    counts: dict[str, int] = {}
     for start in range(0, len(sample_ids), BLOCK):
         samples = store.fetch(SAMPLES, "id", sample_ids[start : start + BLOCK], ["messages", "message_index"])
         pairs = [
@@ -140,6 +140,5 @@ def _counted(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> 
             for pair in zip(messages, message_index, strict=True)
         ]
         texts = {o["full_id"] or o["text_id"]: Message(**m).read_text() for m, o in pairs if not o["blank"]}
-        rows = tokenizer(list(texts.values()), add_special_tokens=False, return_attention_mask=False, verbose=False)
-        counts.update(zip(texts, map(len, rows["input_ids"]), strict=True))
+        counts.update(zip(texts, count_tokens(encoder, list(texts.values())), strict=True))
     return counts

@@ -13,7 +13,7 @@ from deita_core.conversation import content_id, text_id
 from deita_core.errors import InputError, ModelError
 from deita_core.export.placing import Write, place_file, place_files, prepare_files
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
-from deita_core.models.sentence_encoder import SentenceEncoder
+from deita_core.models.static_encoder import TextEncoder
 from deita_core.scorers.heads import head_files
 from deita_core.scorers.training.causal import train_causal
 from deita_core.scorers.training.examples import Example, read_chains, with_defects
@@ -67,7 +67,7 @@ def plan_vectors(
     store: Store, encoder: EncoderFiles, files: Sequence[str], settings: TrainingSettings
 ) -> list[Shard]:  # fmt: skip
     """Shards of the examples' texts without a vector. Raises ModelError unless the encoder is a sentence encoder."""
-    if encoder.kind != "sentence":
+    if encoder.kind == "causal":
         raise ModelError(
             f"A head reads vectors of messages, and {encoder.name} makes vectors of whole conversations; give a "
             f"sentence-transformers model as --encoder."
@@ -80,7 +80,7 @@ def plan_vectors(
 
 
 def encode_vectors(
-    store: Store, encoder: SentenceEncoder, files: Sequence[str], settings: TrainingSettings, shard: Shard
+    store: Store, encoder: TextEncoder, files: Sequence[str], settings: TrainingSettings, shard: Shard
 ) -> int:
     """Encode a shard of the examples' texts; returns their number."""
     known = {text_id(text): text for text in texts_of(training_examples(files, settings))}
