@@ -223,7 +223,7 @@ def _side_messages(value: object, name: str) -> list[Message] | None:
         if not isinstance(first, dict) or not {"role", "from"} & first.keys():
             return None
         value = parsed
-    return list_of_messages(value, name) if isinstance(value, (list, tuple, dict)) else None
+    return list_of_messages(value, name, f"message {{}} of {name}") if isinstance(value, (list, tuple, dict)) else None
 
 
 def _listed(row: dict, lists: Names) -> list[Message]:

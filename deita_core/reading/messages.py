@@ -50,9 +50,12 @@ QUESTIONS = ("prompt", "question", "problem", "query", "instruction", "input")
 ANSWERS = ("response", "answer", "solution", "completion", "output")
 
 
-def list_of_messages(value: object, name: str) -> list[Message]:
-    """The messages of a list, of its JSON text, or of a struct of lists; `name` is used in errors. Raises BadRow."""
-    return [_message(message, f"message {i} of {name}") for i, message in enumerate(as_list(value, name), 1)]
+def list_of_messages(value: object, name: str, where: str = "message {}") -> list[Message]:
+    """The messages of a list, of its JSON text, or of a struct of lists. Raises BadRow.
+
+    Errors call the list `name`, and a message `where` with its number.
+    """
+    return [_message(message, where.format(i)) for i, message in enumerate(as_list(value, name), 1)]
 
 
 def as_list(value: object, name: str) -> list:

@@ -141,7 +141,12 @@ class Installation:
         return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     def post(self, path, **body):
-        answer = self._client.post(f"{self.api}/{path}", json=body)
+        # A server whose database is locked for a moment says 503, and Prefect's own client asks again.
+        for pause in (0.5, 1, 2, 4, 8, 16, 0):
+            answer = self._client.post(f"{self.api}/{path}", json=body)
+            if answer.status_code != 503:
+                break
+            time.sleep(pause)
         assert answer.is_success, answer.text
         return answer.json()
 

@@ -74,6 +74,10 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "quality_scorer": "other",
         "llm": {**ServedLimits().model_dump(), "concurrency": 3},
         "layout": "sharegpt",
+        "map": {"role": "from", "content": "value"},
+        "preference": "both",
+        "modality": "text",
+        "reasoning": "score",
         "limit": 3,
         "leave_out": ["*.tmp.jsonl"],
         "format": "alpaca",
@@ -86,9 +90,20 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
             monkeypatch.setenv("DEITA_LLM__CONCURRENCY", "3")
         elif name == "leave_out":
             monkeypatch.setenv("DEITA_LEAVE_OUT", "*.tmp.jsonl")
+        elif name == "map":
+            monkeypatch.setenv("DEITA_MAP", "role=from, content=value")
         else:
             monkeypatch.setenv(f"DEITA_{name.upper()}", str(value))
     assert load_settings().model_dump() == wanted
+
+
+def test_a_mapping_of_columns_is_text_or_yaml_and_names_what_is_known(config):
+    assert load_settings(config("map: {messages: dialog, role: from}\n")).reading.columns == {
+        "messages": "dialog", "role": "from"
+    }  # fmt: skip
+    assert load_settings(map="prompt=q,response=a").reading.expected == "prompt-response"
+    for wrong in ("speaker=from", "role", "role=", "=from"):
+        assert "setting map cannot be" in refused(config(f"map: '{wrong}'\n"))
 
 
 def test_globs_to_leave_out_are_a_list_and_name_something(config):
