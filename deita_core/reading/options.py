@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic_core import PydanticCustomError
 
 from deita_core.literals import Layout, Modality, Preference, Role
+from deita_core.reading.messages import ROLE_KEYS, from_json
 
 COLUMNS = (
     *("messages", "system", "tools", "history", "prompt", "completion", "chosen", "rejected", "label"),
@@ -57,22 +58,22 @@ class ReadOptions(BaseModel):
         row = _renamed(row, {name: own for name, own in self.columns.items() if name in COLUMNS})
         keys = {name: own for name, own in self.columns.items() if name in KEYS}
         speakers = {own.lower(): name for name, own in self.columns.items() if name in SPEAKERS}
-        if not keys and not speakers:
-            return row
-        return {
-            name: self._messages(value, keys, speakers) if isinstance(value, list) else value
-            for name, value in row.items()
-        }
+        return {name: _with_names(value, keys, speakers) for name, value in row.items()} if keys or speakers else row
 
-    @staticmethod
-    def _messages(messages: list, keys: dict[str, str], speakers: dict[str, str]) -> list:
-        named = [_renamed(m, keys) if isinstance(m, dict) else m for m in messages]
-        if not speakers:
-            return named
-        return [
-            {**m, "role": speakers.get(str(m["role"]).lower(), m["role"])} if isinstance(m, dict) and "role" in m else m
-            for m in named
-        ]
+
+def _with_names(value: Any, keys: dict[str, str], speakers: dict[str, str]) -> Any:
+    """A list of messages, also as JSON text, with this project's keys and roles; any other value unchanged."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        parsed = from_json(value)
+        return value if not isinstance(parsed, list) else _with_names(parsed, keys, speakers)
+    if not isinstance(value, list):
+        return value
+    messages = [_renamed(message, keys) if isinstance(message, dict) else message for message in value]
+    for message in messages:
+        for role in ROLE_KEYS if isinstance(message, dict) else ():
+            if (own := str(message.get(role)).lower()) in speakers:
+                message[role] = speakers[own]
+    return messages
 
 
 def known_columns(columns: dict[str, str]) -> dict[str, str]:
