@@ -15,6 +15,8 @@ Reasoning = Literal["score", "ignore"]
 Turns = Literal["fit", "sum", "mean", "max"]
 PresetName = Literal["laptop", "paper"]
 Status = Literal["ok", "truncated", "unreadable"]
+# A removal has a row of each status: when it starts, and when nothing of the conversation is left.
+RemovalStatus = Literal["started", "finished"]
 # The outcome of a selection for a sample.
 Fate = Literal["selected", "near_duplicate", "over_budget", "rejected"]
 Precision = Literal["float32", "bfloat16"]

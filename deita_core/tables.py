@@ -8,7 +8,7 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from deita_core.literals import LAYOUTS, Fate, Side, Status, Storage
+from deita_core.literals import LAYOUTS, Fate, RemovalStatus, Side, Status, Storage
 
 # `extra`: what else a trainer sees of a message, as JSON.
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
@@ -198,9 +198,10 @@ class Snapshots(TableModel):
 
 
 class Removals(TableModel):
-    """One row per permanently removed conversation; it is rejected wherever it is read again."""
+    """Two rows per permanently removed conversation, by status; it is rejected wherever it is read again."""
 
-    id: str = pa.Field(str_matches=ID, unique=True)
+    id: str = pa.Field(str_matches=ID)
+    status: str = pa.Field(isin=get_args(RemovalStatus))
     removed: str = pa.Field(str_length={"min_value": 1})
     reason: str = pa.Field(str_length={"max_value": 300})
 
@@ -241,7 +242,7 @@ REJECTS = Table("rejects", ("key",), Rejects)
 PLANS = Table("plans", ("key",), Plans)
 DECISIONS = Table("decisions", ("run_id", "id"), Decisions)
 SNAPSHOTS = Table("snapshots", ("number",), Snapshots)
-REMOVALS = Table("removals", ("id",), Removals)
+REMOVALS = Table("removals", ("id", "status"), Removals)
 CHAINS = Table("chains", ("chain", "step", "attempt"), Chains)
 RANKINGS = Table("rankings", ("ranking", "step"), Rankings)
 

@@ -8,12 +8,11 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
-from deita_core.stages.ingest import Ingested, pool_ids
+from deita_core.stages.ingest import Ingested, pool_ids, removals
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import decisions_of
 from deita_core.stages.snapshots import Snapshot, read_snapshot
 from deita_core.store import Store
-from deita_core.tables import REMOVALS
 
 MODELS = ("encoder", "complexity", "quality")
 
@@ -70,7 +69,7 @@ def _why_dropped(
     store: Store, after: Report, added: pl.DataFrame, dropped: pl.DataFrame, new: pl.DataFrame
 ) -> pl.DataFrame:
     """Why each sample is no longer selected: id, reason."""
-    removed, pool = store.read(REMOVALS), pool_ids(store, after.job.file_ids)
+    removed, pool = removals(store), pool_ids(store, after.job.file_ids)
     gone = dropped.select("id").join(removed.drop("reason"), on="id", how="left")
     gone = gone.join(new.select("id", "duplicate_of", known="reason"), on="id", how="left")
     newer = pl.col("duplicate_of").is_in(added["id"].implode()).fill_null(False)

@@ -19,11 +19,12 @@ from deita_core.export.files import (
 )
 from deita_core.export.placing import drop_prepared, partial_path
 from deita_core.stages.diff import changes_text, compare
+from deita_core.stages.ingest import removals
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import Job, decisions_of, with_nearest_selected
 from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.store import Store
-from deita_core.tables import DECISIONS, REJECTS, REMOVALS, SAMPLES, SOURCES
+from deita_core.tables import DECISIONS, REJECTS, SAMPLES, SOURCES
 
 
 def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
@@ -65,7 +66,7 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
     with partial_path(folder / "selected.jsonl").open("rb") as file:
         lines = sum(1 for _ in file)
     stored = store.read(DECISIONS, ["id"], f"run_id = '{report.job.run_id}' AND fate = 'selected'")
-    gone = len(stored.join(store.read(REMOVALS, ["id"]), on="id", how="semi"))
+    gone = len(stored.join(removals(store).select("id"), on="id", how="semi"))
     selected = {
         "lines of selected.jsonl": lines,
         "rows of selected.parquet": rows,
@@ -107,7 +108,7 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
 
     Rows removed since the run are among the rejected rows.
     """
-    there = decisions_of(store, job).join(store.read(REMOVALS, ["id"]), on="id", how="anti", maintain_order="left")
+    there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
     places = _places(store, job)
     decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left").join(

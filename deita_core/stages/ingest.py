@@ -158,7 +158,7 @@ class _Writer:
     """Writes the rows of files in batches, and counts them by file."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._removed = store, store.read(REMOVALS)
+        self._store, self._removed = store, removals(store)
         self._pending: list[tuple[str, Placed]] = []
         self._chars = 0
         self.samples, self.rejects = Counter[str](), Counter[str]()
@@ -248,6 +248,11 @@ def recorded(store: Store, files: Sequence[PoolFile]) -> dict[str, Ingested]:
     for start in range(0, len(known), TOGETHER):
         there |= {file.file_id: file for file in _recounted(store, known[start : start + TOGETHER]) if file}
     return there
+
+
+def removals(store: Store) -> pl.DataFrame:
+    """All removed conversations, also those whose removal is under way: id, removed (the date), reason."""
+    return store.read(REMOVALS, ["id", "removed", "reason"], "status = 'started'")
 
 
 def without_removed(batch: Batch, removed: pl.DataFrame) -> Batch:

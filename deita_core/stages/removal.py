@@ -12,14 +12,10 @@ from deita_core.conversation import text_id
 from deita_core.errors import InputError
 from deita_core.export.files import SELECTION_FILES
 from deita_core.export.placing import drop_prepared
-from deita_core.stages.ingest import removed_rows
+from deita_core.stages.ingest import removals, removed_rows
 from deita_core.stages.snapshots import forget_unfinished, read_snapshot, snapshots
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
-
-# An empty shard that marks an unfinished removal.
-PURGE = {"key": "purge", "plan": "purge", "shard": 0, "ids": [], "owners": []}
-UNFINISHED = "plan = 'purge'"
 
 
 class Removed(BaseModel):
@@ -43,7 +39,7 @@ def matching(store: Store, asked: RemovalSettings) -> Match:
     files of the last snapshots; earlier versions only on request. Raises InputError for an invalid condition and an id
     that was never in the store.
     """
-    known = set(pl.concat([store.read(SAMPLES, ["id"]), store.read(REMOVALS, ["id"])])["id"])
+    known = set(pl.concat([store.read(SAMPLES, ["id"]), removals(store).select("id")])["id"])
     if strange := [id_ for id_ in asked.ids if id_ not in known]:
         raise InputError(f"There is no sample {strange[0]} in {store.uri}; ids stand in decisions.parquet.")
     rows = _rows_that_fit(store, asked.where)
@@ -81,7 +77,7 @@ def remove(store: Store, ids: Sequence[str], reason: str) -> None:
     """Remove samples. Requires the store's lock. If interrupted, the next run finishes."""
     today = datetime.now(UTC).date().isoformat()
     rows = pl.DataFrame({"id": ids}, schema={"id": pl.String}).with_columns(
-        removed=pl.lit(today), reason=pl.lit(reason)
+        status=pl.lit("started"), removed=pl.lit(today), reason=pl.lit(reason)
     )
     store.write(REMOVALS, rows)
     finish_removals(store)
@@ -89,13 +85,14 @@ def remove(store: Store, ids: Sequence[str], reason: str) -> None:
 
 def finish_removals(store: Store) -> None:
     """Delete all remaining data of removed samples, and the table versions that hold it."""
-    removed = store.read(REMOVALS)
+    removed = removals(store)
+    finished = store.read(REMOVALS, ["id"], "status = 'finished'")
     here = store.read(SAMPLES, ["id"]).join(removed, on="id", how="semi")["id"].to_list()
     rows = store.fetch(SOURCES, "sample_id", removed["id"].to_list()) if len(removed) else SOURCES.empty()
-    if not here and rows.is_empty() and not store.count(PLANS, UNFINISHED):
+    if not here and rows.is_empty() and len(finished) == len(removed):
         return
-    # Marks the removal as unfinished until old table versions are dropped.
-    store.write(PLANS, pl.DataFrame([PURGE], schema=PLANS.empty().schema))
+    # Nothing is finished until old versions of the tables, which hold the texts, are dropped.
+    store.delete(REMOVALS, "status = 'finished'")
     store.write(REJECTS, removed_rows(rows.join(removed, left_on="sample_id", right_on="id")))
     store.delete_rows(SOURCES.name, "sample_id", rows["sample_id"].unique().to_list())
     texts = _texts_of_no_other(store, here)
@@ -110,7 +107,7 @@ def finish_removals(store: Store) -> None:
     # Last, because the sample names the texts to delete.
     store.delete_rows(SAMPLES.name, "id", here)
     store.compact(purge=True)
-    store.delete(PLANS, UNFINISHED)
+    store.write(REMOVALS, removed.select("id", pl.lit("finished").alias("status"), "removed", "reason"))
 
 
 def _texts_of_no_other(store: Store, ids: Sequence[str]) -> list[str]:

@@ -80,7 +80,9 @@ ROWS = {
     SNAPSHOTS.name: [
         {"number": n, "run_id": str(n), "finished": "2026-01-01", "folder": "out", "report": "{}"} for n in (1, 2)
     ],
-    REMOVALS.name: [{"id": id_, "removed": "2026-01-01", "reason": ""} for id_ in (A, B)],
+    REMOVALS.name: [
+        {"id": A, "status": status, "removed": "2026-01-01", "reason": ""} for status in ("started", "finished")
+    ],
     VECTORS.name: [
         {"text_id": A, "n_tokens": 4, "vector": [0.6, 0.8, 0.0]},
         {"text_id": B, "n_tokens": 1, "vector": [0.0, 0.0, -1.0]},
@@ -196,7 +198,7 @@ REFUSED = {
         {"n_scored": 0},
     ],
     SNAPSHOTS.name: [{"number": 1}, {"number": 0}, {"run_id": "1"}, {"run_id": ""}, {"folder": ""}, {"report": "[]"}],
-    REMOVALS.name: [{"id": A}, {"id": "b"}, {"removed": ""}, {"reason": "x" * 301}, {"reason": None}],
+    REMOVALS.name: [{"id": "b"}, {"status": "done"}, {"removed": ""}, {"reason": "x" * 301}, {"reason": None}],
     VECTORS.name: [
         {"text_id": A},
         {"text_id": "b"},

@@ -260,10 +260,11 @@ def test_a_removed_conversation_does_not_come_back_with_a_file(place):
 
 def test_a_removal_that_was_killed_is_carried_out_by_the_next_run(place):
     id_ = place.id_of(ALPACA[1]["instruction"])
-    row = {"id": id_, "removed": "2026-01-02", "reason": ""}
+    row = {"id": id_, "status": "started", "removed": "2026-01-02", "reason": ""}
     Store(place.store).write(REMOVALS, pl.DataFrame([row]))
     report = place.update(budget=20)
     assert report.counts.rejected == 1 and not place.holds(ALPACA[1]["output"])
+    assert Store(place.store).read(REMOVALS, ["status"])["status"].sort().to_list() == ["finished", "started"]
 
 
 def test_rows_are_removed_by_a_condition(place):
@@ -459,6 +460,6 @@ def test_the_commands_tell_what_they_did(place):
     assert "Would remove 2 conversations" in deita(place, "remove", "--where", "line = 1", "--dry-run")
     assert Store(place.store).count(REMOVALS) == 0
     assert "Removed 2 conversations" in deita(place, "remove", "--where", "line = 1")
-    assert Store(place.store).count(REMOVALS) == 2
+    assert Store(place.store).count(REMOVALS, "status = 'finished'") == 2
     deita(place, "export", "1", "--out", place.folder / "first")
     assert (place.folder / "first" / "manifest.json").exists()
