@@ -20,7 +20,7 @@ BLOCK = 2_048
 # Several seconds of work on two cores.
 CHARS_PER_SHARD = 400_000
 # A static encoder reads millions of characters a second.
-CHARS_PER_STATIC_SHARD = 20_000_000
+CHARS_PER_STATIC_SHARD = 4_000_000
 # About 5,000 tokens: 10 TFLOP per billion parameters of a language model. A large pool has larger shards.
 CHARS_PER_CAUSAL_SHARD = 20_000
 # A language model truncates long conversations, so their cost is limited.
