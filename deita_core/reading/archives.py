@@ -26,7 +26,7 @@ LONG_HEADERS = (
 def archive_parts(file: str) -> Iterator[tuple[str, Iterator[Row | Reject]]]:
     """The rows of each text file in an archive, with its place: ARCHIVE!/PATH. Each must be read before the next.
 
-    Files of other kinds, hidden ones and metadata are passed over. Damage ends the archive with a reject.
+    Files of other kinds, hidden ones and metadata are skipped. Damage ends the archive with a reject.
     """
     try:
         members = _zip_members(file) if file.lower().endswith(".zip") else _tar_members(file)
@@ -126,7 +126,7 @@ class _Header(tarfile.TarInfo):
         try:
             header = super().frombuf(buf, encoding, errors)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
-            # tarfile passes over a damaged header, and what belongs to it, in silence.
+            # tarfile skips a damaged header, and what belongs to it, in silence.
             raise OSError(f"a header of the archive is damaged: {cause(error)}") from None
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             cls.complete = True
