@@ -146,7 +146,7 @@ class HeadScorer:
         if self.axis == "quality" and (responses is None or len(responses) != len(instructions)):
             raise InputError(f"Quality is scored on answers; give one response for each of {len(instructions)} rows.")
         encoder = self._loaded()
-        instructions, responses = _sound(instructions), None if responses is None else _sound(responses)
+        instructions, responses = _valid_unicode(instructions), None if responses is None else _valid_unicode(responses)
         distinct = list(dict.fromkeys([*instructions, *(responses or [])]))
         row_of = {text: row for row, text in enumerate(distinct)}
         vectors = encoder.encode(distinct).vectors if distinct else np.zeros((0, encoder.dim), np.float32)
@@ -187,7 +187,7 @@ class HeadScorer:
         return self._encoder
 
 
-def _sound(texts: Sequence[str]) -> list[str]:
+def _valid_unicode(texts: Sequence[str]) -> list[str]:
     """Return the texts, blank if they have an unpaired surrogate (invalid Unicode); a blank text is unreadable."""
     return ["" if any("\ud800" <= c <= "\udfff" for c in text) else text for text in texts]
 

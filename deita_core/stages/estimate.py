@@ -70,7 +70,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
         for unit in _units(row.conversation, encoder):
             if unit.id not in chars:
                 chars[unit.id] = unit.size
-                example.offer(unit)
+                example.add(unit)
     store = Store(settings.store)
     missing = store.missing(encoder_table(encoder), pl.Series(list(chars), dtype=pl.String)).to_list()
     rate = _chars_per_second(encoder, example.kept) if missing else None
@@ -136,7 +136,7 @@ class _Reservoir:
         self._size, self._seen = size, 0
         self._draw = random.Random(0)  # noqa: S311
 
-    def offer(self, unit: _Unit) -> None:
+    def add(self, unit: _Unit) -> None:
         self._seen += 1
         if len(self.kept) < self._size:
             self.kept.append(unit)
