@@ -1,6 +1,6 @@
 """Makes every task of every flow fail once: at its start, half-way and at its end, and checks the result of the run.
 
-    python -m benchmarks.faults [--flows select,update] [--stores local,s3]
+    python -m benchmarks.faults [--flows select,update] [--stores local,s3] [--points half-way] [--errors OSError]
 
 Each flow runs on a small pool with a tiny encoder. In each run one task fails once, with an error that is retried
 (OSError, RuntimeError). Either the run finishes, with the files, tables and counts of an undisturbed run, or it fails
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -339,15 +339,17 @@ def effects_of(place: Place, flow: str, task: str, tasks: dict[str, Any]) -> int
 FLOWS = ("select", "update", "remove", "export", "score", "evolve", "train")
 
 
-def faults(place: Place, flow: str, tasks: dict[str, Any]) -> Iterator[tuple[Fault, str]]:
-    """Every fault of a flow, and the outcome of its run."""
+def faults(
+    place: Place, flow: str, tasks: dict[str, Any], points: Sequence[str] = POINTS, errors: Sequence[str] = ()
+) -> Iterator[tuple[Fault, str]]:
+    """Every fault of a flow at some points and with some errors (all by default), and the outcome of its run."""
     known = undisturbed(place, flow)
     for task in tasks:
         effects = effects_of(place, flow, task, tasks)
         if effects is None:
             continue
-        for point in POINTS if effects else ("start", "end"):
-            for error in ERRORS:
+        for point in [point for point in POINTS if point in points and (effects or point != "half-way")]:
+            for error in [error for error in ERRORS if not errors or error.__name__ in errors]:
                 fault = Fault(task, point, error, effects)
                 yield fault, outcome(place, flow, fault, tasks, known)
 
@@ -379,6 +381,8 @@ def main() -> None:
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--flows", default=",".join(FLOWS))
     parser.add_argument("--stores", default="local,s3")
+    parser.add_argument("--points", default=",".join(POINTS))
+    parser.add_argument("--errors", default=",".join(error.__name__ for error in ERRORS))
     asked = parser.parse_args()
     home = tempfile.mkdtemp()
     quiet = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_ENABLED": "false"}
@@ -392,7 +396,7 @@ def main() -> None:
             remote = s3["AWS_ENDPOINT_URL"] if store == "s3" else None
             place = Place(Path(folder) / store, server, remote)
             for flow in asked.flows.split(","):
-                for fault, ended in faults(place, flow, tasks):
+                for fault, ended in faults(place, flow, tasks, asked.points.split(","), asked.errors.split(",")):
                     name = fault.error.__name__ if fault.error else ""
                     print(f"{store:<7}{flow:<9}{fault.task:<22}{fault.point:<10}{name:<14}{ended}", flush=True)
                     seen[ended.split(":")[0]] = seen.get(ended.split(":")[0], 0) + 1
