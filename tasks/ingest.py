@@ -66,7 +66,7 @@ def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iter
         asked = file.model_copy(update={"limit": left})
         ingested = small.get(file.id) or _read_one(store, asked)
         check_readable(file, ingested)
-        left = None if left is None else left - ingested.rows
+        left = None if left is None else left - ingested.lines
         yield ingested.model_copy(update={"options": file.options})
 
 

@@ -184,8 +184,10 @@ def pool_streams(found: Found, options: ReadOptions, limit: int | None, set_asid
         if left == 0:
             return
         try:
+            last = 0
             for placed in placed_rows(file, options, left):
-                left = None if left is None else left - 1
+                left = None if left is None else left - (placed.number != last)
+                last = placed.number
                 yield placed
             readable = True
         except UnreadableFileError as error:
@@ -209,7 +211,9 @@ def _judged(file: str, options: ReadOptions, limit: int | None) -> Iterator[Plac
     for place, rows in _parts(file):
         number = before
         for row in judge_rows(islice(rows, None if limit is None else limit - seen), options):
-            seen, number = seen + 1, before + row.line
+            # Both sides of a preference are of one row.
+            seen += before + row.line != number
+            number = before + row.line
             yield Placed(place, number, row)
         before = number
 

@@ -62,12 +62,14 @@ class PoolFiles(BaseModel):
 class Ingested(BaseModel):
     """Counts of one file's rows.
 
+    `lines`: rows of the file; one with a preference may be two of the `rows`, each of which is a sample or a reject.
     `layouts`: samples by the layout that they were read in. `set_aside`: the reason why no row of it could be read, or
     empty.
     """
 
     file_id: str
     file: str
+    lines: int
     rows: int
     samples: int
     rejects: int
@@ -143,6 +145,7 @@ def ingest_files(store: Store, files: Sequence[PoolFile]) -> list[Ingested]:
         Ingested(
             file_id=file.id,
             file=file.file,
+            lines=writer.lines[file.id],
             rows=writer.samples[file.id] + writer.rejects[file.id],
             samples=writer.samples[file.id],
             rejects=writer.rejects[file.id],
@@ -161,14 +164,17 @@ class _Writer:
         self._store, self._removed = store, removals(store)
         self._pending: list[tuple[str, Placed]] = []
         self._chars = 0
-        self.samples, self.rejects = Counter[str](), Counter[str]()
+        self.lines, self.samples, self.rejects = Counter[str](), Counter[str](), Counter[str]()
         self.layouts = defaultdict[str, Counter[str]](Counter)
 
     def read(self, file: PoolFile) -> str:
         """Read a file; returns why no row of it could be read, or an empty text."""
         why = ""
         try:
+            last = 0
             for placed in placed_rows(file.file, file.options, file.limit):
+                self.lines[file.id] += placed.number != last
+                last = placed.number
                 self._add(file.id, placed)
         except UnreadableFileError as error:
             why = str(error)

@@ -1,6 +1,7 @@
 """Layouts of today's data sets: preference pairs, labels, lists of messages, marked texts, columns of one's own."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -10,6 +11,9 @@ from deita_core.reading.layouts import detect_layout, judge_rows, parse_row, par
 from deita_core.reading.options import ReadOptions
 from deita_core.reading.pool import read_pool, stream_file
 from deita_core.reading.rows import BadRow, Reject, Row, Sample
+from deita_core.stages.ingest import describe_pool, ingest_file, pool_files
+from deita_core.store import Store
+from deita_core.tables import SOURCES
 from tests.support.dialects import ASKED, BAD, CHOSEN, GOOD, PLAIN, A, B, Q
 from tests.support.paths import SHARED
 
@@ -56,6 +60,24 @@ def test_both_sides_are_samples_of_one_line_and_a_bad_side_costs_the_row(tmp_pat
     assert found[2].reason == "empty_answer"
     assert [row.line for row in stream_file(tmp_path / "a.jsonl", BOTH, limit=1)] == [1, 1]
     assert read_pool(tmp_path / "a.jsonl", preference="both")[0]["copies"].to_list() == [2, 2]
+
+
+def test_a_limit_counts_rows_and_not_the_sides_of_their_preferences(tmp_path):
+    pairs = [{"prompt": f"{i}?", "chosen": A, "rejected": B} for i in range(6)]
+    lines = ["".join(json.dumps(row) + "\n" for row in pairs[start : start + 3]) for start in (0, 3)]
+    for name, text in zip("ab", lines, strict=True):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("a.jsonl", lines[0])
+        archive.writestr("b.jsonl", lines[1])
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for limit in range(1, 7):
+        assert read_pool(files, limit=limit, preference="both")[0].height == 2 * limit
+        assert len(list(stream_file(tmp_path / "c.zip", BOTH, limit))) == 2 * limit
+        store = Store(tmp_path / f"store-{limit}")
+        found = describe_pool(pool_files([str(tmp_path / "c.zip")]), BOTH).files[0]
+        ingested = ingest_file(store, found.model_copy(update={"limit": limit}))
+        assert (ingested.lines, ingested.rows, store.count(SOURCES)) == (limit, 2 * limit, 2 * limit)
 
 
 @pytest.mark.parametrize("label", [False, "false", "False"])
