@@ -37,8 +37,8 @@ audit: {AUDIT}
 store: store
 llm: {{model: m, concurrency: {CONCURRENCY}, timeout: 0.5, first_pause: 0.02, attempts: 20}}
 """
-# An answer is lost with a process that has it, but has not come to keep it.
-LOST = 0.2
+# An answer is lost with a process that has it, but has not come to keep it: milliseconds, on a busy machine more.
+LOST = 2.0
 
 
 class Client:
