@@ -590,10 +590,12 @@ def test_requests_per_minute_hold_in_every_window(tmp_path):
     with LLMServer(latency=0.02, faults={"500": 0.1}) as server:
         answers(results(server, tmp_path, prompts(70), concurrency=64, requests_per_minute=1_200))
     came = sorted(entry.came for entry in server.log)
-    for seconds in (0.5, 1.0, 2.0):
-        # One second's worth may be sent ahead.
-        assert fullest(came, seconds) <= 20 * seconds * 1.05 + 20 + 4
-    assert came[-1] - came[0] < 40
+    for seconds in (0.5, 1.0):
+        # One second's worth may be sent ahead, and a machine that stands still for a second delivers what was sent in
+        # it at once.
+        assert fullest(came, seconds) <= 20 * seconds * 1.05 + 20 + 20
+    # Without a limit all come within a fraction of a second; with it, 50 of the 70 wait for their turn.
+    assert 1.5 < came[-1] - came[0] < 40
 
 
 def test_tokens_per_minute_hold_in_every_window(tmp_path):
