@@ -8,9 +8,10 @@ from prefect.runtime import flow_run
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import UnreadableFileError
-from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
+from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.removal import finish_interrupted, take_back
 from deita_core.stages.snapshots import Snapshot, snapshots
@@ -40,12 +41,6 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
                 # The user must see the run's own error; the next run removes the rest.
                 error.add_note(f"What the run had prepared could not be taken back either: {later}")
             raise
-
-
-def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:
-    """Find the encoder of the settings."""
-    found = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
-    return found.model_copy(update={"reasoning": settings.reasoning})
 
 
 def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerFiles]]:

@@ -133,34 +133,23 @@ def read_pool(
     )
 
 
-def placed_frames(rows: Sequence[tuple[str, Placed]]) -> Batch:
-    """Rows of several files, each with its file's id, for the store's tables."""
-    batch = samples_frames("", "", [placed.row for _, placed in rows])
-    good = [(file_id, placed) for file_id, placed in rows if isinstance(placed.row, Sample)]
-    bad = [(file_id, placed) for file_id, placed in rows if isinstance(placed.row, Reject)]
-    return Batch(batch.samples, _placed(batch.sources, good), _placed(batch.rejects, bad))
+def samples_frames(rows: Sequence[tuple[str, Placed]]) -> Batch:
+    """Rows of any files, each with its file's id, for the store's tables.
 
-
-def _placed(frame: pl.DataFrame, rows: Sequence[tuple[str, Placed]]) -> pl.DataFrame:
-    """A frame of rows in their order, with their keys, files and places."""
-    return frame.with_columns(
-        key=pl.Series([_key(file_id, placed.number, placed.row) for file_id, placed in rows], dtype=pl.String),
-        file_id=pl.Series([file_id for file_id, _ in rows], dtype=pl.String),
-        file=pl.Series([placed.place for _, placed in rows], dtype=pl.String),
-    )
-
-
-def samples_frames(file_id: str, file: str, rows: Iterable[Sample | Reject]) -> Batch:
-    """Rows of one file for the store's tables; a conversation that occurs twice is one sample with two sources."""
-    rows = list(rows)
-    good = [row for row in rows if isinstance(row, Sample)]
-    bad = [row for row in rows if isinstance(row, Reject)]
-    unique = {s.conversation.id: s.conversation for s in good}
-    return Batch(
-        _frame(SAMPLES, [_outlined(c) for c in unique.values()]),
-        _frame(SOURCES, [(*_at(file_id, file, s), s.conversation.id, s.layout, s.side, s.fields) for s in good]),
-        _frame(REJECTS, [(*_at(file_id, file, r), r.reason, r.detail) for r in bad]),
-    )
+    A conversation that occurs twice is one sample with two sources.
+    """
+    good, bad = [], []
+    unique: dict[str, Conversation] = {}
+    for file_id, (place, number, row) in rows:
+        if isinstance(row, Sample):
+            key = f"{file_id}:{number}{':rejected' if row.side == 'rejected' else ''}"
+            identity = row.conversation.id
+            good.append((key, file_id, place, row.line, identity, row.layout, row.side, row.fields))
+            unique.setdefault(identity, row.conversation)
+        else:
+            bad.append((f"{file_id}:{number}", file_id, place, row.line, row.reason, row.detail))
+    samples = [_outlined(found) for found in unique.values()]
+    return Batch(_frame(SAMPLES, samples), _frame(SOURCES, good), _frame(REJECTS, bad))
 
 
 def content_hash(path: str | Path) -> str:
@@ -268,15 +257,6 @@ def _index(message: Message) -> dict[str, Any]:
         "full_id": None if full == text else text_id(full),
         "full_chars": None if full == text else len(full),
     }
-
-
-def _at(file_id: str, file: str, row: Sample | Reject) -> tuple[str, str, str, int]:
-    return _key(file_id, row.line, row), file_id, file, row.line
-
-
-def _key(file_id: str, number: int, row: Sample | Reject) -> str:
-    rejected = isinstance(row, Sample) and row.side == "rejected"
-    return f"{file_id}:{number}{':rejected' if rejected else ''}"
 
 
 def _frame(table: Table, rows: list[tuple]) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Scorers: rate the complexity of instructions and the quality of answers, from 1 to 6."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -94,38 +95,22 @@ def find_scorer(
     The fingerprint covers everything that a score depends on: for a head also the encoder; for a served model, which is
     not contacted, the model's name instead of its weights.
     """
-    reasoning = encoder.reasoning
+    found = partial(ScorerFiles, name=name_or_path, axis=axis, reasoning=encoder.reasoning)
     if is_served(name_or_path):
         fingerprint = find_served(name_or_path, axis, limits).fingerprint
-        return ScorerFiles(
-            name=name_or_path,
-            axis=axis,
-            kind="served",
-            path=None,
-            fingerprint=fingerprint,
-            limits=limits,
-            reasoning=reasoning,
-        )
+        return found(kind="served", path=None, fingerprint=fingerprint, limits=limits)
     folder = _folder(name_or_path, axis)
     if _kind(folder) == "head":
         scorer = _head(folder, name_or_path, axis)
         scorer.check_encoder(encoder)
         # Scores depend on the vectors, so other vectors give other scores.
         fingerprint = content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
-        return ScorerFiles(name=name_or_path, axis=axis, path=folder, fingerprint=fingerprint, reasoning=reasoning)
+        return found(kind="head", path=folder, fingerprint=fingerprint)
     from deita_core.models.causal_lm import causal_fingerprint
 
     precision = precision or best_precision()
     fingerprint = causal_fingerprint(folder, precision, _read_tokens(folder, name_or_path, axis), "middle")
-    return ScorerFiles(
-        name=name_or_path,
-        axis=axis,
-        kind="causal",
-        path=folder,
-        precision=precision,
-        fingerprint=fingerprint,
-        reasoning=reasoning,
-    )
+    return found(kind="causal", path=folder, precision=precision, fingerprint=fingerprint)
 
 
 def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = None) -> Scorer:

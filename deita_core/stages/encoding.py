@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, Message, stored_conversation
 from deita_core.literals import Reasoning
-from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.models.static_encoder import TextEncoder, count_tokens, load_text_encoder
 from deita_core.stages.ingest import pool_ids
@@ -27,6 +28,12 @@ CHARS_PER_CAUSAL_SHARD = 20_000
 CHARS_PER_TOKEN = 4
 
 Encoder = TextEncoder | LanguageModelEncoder
+
+
+def find_pool_encoder(settings: SelectionSettings) -> EncoderFiles:
+    """Find the encoder of a selection's settings, which reads what they say."""
+    found = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
+    return found.model_copy(update={"reasoning": settings.reasoning})
 
 
 def load_encoder(files: EncoderFiles) -> Encoder:

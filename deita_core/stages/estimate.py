@@ -10,12 +10,12 @@ from pydantic import BaseModel
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, text_id
-from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.reading.finding import aside_line
 from deita_core.reading.pool import Reject, pool_streams
 from deita_core.scorers import find_scorer
-from deita_core.stages.encoding import chars_read, encoder_table, load_encoder
+from deita_core.stages.encoding import chars_read, encoder_table, find_pool_encoder, load_encoder
 from deita_core.stages.ingest import pool_files
 from deita_core.store import Store
 from deita_core.tables import scores_table
@@ -55,8 +55,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; writes nothing."""
     found = pool_files(pool, [settings.store], settings.leave_out)
     set_aside = dict(found.set_aside)
-    encoder = find_encoder(settings.encoder, settings.precision, settings.encoder_pooling, settings.encoder_storage)
-    encoder = encoder.model_copy(update={"reasoning": settings.reasoning})
+    encoder = find_pool_encoder(settings)
     rows = rejects = 0
     samples: set[str] = set()
     chars: dict[str, int] = {}

@@ -13,7 +13,7 @@ from deita_core.errors import InputError, StoreError, UnreadableFileError
 from deita_core.reading.finding import Found, find_pool
 from deita_core.reading.layouts import DEFAULT
 from deita_core.reading.options import ReadOptions
-from deita_core.reading.pool import Batch, Placed, content_hash, expand, placed_frames, placed_rows
+from deita_core.reading.pool import Batch, Placed, content_hash, expand, placed_rows, samples_frames
 from deita_core.store import Store
 from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 
@@ -195,7 +195,7 @@ class _Writer:
         """Write what is read."""
         if not self._pending:
             return
-        batch = without_removed(placed_frames(self._pending), self._removed)
+        batch = without_removed(samples_frames(self._pending), self._removed)
         self._pending, self._chars = [], 0
         # Sources last, so that a source row is visible only with its sample.
         self._store.write(SAMPLES, batch.samples)

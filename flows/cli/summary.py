@@ -219,6 +219,8 @@ def print_trained(trained: Trained, axis: str) -> None:
 def print_evolution_estimate(found: EvolutionEstimate, settings: EvolutionSettings) -> None:
     """Print the requests that a run would send."""
     console = Console(highlight=False, soft_wrap=True)
+    for line in found.warnings:
+        console.print(line, style="yellow", markup=False)
     for axis, seeds in found.seeds.items():
         console.print(f"{axis}: {seeds:,} seeds, of which {found.known[axis]:,} have their chains already.")
     price = "give --input-price and --output-price for the cost"

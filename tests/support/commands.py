@@ -33,10 +33,10 @@ class Ended:
 def _place(cwd, variables):
     """Another working directory and environment; a variable that is None is not set. Yields both outputs."""
     out, err = io.StringIO(), io.StringIO()
-    told = {"COLUMNS": "200", "TERM": "dumb", **variables}
+    settings = {"COLUMNS": "200", "TERM": "dumb", **variables}
     with chdir(cwd), patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
-        os.environ.update({name: str(value) for name, value in told.items() if value is not None})
-        for name in [name for name, value in told.items() if value is None]:
+        os.environ.update({name: str(value) for name, value in settings.items() if value is not None})
+        for name in [name for name, value in settings.items() if value is None]:
             os.environ.pop(name, None)
         yield out, err
 

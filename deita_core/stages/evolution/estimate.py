@@ -13,6 +13,7 @@ from deita_core.evolution.chains import PASSING_REASONS, Seed, chain_prompt, see
 from deita_core.evolution.prompts import OPERATIONS, Messages, rank_variants
 from deita_core.evolution.ranking import ranking_id
 from deita_core.literals import Axis
+from deita_core.reading.finding import aside_line
 from deita_core.reading.pool import pool_streams
 from deita_core.reading.rows import Reject
 from deita_core.stages.evolution.run import EvolutionJob, choose_seeds, place_in_draw
@@ -38,11 +39,12 @@ class EvolutionEstimate(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
+    warnings: list[str]
 
 
 def estimate_evolution(files: Sequence[str], settings: EvolutionSettings) -> EvolutionEstimate:
     """Read the seeds and compare them with the store; writes nothing and sends no requests."""
-    seeds = _read_seeds(files, settings)
+    seeds, warnings = _read_seeds(files, settings)
     job = choose_seeds(sorted(seeds.values(), key=lambda seed: place_in_draw(settings.draw, seed.id)), settings)
     store, known = Store(settings.store), {}
     requests = prompt = completion = 0
@@ -61,6 +63,7 @@ def estimate_evolution(files: Sequence[str], settings: EvolutionSettings) -> Evo
         prompt_tokens=prompt,
         completion_tokens=completion,
         cost=settings.llm.cost(prompt, completion),
+        warnings=warnings,
     )
 
 
@@ -87,13 +90,15 @@ def _due(store: Store, job: EvolutionJob, axis: Axis) -> _Due:
     return _Due(to_evolve, dict(lacking))
 
 
-def _read_seeds(files: Sequence[str], settings: EvolutionSettings) -> dict[str, Seed]:
+def _read_seeds(files: Sequence[str], settings: EvolutionSettings) -> tuple[dict[str, Seed], list[str]]:
+    """The seeds by id, and a line for each file that is set aside."""
     seeds: dict[str, Seed] = {}
     found = pool_files(files, [settings.store])
-    for _, _, row in pool_streams(found, settings.reading, settings.limit, {}):
+    set_aside = dict(found.set_aside)
+    for _, _, row in pool_streams(found, settings.reading, settings.limit, set_aside):
         if not isinstance(row, Reject):
             seeds.setdefault(row.conversation.id, seed_of(row.conversation))
-    return seeds
+    return seeds, [aside_line(sentence) for sentence in set_aside.values()]
 
 
 def _chain_sizes(job: EvolutionJob, axis: Axis, seed: Seed, rounds: int, rankings: int) -> tuple[int, int, int]:

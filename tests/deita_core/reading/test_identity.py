@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from contextlib import suppress
+from hashlib import blake2b
 
 import orjson
 import pytest
@@ -187,9 +188,16 @@ def test_what_no_trainer_sees_makes_no_other_id(one, other):
     assert id_of(one) == id_of(other)
 
 
-def test_ids_do_not_change_from_version_to_version():
-    assert conversation([("user", "Why?"), ("assistant", "So.")]).id == "8a91014446d0abf687d9d394d909de47"
-    assert id_of(with_answer(tool_calls=CALLS)) == "547ef2a46b17ffea21b8c28897c96b9e"
+def test_an_id_is_the_hash_of_the_canonical_json():
+    plain = b'[{"role":"user","content":"Why?"},{"role":"assistant","content":"So."}]'
+    assert id_of(with_answer()) == conversation([("user", "Why?"), ("assistant", "So.")]).id == hashed(plain)
+    named = b'[{"role":"user","content":"Why?"},{"role":"assistant","content":"So.","extra":"{\\"name\\":\\"Ada\\"}"}]'
+    assert id_of(with_answer(name="Ada")) == hashed(named)
+    assert id_of({**with_answer(), "tools": []}) == hashed(b'{"messages":' + plain + b',"extra":"{\\"tools\\":[]}"}')
+
+
+def hashed(data):
+    return blake2b(data, digest_size=16).hexdigest()
 
 
 @settings(deadline=None, max_examples=300)

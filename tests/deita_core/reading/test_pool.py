@@ -27,6 +27,7 @@ from deita_core.reading.pool import (
     Sample,
     content_hash,
     expand,
+    placed_rows,
     read_pool,
     samples_frames,
     stream_file,
@@ -475,7 +476,7 @@ def test_the_limit_of_a_pool_counts_over_its_files(file):
 
 def test_frames_are_what_their_tables_hold(file):
     path = file("a.jsonl", jsonl([row(1), row(1), row(2), {"x": 1}]))
-    batch = samples_frames(FILE_ID, path, stream_file(path))
+    batch = samples_frames([(FILE_ID, placed) for placed in placed_rows(path)])
     for held, frame, height in ((SAMPLES, batch.samples, 2), (SOURCES, batch.sources, 3), (REJECTS, batch.rejects, 1)):
         assert held.validate(frame).height == height
     assert batch.sources["key"].to_list() == [f"{FILE_ID}:{n}" for n in (1, 2, 3)]
@@ -489,7 +490,7 @@ def test_frames_are_what_their_tables_hold(file):
 
 
 def test_frames_of_no_rows_are_valid():
-    batch = samples_frames(FILE_ID, "a.jsonl", [])
+    batch = samples_frames([])
     assert SAMPLES.validate(batch.samples).height == SOURCES.validate(batch.sources).height == 0
     assert REJECTS.validate(batch.rejects).height == 0
 

@@ -334,6 +334,16 @@ def test_a_dry_run_says_about_what_will_be_asked_and_writes_nothing(axis, tmp_pa
     assert used.completion_tokens / 3 < found.completion_tokens < 3 * used.completion_tokens
 
 
+def test_a_dry_run_names_the_files_of_a_folder_that_it_sets_aside(tmp_path):
+    (tmp_path / "pool").mkdir()
+    write_seeds(tmp_path / "pool" / "good.jsonl", 5)
+    (tmp_path / "pool" / "empty.jsonl").write_text("")
+    settings = EvolutionSettings(llm={"model": "m"}, store=str(tmp_path / "store"), seeds=3)
+    found = estimate_evolution([str(tmp_path / "pool")], settings)
+    assert found.seeds == {"complexity": 3, "quality": 3}
+    assert [line.startswith("Set aside: ") and "empty.jsonl is empty" in line for line in found.warnings] == [True]
+
+
 def test_a_dry_run_of_what_is_done_asks_nothing(tmp_path, pool):
     with LLMServer() as server:
         done = Evolution(tmp_path / "store", [pool], server.url, seeds=6, audit=2).run()
