@@ -5,6 +5,7 @@ from itertools import pairwise
 import polars as pl
 import pytest
 
+from deita_core.config.settings import EvolutionSettings
 from deita_core.errors import LLMError
 from deita_core.evolution.chains import PASSING_REASONS
 from deita_core.stages.evolution import run as evolving
