@@ -1,7 +1,6 @@
 import json
 import re
 import socket
-import time
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.support.commands import PROGRESS
 from tests.support.evolution_run import KEY, holders, lines, llm_settings, seed_row, write_seeds
 from tests.support.llm_rules import Reply
 from tests.support.llm_server import LLMServer, evenly
+from tests.support.prefect_runs import ended_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -100,20 +100,16 @@ def test_the_key_is_sent_and_kept_nowhere(first, server, place):
 
 
 def flow_run(name):
-    """The latest flow run into a folder, with its artifacts and states of tasks, once the server has them all."""
+    """The latest flow run into a folder, with its artifacts and tasks, once the server has them all."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
     only = FlowRunFilter(name={"any_": [f"evolve into {name}"]})
     with get_client(sync_client=True) as client:
-        for _ in range(100):
-            [run] = client.read_flow_runs(flow_run_filter=only, sort=FlowRunSort.START_TIME_DESC, limit=1)
-            mine = FlowRunFilter(id={"any_": [run.id]})
-            tasks = client.read_task_runs(flow_run_filter=mine)
-            if run.state.is_final() and all(task.state.is_final() for task in tasks):
-                break
-            time.sleep(0.2)
+        [run] = client.read_flow_runs(flow_run_filter=only, sort=FlowRunSort.START_TIME_DESC, limit=1)
+        mine = FlowRunFilter(id={"any_": [run.id]})
+        tasks = ended_tasks(mine, "write ")
         return run, client.read_artifacts(flow_run_filter=mine), {task.name: task for task in tasks}
 
 

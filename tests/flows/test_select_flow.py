@@ -16,6 +16,7 @@ from deita_core.errors import InputError, StoreError
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, SNAPSHOTS, SOURCES
 from tests.support.pools import ALPACA, MESSAGES, TOOL_TALK, talk
+from tests.support.prefect_runs import ended_tasks
 
 # Another row with the same texts, and one with a word changed.
 TWIN = {**ALPACA[3], "source": "another site"}
@@ -397,21 +398,11 @@ def test_what_is_written_is_read_again_as_the_same_samples(layout, first, second
 
 
 def task_runs(run):
-    """Names and states of a run's tasks, once the server has heard of all of them."""
-    from prefect.client.orchestration import get_client
+    """Names and states of a run's tasks."""
     from prefect.client.schemas.filters import FlowRunFilter
 
-    only = FlowRunFilter(id={"any_": [run.manifest["run_id"]]})
-    for _ in range(100):
-        with get_client(sync_client=True) as client:
-            found = client.read_task_runs(flow_run_filter=only)
-        states = [(task.name, task.state.name) for task in found]
-        if any("record run" in name for name, _ in states) and all(
-            state in ("Completed", "Cached") for _, state in states
-        ):
-            return states
-        time.sleep(0.2)
-    return states
+    tasks = ended_tasks(FlowRunFilter(id={"any_": [run.manifest["run_id"]]}), "record run")
+    return [(task.name, task.state.name) for task in tasks]
 
 
 def test_every_task_of_a_run_is_completed(first):
@@ -483,21 +474,14 @@ def test_a_run_that_failed_is_not_recorded(small, run_flow, tmp_path):
 
 
 def test_a_failed_task_of_the_users_making_is_not_tried_again(small, run_flow, tmp_path):
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
 
     with pytest.raises(InputError):
         run_flow(small, tmp_path / "store", tmp_path / "a very own name", format="alpaca")
-    with get_client(sync_client=True) as client:
-        named = FlowRunFilter(name={"like_": "a very own name"})
-        for _ in range(100):
-            states = {task.name: task for task in client.read_task_runs(flow_run_filter=named)}
-            export = next((task for name, task in states.items() if name.startswith("prepare")), None)
-            if export and export.state.is_final():
-                break
-            time.sleep(0.2)
-        assert export.state.is_failed()
-        assert export.run_count == 1
+    tasks = ended_tasks(FlowRunFilter(name={"like_": "a very own name"}), "prepare")
+    [export] = [task for task in tasks if task.name.startswith("prepare")]
+    assert export.state.is_failed()
+    assert export.run_count == 1
 
 
 def test_a_locked_store_fails_at_once_with_the_holders_name(small, run_flow, tmp_path):

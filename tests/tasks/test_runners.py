@@ -27,6 +27,7 @@ from deita_core.store import Store
 from tasks.embed import found_here
 from tests.support.commands import deita
 from tests.support.paths import ROOT
+from tests.support.prefect_runs import ended_tasks
 from tests.support.runner_pool import write_place
 
 pytestmark = pytest.mark.slow
@@ -206,18 +207,12 @@ def answers(port, process):
 # -- the same run elsewhere
 
 
-def task_states(place, name):
+def task_states(name):
     """States of the task runs of the last run into a folder, by the task's name."""
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
 
-    with get_client(sync_client=True) as client:
-        for _ in range(100):
-            runs = client.read_task_runs(flow_run_filter=FlowRunFilter(name={"like_": f"out-{name}"}))
-            if runs and all(run.state.is_final() for run in runs):
-                break
-            sleep(0.1)
-        return {run.name: run.state.name for run in runs}
+    tasks = ended_tasks(FlowRunFilter(name={"like_": f"out-{name}"}), "record run")
+    return {task.name: task.state.name for task in tasks}
 
 
 def check_same(run, threads):
@@ -225,7 +220,7 @@ def check_same(run, threads):
     assert (code, left) == (0, []), said
     assert "Traceback" not in said and "Error" not in said, said
     assert run.files() == threads
-    states = task_states(run.place, run.name)
+    states = task_states(run.name)
     assert sum(name.startswith("encode") for name in states) == 3
     assert set(states.values()) == {"Completed"}
 
