@@ -26,8 +26,12 @@ from deita_core.tables import Table
 
 # Ids in one query's IN list: enough to be fast, few enough to parse quickly.
 IDS_PER_QUERY = 4_096
-# Above about this number, reading the whole column is faster than querying for parts of it.
-SCAN_ABOVE = 10 * IDS_PER_QUERY
+# Above about this number, reading a whole column and joining it is faster than parsing an IN list.
+JOIN_ABOVE = 256
+# Rows taken at a time by their row ids.
+ROWS_PER_TAKE = 65_536
+# The column of LanceDB's row ids.
+ROW = "_rowid"
 # A notebook may still be reading an earlier version.
 KEEP_VERSIONS = timedelta(hours=1)
 # Attempts to drop old versions.
@@ -181,28 +185,58 @@ class Store:
         return self._using(name, rows)
 
     def fetch(
-        self, table: Table, column: str, values: Sequence[str], columns: Sequence[str] | None = None
+        self, table: Table, column: str, values: Sequence[str] | pl.Series, columns: Sequence[str] | None = None
     ) -> pl.DataFrame:
         """Rows whose `column` is one of `values`, in no particular order."""
-        if len(values) > SCAN_ABOVE:
-            scanned = partial(self._scan, table, column, values, list(columns or table.empty().columns))
-            return self._using(table.name, scanned)
-        values = list(dict.fromkeys(values))
-        parts = [
-            self.read(table, columns, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
-            for start in range(0, len(values), IDS_PER_QUERY)
-        ]
-        return pl.concat(parts) if parts else table.empty().select(list(columns or table.empty().columns))
+        wanted, columns = pl.Series(column, values, pl.String).unique(), list(columns or table.empty().columns)
+        if len(wanted) <= JOIN_ABOVE:
+            if wanted.is_empty():
+                return table.empty().select(columns)
+            return self.read(table, columns, f"{column} IN ({_quoted(wanted.to_list())})")
+        rows = self.row_ids(table, column)
+        found = rows.filter(pl.col(column).is_in(wanted.implode()))
+        if 2 * len(found) > len(rows):
+            return self._using(table.name, partial(self._scan, table, wanted, columns))
+        return self.take(table, found, columns)
 
-    def _scan(self, table: Table, column: str, values: Sequence[str], columns: list[str]) -> pl.DataFrame:
-        """As `fetch`, but reads the whole column in batches and keeps only the matching rows."""
-        handle = self._of(table)
-        wanted = pl.DataFrame({column: values}, schema={column: pl.String}).unique()
+    def row_ids(self, table: Table, column: str) -> pl.DataFrame:
+        """A column of a table, and where each of its rows is stored, as `take` needs it: `column`, ROW."""
+
+        def rows() -> pl.DataFrame:
+            handle = self._of(table)
+            if handle is None:
+                return table.empty().select(column).with_columns(pl.lit(0, pl.UInt64).alias(ROW))
+            found = handle.search().with_row_id(True).select([column]).to_arrow()
+            return pl.DataFrame(pl.from_arrow(found)).select(column, ROW)
+
+        return self._using(table.name, rows)
+
+    def take(self, table: Table, rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+        """The columns of some of the rows that `row_ids` found, in no particular order.
+
+        Raises StoreError if the table was rewritten since then.
+        """
+        column = next(name for name in rows.columns if name != ROW)
+        read = list(dict.fromkeys([*columns, column]))
+
+        def taken(part: pl.DataFrame) -> pl.DataFrame:
+            query = self._of(table).take_row_ids(part[ROW].sort().to_list()).select(read)
+            return pl.DataFrame(pl.from_arrow(query.to_arrow())).select(read)
+
+        parts = [self._using(table.name, partial(taken, part)) for part in rows.iter_slices(ROWS_PER_TAKE)]
+        found = pl.concat([table.empty().select(read), *parts])
+        if not found[column].sort().equals(rows[column].sort()):
+            raise StoreError(f"Table {table.name} of {self.uri} was rewritten while it was read; run the command again.")
+        return found.select(columns)
+
+    def _scan(self, table: Table, wanted: pl.Series, columns: list[str]) -> pl.DataFrame:
+        """As `fetch`, but reads all rows in batches and keeps only the matching ones."""
+        handle, column = self._of(table), wanted.name
         parts = [table.empty().select(columns)]
         if handle is not None:
             query = handle.search().select([*columns, *({column} - set(columns))])
             for batch in query.to_batches():
-                rows = pl.DataFrame(pl.from_arrow(batch)).join(wanted, on=column, how="semi")
+                rows = pl.DataFrame(pl.from_arrow(batch)).join(wanted.to_frame(), on=column, how="semi")
                 parts.append(rows.select(columns))
         return pl.concat(parts)
 
@@ -212,10 +246,18 @@ class Store:
         wanted = pl.DataFrame({"id": ids.unique(maintain_order=True)})
         return wanted.join(pl.DataFrame({"id": present.unique()}), on="id", how="anti", maintain_order="left")["id"]
 
-    def vectors(self, table: Table, text_ids: Sequence[str]) -> np.ndarray:
-        """Vectors (n, d) float32 of texts, in the order of the ids. Raises StoreError if one is missing."""
+    def vectors(
+        self, table: Table, text_ids: Sequence[str] | pl.Series, rows: pl.DataFrame | None = None
+    ) -> np.ndarray:
+        """Vectors (n, d) float32 of texts, in the order of the ids. Raises StoreError if one is missing.
+
+        `rows`: the table's row ids, if vectors are read many times.
+        """
         wanted = pl.DataFrame({"text_id": text_ids}, schema={"text_id": pl.String})
-        found = self.fetch(table, "text_id", wanted["text_id"].unique().to_list(), ["text_id", "vector"])
+        if rows is None:
+            found = self.fetch(table, "text_id", wanted["text_id"], ["text_id", "vector"])
+        else:
+            found = self.take(table, rows.join(wanted.unique(), on="text_id", how="semi"), ["text_id", "vector"])
         joined = wanted.join(found, on="text_id", how="left", maintain_order="left")
         if lacking := joined["vector"].null_count():
             raise StoreError(f"Table {table.name} lacks {lacking} vectors; run the command again to encode them.")
