@@ -1,33 +1,37 @@
 """Computes vectors of conversations and turns from the vectors of their messages."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 
+# Numbers of one pass, so that its copies in float64 take some tens of megabytes.
+PASS = 2**22
 
-def weighted_means(groups: Sequence[Sequence[tuple[int, float]]], vectors: np.ndarray) -> np.ndarray:
-    """Return one unit vector per group, the weighted mean of its members: (m, d) float32.
 
-    Each group lists (row of `vectors`, weight). Summed in float64 in the given order, so that the result does not
-    depend on other groups. A group without members, or whose members cancel out, gets the zero vector.
+def weighted_means(members: pl.DataFrame, count: int, vectors: np.ndarray) -> np.ndarray:
+    """Return the unit vectors (count, d) float32 of groups: weighted means of their members' vectors.
+
+    `members`: group (position, in ascending order), row (of `vectors`) and weight. Each group is summed in float64 in
+    the given order, so that its vector does not depend on other groups. A group without members, or whose members
+    cancel out, has the zero vector.
     """
-    means = np.zeros((len(groups), vectors.shape[1]), dtype=np.float64)
-    for mean, group in zip(means, groups, strict=True):
-        for row, weight in group:
-            mean += weight * vectors[row].astype(np.float64)
-    norms = np.linalg.norm(means, axis=1, keepdims=True)
-    return np.divide(means, norms, out=means, where=norms > 0).astype(np.float32)
+    means = np.empty((count, vectors.shape[1]), np.float32)
+    group = members["group"].to_numpy()
+    step = max(1, PASS // max(vectors.shape[1], 1))
+    for start in range(0, count, step):
+        end = min(start + step, count)
+        first, last = np.searchsorted(group, [start, end])
+        means[start:end] = _means(members[int(first) : int(last)], start, end - start, vectors)
+    return means
 
 
-def conversation_vectors(indices: pl.Series, text_ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-    """Return one unit vector per conversation: the mean of its messages' vectors weighted by their characters.
-
-    `indices` as in the samples table; `text_ids` names the rows of `vectors`. Blank messages are ignored.
-    """
-    row_of = {text: row for row, text in enumerate(text_ids)}
-    groups = [
-        [(row_of[m["text_id"]], float(m["n_chars"])) for m in message_index if not m["blank"]]
-        for message_index in indices.to_list()
-    ]
-    return weighted_means(groups, vectors)
+def _means(members: pl.DataFrame, start: int, count: int, vectors: np.ndarray) -> np.ndarray:
+    group = members["group"].to_numpy().astype(np.int64) - start
+    row, weight = members["row"].to_numpy(), members["weight"].to_numpy().astype(np.float64)
+    sums = np.zeros((count, vectors.shape[1]), dtype=np.float64)
+    # The first members of all groups, then the second ones, and so on.
+    nth = np.arange(len(group)) - np.searchsorted(group, group)
+    order = np.argsort(nth, kind="stable")
+    for part in np.split(order, np.cumsum(np.bincount(nth))[:-1]):
+        sums[group[part]] += weight[part, None] * vectors[row[part]]
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.divide(sums, norms, out=sums, where=norms > 0).astype(np.float32)

@@ -11,8 +11,8 @@ from deita_core.models.causal_lm import load_tokenizer
 from deita_core.models.encoder_spec import EncoderFiles, static_folder
 from deita_core.models.sentence_encoder import Encoded, SentenceEncoder
 
-# Tokens whose vectors are in memory at once: 0.4 GB with 384 dimensions.
-TOKENS_PER_BATCH = 262_144
+# Characters of the texts that are tokenized at once: some hundred megabytes of tokens.
+CHARS_PER_BATCH = 2_000_000
 
 
 class StaticEncoder:
@@ -45,24 +45,30 @@ class StaticEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode texts of any length, in their order; a text's vector does not depend on the others."""
         with self._turn:
-            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-            tokens = [text.ids for text in encoded]
-            parts = [self._forward(batch) for batch in _batches(tokens)]
-        vectors = np.concatenate(parts) if parts else np.zeros((0, self.dim))
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-        return Encoded(vectors.astype(np.float32), np.array([len(ids) for ids in tokens], dtype=np.int32))
+            parts = [self._encode(batch) for batch in _batches(texts)]
+        if not parts:
+            return Encoded(np.zeros((0, self.dim), np.float32), np.zeros(0, np.int32))
+        vectors, n_tokens = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Encoded(vectors, n_tokens)
 
-    def _forward(self, batch: list[list[int]]) -> np.ndarray:
+    def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors (n, d) float32 and numbers of tokens (n,) int32 of one batch."""
         check_cancelled()
-        lengths = [len(ids) for ids in batch]
-        ids = np.fromiter((token for text in batch for token in text), dtype=np.int64, count=sum(lengths))
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [np.array(text.ids, dtype=np.int64) for text in encoded]
+        lengths = np.array([len(text) for text in ids], dtype=np.int32)
         offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        features = {"input_ids": self._torch.from_numpy(ids), "offsets": self._torch.from_numpy(offsets)}
+        features = {
+            "input_ids": self._torch.from_numpy(np.concatenate(ids)),
+            "offsets": self._torch.from_numpy(offsets),
+        }
         with self._torch.inference_mode():
             vectors = self._model(features)["sentence_embedding"].double().numpy()
         # Modules after the first may turn the vector of a text without tokens into another one.
-        return np.where(np.array(lengths)[:, None] > 0, vectors, 0.0)
+        vectors = np.where(lengths[:, None] > 0, vectors, 0.0)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        return vectors.astype(np.float32), lengths
 
 
 def count_tokens(files: EncoderFiles, texts: Sequence[str]) -> list[int]:
@@ -78,15 +84,15 @@ def count_tokens(files: EncoderFiles, texts: Sequence[str]) -> list[int]:
     return list(map(len, rows["input_ids"]))
 
 
-def _batches(tokens: list[list[int]]) -> Iterator[list[list[int]]]:
-    batch: list[list[int]] = []
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
     size = 0
-    for ids in tokens:
-        if batch and size + len(ids) > TOKENS_PER_BATCH:
+    for text in texts:
+        if batch and size + len(text) > CHARS_PER_BATCH:
             yield batch
             batch, size = [], 0
-        batch.append(ids)
-        size += len(ids)
+        batch.append(text)
+        size += len(text)
     if batch:
         yield batch
 

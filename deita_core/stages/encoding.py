@@ -7,12 +7,14 @@ import polars as pl
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, Message, stored_conversation
+from deita_core.errors import StoreError
 from deita_core.literals import Reasoning
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.models.static_encoder import TextEncoder, count_tokens, load_text_encoder
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.shards import Shard, plan_shards, read_shard
+from deita_core.stages.turns import NEEDED, as_read, indexed_messages, read_messages
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, Table, vectors_table
 
@@ -46,26 +48,14 @@ def encoder_table(encoder: EncoderFiles) -> Table:
     return vectors_table(encoder.slug, encoder.dim, encoder.storage, zeros=encoder.kind == "static")
 
 
-def as_read(samples: pl.DataFrame, reasoning: Reasoning) -> pl.DataFrame:
-    """Samples whose message index names the texts as they are encoded: with the reasoning before them, or without."""
-    if reasoning == "ignore":
-        return samples
-    read = [
-        pl.coalesce(pl.field(full), pl.field(plain)).alias(plain)
-        for full, plain in (("full_id", "text_id"), ("full_chars", "n_chars"))
-    ]
-    return samples.with_columns(pl.col("message_index").list.eval(pl.element().struct.with_fields(read)))
-
-
-def pool_texts(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> pl.DataFrame:
+def pool_texts(store: Store, encoder: EncoderFiles, sample_ids: pl.Series) -> pl.DataFrame:
     """The distinct nonblank texts of samples: id, owner (a sample with the text), size (characters)."""
     samples = as_read(store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]), encoder.reasoning).sort("id")
-    messages = samples.explode("message_index", empty_as_null=False).unnest("message_index").filter(~pl.col("blank"))
-    texts = messages.select(id="text_id", owner="id", size="n_chars")
-    return texts.unique("id", keep="first", maintain_order=True)
+    texts = indexed_messages(samples).unique("text_id", keep="first", maintain_order=True)
+    return texts.select(id="text_id", owner=samples["id"].gather(texts["owner"]), size="n_chars")
 
 
-def pool_conversations(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> pl.DataFrame:
+def pool_conversations(store: Store, encoder: EncoderFiles, sample_ids: pl.Series) -> pl.DataFrame:
     """The conversations of samples: id, owner (the same), size (approximate characters a language model reads)."""
     samples = store.fetch(SAMPLES, "id", sample_ids, ["id", "n_chars"])
     return samples.select("id", owner="id", size=pl.col("n_chars").clip(upper_bound=chars_read(encoder)))
@@ -77,30 +67,31 @@ def chars_read(encoder: EncoderFiles) -> int:
 
 
 def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the texts or conversations without a vector, sorted by length."""
-    ids = pool_ids(store, file_ids).to_list()
+    """Shards of the texts or conversations without a vector, sorted by length if they are padded."""
+    ids = pool_ids(store, file_ids)
     if encoder.kind == "causal":
-        work, size = pool_conversations(store, encoder, ids), CHARS_PER_CAUSAL_SHARD
+        work, size = pool_conversations(store, encoder, ids).sort("size", "id"), CHARS_PER_CAUSAL_SHARD
+    elif encoder.kind == "static":
+        # Nothing is padded, so that texts may stay beside the others of their samples, which are then read once.
+        work, size = pool_texts(store, encoder, ids), CHARS_PER_STATIC_SHARD
     else:
-        size = CHARS_PER_STATIC_SHARD if encoder.kind == "static" else CHARS_PER_SHARD
-        work = pool_texts(store, encoder, ids)
-    return plan_shards(store, STAGE, encoder_table(encoder), work.sort("size", "id"), size)
+        work, size = pool_texts(store, encoder, ids).sort("size", "id"), CHARS_PER_SHARD
+    return plan_shards(store, STAGE, encoder_table(encoder), work, size)
 
 
 def shard_texts(store: Store, rows: pl.DataFrame, reasoning: Reasoning) -> list[str]:
     """The texts of a shard, in order."""
-    owners = store.fetch(SAMPLES, "id", rows["owner"].unique().to_list(), ["messages", "message_index"])
-    texts: dict[str, str] = {}
-    for messages, message_index in as_read(owners, reasoning).iter_rows():
-        texts.update(
-            (o["text_id"], Message(**m).read_text(reasoning)) for m, o in zip(messages, message_index, strict=True)
-        )
-    return [texts[id_] for id_ in rows["id"]]
+    owners = store.fetch(SAMPLES, "id", rows["owner"], NEEDED)
+    texts = read_messages(owners, reasoning).unique("text_id", keep="any").select("text_id", "text")
+    found = rows.join(texts, left_on="id", right_on="text_id", how="left", maintain_order="left")["text"]
+    if lacking := found.null_count():
+        raise StoreError(f"The store {store.uri} lacks the samples of {lacking:,} texts to encode; run it again.")
+    return found.to_list()
 
 
 def shard_conversations(store: Store, rows: pl.DataFrame) -> list[Conversation]:
     """The conversations of a shard, in order."""
-    samples = dict(store.fetch(SAMPLES, "id", rows["id"].to_list(), ["id", "messages"]).iter_rows())
+    samples = dict(store.fetch(SAMPLES, "id", rows["id"], ["id", "messages"]).iter_rows())
     return [stored_conversation(samples[id_]) for id_ in rows["id"]]
 
 
@@ -130,11 +121,10 @@ def message_tokens(store: Store, encoder: EncoderFiles, samples: pl.DataFrame) -
     """
     if encoder.kind == "causal":
         return _counted(store, encoder, samples["id"].to_list())
-    messages = samples.explode("message_index").unnest("message_index").filter(~pl.col("blank"))
-    texts = messages["text_id"].unique().to_list()
-    known = dict(store.fetch(encoder_table(encoder), "text_id", texts, ["text_id", "n_tokens"]).iter_rows())
-    thoughtful = messages.filter(pl.col("full_id").is_not_null())["id"].unique().to_list()
-    return known | _counted(store, encoder, thoughtful)
+    messages, columns = indexed_messages(samples), ["text_id", "n_tokens"]
+    known = dict(store.fetch(encoder_table(encoder), "text_id", messages["text_id"], columns).iter_rows())
+    thoughtful = messages.filter(pl.col("full_id").is_not_null())["owner"].unique().sort()
+    return known | _counted(store, encoder, samples["id"].gather(thoughtful).to_list())
 
 
 def _counted(store: Store, encoder: EncoderFiles, sample_ids: Sequence[str]) -> dict[str, int]:

@@ -13,11 +13,10 @@ from deita_core.export.placing import check_folder, place_file
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibrate
-from deita_core.stages.encoding import as_read
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.selecting import candidate_vectors
 from deita_core.store import Store
-from deita_core.tables import SAMPLES, SOURCES, scores_table
+from deita_core.tables import SOURCES, scores_table
 
 
 def pool_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[ScorerFiles]) -> pl.DataFrame:
@@ -63,10 +62,6 @@ def calibrate_pool(
     """Calibrate on a number of samples of the pool, drawn in the order of a hash."""
     ids = pool_ids(store, file_ids).to_list()
     drawn = sorted(ids, key=lambda id_: content_id(id_.encode()))[:samples]
-    indices = store.fetch(SAMPLES, "id", drawn, ["id", "message_index"])
-    candidates = pl.DataFrame({"id": drawn}, schema={"id": pl.String}).join(
-        indices, on="id", how="left", maintain_order="left"
-    )
-    candidates = as_read(candidates, encoder.reasoning)
+    candidates = pl.DataFrame({"id": drawn}, schema={"id": pl.String})
     blocks = [vectors for _, vectors in candidate_vectors(store, encoder, candidates)]
     return calibrate(np.concatenate(blocks) if blocks else np.zeros((0, encoder.dim), np.float32), keep)

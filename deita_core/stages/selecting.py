@@ -8,19 +8,21 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.config.settings import SelectionSettings
-from deita_core.conversation import pair_turns
 from deita_core.models.encoder_spec import EncoderFiles
-from deita_core.models.pooling import conversation_vectors
+from deita_core.models.pooling import weighted_means
 from deita_core.scorers import ScorerFiles
 from deita_core.selection import DiversitySelector, Ranked, rank_candidates, with_nearest
 from deita_core.selection.evol_score import evol_scores
 from deita_core.selection.threshold import smallest_filling
-from deita_core.stages.encoding import as_read, encoder_table, message_tokens
+from deita_core.stages.encoding import encoder_table, message_tokens
 from deita_core.stages.ingest import pool_ids
+from deita_core.stages.turns import as_read, indexed_messages, turns_of
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, scores_table
 
-BLOCK = 2_048
+# Candidates whose vectors are read at a time: 0.1 GB with 4,096 dimensions.
+BLOCK = 8_192
+TOKENS = {"counted": pl.String, "tokens": pl.Int64}
 # Why a sample was rejected, by the code of the scan or the ranking.
 REJECTED = {
     "score_not_finite": "a turn has no readable score",
@@ -54,33 +56,34 @@ class Chosen(BaseModel):
 
 
 def rank_pool(store: Store, job: Job) -> Ranked:
-    """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored, message_index."""
-    ids = pool_ids(store, job.file_ids).to_list()
-    samples = store.fetch(SAMPLES, "id", ids, ["id", "message_index", "n_turns"]).sort("id")
-    samples = as_read(samples, job.encoder.reasoning)
+    """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored."""
+    ids = pool_ids(store, job.file_ids)
+    samples = store.fetch(SAMPLES, "id", ids, ["id", "n_turns"])
     columns = ["id", "turn", "score"]
     complexity = store.fetch(scores_table(job.complexity.slug), "id", ids, columns)
     quality = store.fetch(scores_table(job.quality.slug), "id", ids, columns)
     turns = complexity.rename({"score": "complexity"}).join(
         quality.rename({"score": "quality"}), on=["id", "turn"], how="full", coalesce=True
     )
-    turns = turns.join(_turn_ends(store, job, samples), on=["id", "turn"], how="left").with_columns(
+    several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))["id"]
+    turns = turns.join(_turn_ends(store, job, several), on=["id", "turn"], how="left").with_columns(
         pl.col("end").fill_null(0)
     )
     scored = evol_scores(turns, job.settings.turns, job.settings.training_tokens)
-    return rank_candidates(samples.drop("n_turns").join(scored, on="id", how="left").sort("id"))
+    return rank_candidates(samples.select("id").join(scored, on="id", how="left").sort("id"))
 
 
-def _turn_ends(store: Store, job: Job, samples: pl.DataFrame) -> pl.DataFrame:
-    """Tokens of each conversation up to the end of each turn: id, turn, end. Only for `fit` and several turns."""
-    several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))
-    tokens = message_tokens(store, job.encoder, several)
-    rows = []
-    for id_, messages in several.select("id", "message_index").iter_rows():
-        ends = np.cumsum([0 if m["blank"] else tokens[m["full_id"] or m["text_id"]] for m in messages]).tolist()
-        pairs = pair_turns((m["role"], m["blank"], m["trained"]) for m in messages)
-        rows += [(id_, turn, ends[assistant[-1]]) for turn, (_, assistant) in enumerate(pairs)]
-    return pl.DataFrame(rows, schema={"id": pl.String, "turn": pl.Int32, "end": pl.Int64}, orient="row")
+def _turn_ends(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:
+    """Tokens of each conversation up to the end of each turn: id, turn, end."""
+    samples = as_read(store.fetch(SAMPLES, "id", ids, ["id", "message_index"]), job.encoder.reasoning)
+    counts = message_tokens(store, job.encoder, samples)
+    tokens = pl.DataFrame({"counted": counts.keys(), "tokens": counts.values()}, schema=TOKENS)
+    messages = indexed_messages(samples).with_columns(counted=pl.coalesce("full_id", "text_id"))
+    messages = messages.join(tokens, on="counted", how="left", maintain_order="left").with_columns(
+        end=pl.col("tokens").cum_sum().over("owner")
+    )
+    ends = turns_of(messages).filter(pl.col("role") == "assistant").group_by("owner", "turn").agg(pl.col("end").last())
+    return ends.select(samples["id"].gather(ends["owner"]), "turn", "end")
 
 
 def select(store: Store, job: Job) -> Chosen:
@@ -121,9 +124,7 @@ def _scan(store: Store, job: Job, candidates: pl.DataFrame, threshold: float) ->
 def _fates(ranked: Ranked, scanned: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
     """The fate of every sample; samples neither scanned nor rejected are over budget."""
     rejected = pl.concat([rejected, ranked.unscored]).with_columns(pl.col("reason").replace_strict(REJECTED))
-    samples = pl.concat(
-        [ranked.candidates.drop("message_index", "position"), ranked.unscored.select("id")], how="diagonal"
-    )
+    samples = pl.concat([ranked.candidates.drop("position"), ranked.unscored.select("id")], how="diagonal")
     found = samples.join(scanned.drop("rank"), on="id", how="left", maintain_order="left").join(
         rejected, on="id", how="left", maintain_order="left"
     )
@@ -149,16 +150,24 @@ def _fates(ranked: Ranked, scanned: pl.DataFrame, rejected: pl.DataFrame) -> pl.
 def candidate_vectors(
     store: Store, encoder: EncoderFiles, candidates: pl.DataFrame
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The candidates' conversation vectors, in order and in blocks: ids, (n, d) float32."""
+    """The candidates' (id) conversation vectors, in order and in blocks: ids, (n, d) float32.
+
+    A conversation's vector is the mean of its nonblank messages' vectors, weighted by their characters.
+    """
     table = encoder_table(encoder)
-    for block in candidates.select("id", "message_index").iter_slices(BLOCK):
+    rows, places = store.row_ids(table, "text_id"), store.row_ids(SAMPLES, "id")
+    for block in candidates.select("id").iter_slices(BLOCK):
+        ids = block["id"].to_list()
         if encoder.kind == "causal":
-            ids = block["id"].to_list()
-            yield ids, store.vectors(table, ids)
+            yield ids, store.vectors(table, ids, rows)
             continue
-        messages = block.explode("message_index").unnest("message_index").filter(~pl.col("blank"))
-        texts = messages["text_id"].unique().to_list()
-        yield block["id"].to_list(), conversation_vectors(block["message_index"], texts, store.vectors(table, texts))
+        samples = store.take(SAMPLES, places.join(block, on="id", how="semi"), ["id", "message_index"])
+        samples = block.join(as_read(samples, encoder.reasoning), on="id", how="left", maintain_order="left")
+        messages = indexed_messages(samples)
+        texts = messages.select("text_id").unique().with_row_index("row")
+        members = messages.join(texts, on="text_id", how="left", maintain_order="left")
+        vectors = store.vectors(table, texts["text_id"], rows)
+        yield ids, weighted_means(members.select("row", group="owner", weight="n_chars"), len(ids), vectors)
 
 
 def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None:
@@ -181,8 +190,6 @@ def with_nearest_selected(store: Store, job: Job, decisions: pl.DataFrame) -> pl
     `nearest`: `duplicate_of` of a near-duplicate; for a selected sample, the most similar one selected above it.
     """
     selected = decisions.filter(pl.col("fate") == "selected").select("id")
-    indices = store.fetch(SAMPLES, "id", selected["id"].to_list(), ["id", "message_index"])
-    samples = as_read(selected.join(indices, on="id", how="left", maintain_order="left"), job.encoder.reasoning)
-    blocks = [vectors for _, vectors in candidate_vectors(store, job.encoder, samples)]
+    blocks = [vectors for _, vectors in candidate_vectors(store, job.encoder, selected)]
     vectors = np.concatenate(blocks) if blocks else np.zeros((0, job.encoder.dim), np.float32)
     return with_nearest(decisions.with_columns(selected=pl.col("fate") == "selected"), vectors).drop("selected")

@@ -35,9 +35,10 @@ def plan_shards(store: Store, stage: str, table: Table, work: pl.DataFrame, shar
     unplanned = lacking.join(waiting.explode("ids"), left_on="id", right_on="ids", how="anti", maintain_order="left")
     new = _cut(plan, unplanned, shard_size)
     store.write(PLANS, new)
+    shards = pl.concat([waiting, new.select(waiting.columns)])
     # Ignore shards that an interrupted run on another pool left.
-    wanted = pl.col("ids").list.eval(pl.element().is_in(lacking["id"].implode())).list.any()
-    shards = pl.concat([waiting, new.select(waiting.columns)]).filter(wanted)
+    wanted = shards.explode("ids").join(lacking, left_on="ids", right_on="id", how="semi")["key"].unique()
+    shards = shards.filter(pl.col("key").is_in(wanted.implode()))
     return [Shard(key=key, rows=rows) for key, rows in shards.select("key", pl.col("ids").list.len()).iter_rows()]
 
 

@@ -194,10 +194,12 @@ class Store:
                 return table.empty().select(columns)
             return self.read(table, columns, f"{column} IN ({_quoted(wanted.to_list())})")
         rows = self.row_ids(table, column)
-        found = rows.filter(pl.col(column).is_in(wanted.implode()))
-        if 2 * len(found) > len(rows):
-            return self._using(table.name, partial(self._scan, table, wanted, columns))
-        return self.take(table, found, columns)
+        named = rows.filter(pl.col(column).is_in(wanted.implode()))
+        if 2 * len(named) <= len(rows):
+            found = self.take(table, named, columns)
+            if len(found) == len(named):
+                return found
+        return self._using(table.name, partial(self._scan, table, wanted, columns))
 
     def row_ids(self, table: Table, column: str) -> pl.DataFrame:
         """A column of a table, and where each of its rows is stored, as `take` needs it: `column`, ROW."""
@@ -214,20 +216,19 @@ class Store:
     def take(self, table: Table, rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
         """The columns of some of the rows that `row_ids` found, in no particular order.
 
-        Raises StoreError if the table was rewritten since then.
+        Fewer rows if the table was compacted since then, for example by a run on another machine.
         """
         column = next(name for name in rows.columns if name != ROW)
         read = list(dict.fromkeys([*columns, column]))
 
         def taken(part: pl.DataFrame) -> pl.DataFrame:
             query = self._of(table).take_row_ids(part[ROW].sort().to_list()).select(read)
-            return pl.DataFrame(pl.from_arrow(query.to_arrow())).select(read)
+            found = pl.DataFrame(pl.from_arrow(query.to_arrow()))
+            # After a compaction, another row may be stored there.
+            return found.join(part.select(pl.col(column).unique()), on=column, how="semi").select(columns)
 
         parts = [self._using(table.name, partial(taken, part)) for part in rows.iter_slices(ROWS_PER_TAKE)]
-        found = pl.concat([table.empty().select(read), *parts])
-        if not found[column].sort().equals(rows[column].sort()):
-            raise StoreError(f"Table {table.name} of {self.uri} was rewritten while it was read; run the command again.")
-        return found.select(columns)
+        return pl.concat([table.empty().select(columns), *parts])
 
     def _scan(self, table: Table, wanted: pl.Series, columns: list[str]) -> pl.DataFrame:
         """As `fetch`, but reads all rows in batches and keeps only the matching ones."""
@@ -254,10 +255,10 @@ class Store:
         `rows`: the table's row ids, if vectors are read many times.
         """
         wanted = pl.DataFrame({"text_id": text_ids}, schema={"text_id": pl.String})
-        if rows is None:
-            found = self.fetch(table, "text_id", wanted["text_id"], ["text_id", "vector"])
-        else:
-            found = self.take(table, rows.join(wanted.unique(), on="text_id", how="semi"), ["text_id", "vector"])
+        distinct, columns = wanted.unique(), ["text_id", "vector"]
+        found = None if rows is None else self.take(table, rows.join(distinct, on="text_id", how="semi"), columns)
+        if found is None or len(found) < len(distinct):
+            found = self.fetch(table, "text_id", distinct["text_id"], columns)
         joined = wanted.join(found, on="text_id", how="left", maintain_order="left")
         if lacking := joined["vector"].null_count():
             raise StoreError(f"Table {table.name} lacks {lacking} vectors; run the command again to encode them.")

@@ -1,24 +1,20 @@
 import numpy as np
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deita_core.models.pooling import conversation_vectors, weighted_means
-from deita_core.tables import MESSAGE_INDEX_TYPE
+from deita_core.models import pooling
 
 VECTORS = hnp.arrays(np.float32, (6, 5), elements=st.floats(-1, 1, width=32))
 GROUPS = st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5_000)), max_size=5), min_size=1, max_size=6)
 
 
-def indices(*conversations):
-    """Conversations of (text, characters) as the samples table has them."""
-    rows = [
-        [{"role": "user", "text_id": text, "n_chars": chars, "blank": text == "blank"} for text, chars in messages]
-        for messages in conversations
-    ]
-    return pl.Series(rows, dtype=pl.List(MESSAGE_INDEX_TYPE))
+def weighted_means(groups, vectors):
+    """Means of groups of (row, weight)."""
+    members = [(number, row, weight) for number, group in enumerate(groups) for row, weight in group]
+    schema = {"group": pl.Int64, "row": pl.UInt32, "weight": pl.Int32}
+    return pooling.weighted_means(pl.DataFrame(members, schema=schema, orient="row"), len(groups), vectors)
 
 
 @settings(deadline=None)
@@ -62,32 +58,28 @@ def test_the_mean_of_one_to_three_points_where_the_longer_one_does():
     np.testing.assert_allclose(weighted_means([[(0, 3), (1, 4)]], vectors), [[0.6, 0.8]], atol=1e-7)
 
 
-def test_a_conversation_weighs_its_messages_by_their_characters():
-    vectors = np.array([[1, 0], [0, 1]], np.float32)
-    found = conversation_vectors(indices([("a", 30), ("b", 40)], [("b", 7)]), ["a", "b"], vectors)
-    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 1]], atol=1e-7)
-
-
-def test_a_blank_message_counts_for_nothing_and_needs_no_vector():
-    vectors = np.array([[1, 0]], np.float32)
-    assert conversation_vectors(indices([("blank", 9), ("a", 1)]), ["a"], vectors).tolist() == [[1, 0]]
-
-
-def test_a_text_said_twice_counts_twice():
-    vectors = np.array([[1, 0], [0, 1]], np.float32)
-    found = conversation_vectors(indices([("a", 3), ("b", 8), ("a", 3)]), ["a", "b"], vectors)
-    np.testing.assert_allclose(found, [[0.6, 0.8]], atol=1e-7)
+@settings(deadline=None)
+@given(GROUPS, VECTORS, st.integers(1, 40))
+def test_how_many_groups_are_summed_at_a_time_changes_no_bit(groups, vectors, numbers):
+    whole = weighted_means(groups, vectors)
+    before, pooling.PASS = pooling.PASS, numbers
+    try:
+        assert weighted_means(groups, vectors).tobytes() == whole.tobytes()
+    finally:
+        pooling.PASS = before
 
 
 @settings(deadline=None)
-@given(VECTORS, st.permutations(range(6)))
-def test_the_order_in_which_vectors_are_stored_changes_nothing(vectors, order):
-    talks = indices([("t0", 3), ("t5", 11), ("t2", 4)], [("t1", 1)], [("t3", 2), ("t4", 9), ("t3", 2)])
-    straight = conversation_vectors(talks, [f"t{i}" for i in range(6)], vectors)
-    shuffled = conversation_vectors(talks, [f"t{i}" for i in order], vectors[list(order)])
-    assert straight.tobytes() == shuffled.tobytes()
+@given(GROUPS, VECTORS)
+def test_members_are_summed_one_after_the_other(groups, vectors):
+    for mean, group in zip(weighted_means(groups, vectors), groups, strict=True):
+        total = np.zeros(5)
+        for row, weight in group:
+            total += float(weight) * vectors[row].astype(float)
+        length = np.linalg.norm(total[None], axis=1)[0]
+        assert mean.tobytes() == (total / length if length > 0 else total).astype(np.float32).tobytes()
 
 
-def test_a_text_without_a_vector_is_an_error():
-    with pytest.raises(KeyError):
-        conversation_vectors(indices([("a", 1), ("lost", 1)]), ["a"], np.ones((1, 2), np.float32))
+def test_a_member_that_comes_twice_counts_twice():
+    vectors = np.array([[1, 0], [0, 1]], np.float32)
+    np.testing.assert_allclose(weighted_means([[(0, 3), (1, 8), (0, 3)]], vectors), [[0.6, 0.8]], atol=1e-7)

@@ -13,7 +13,7 @@ import pytest
 
 from deita_core.errors import DeitaError, InputError, StoreError
 from deita_core.store import Store
-from deita_core.store.store import SCAN_ABOVE
+from deita_core.store.store import JOIN_ABOVE, ROW
 from deita_core.tables import SAMPLES, SOURCES, InvalidTableError, scores_table, vectors_table
 from tests.support.paths import ROOT
 
@@ -325,22 +325,52 @@ def test_missing_ids_come_once_each_in_their_order(store):
 
 
 @pytest.mark.parametrize("columns", [None, ["score", "turn"]], ids=str)
-def test_asking_for_many_ids_finds_what_asking_for_few_at_a_time_finds(store, columns):
-    store.write(SCORES, scores(range(0, 400, 2), turns=2))
-    asked = ids_of([*range(150, 300), *range(1_000, 1_000 + SCAN_ABOVE)])
-    assert len(asked) > SCAN_ABOVE
+@pytest.mark.parametrize("found", [75, 200], ids=["few of the rows", "most of the rows"])
+def test_asking_for_many_ids_finds_what_asking_for_few_at_a_time_finds(store, columns, found):
+    for start in (0, 200):
+        store.write(SCORES, scores(range(start, start + 200, 2), turns=2))
+    asked = ids_of([*range(400 - 2 * found, 400), *range(1_000, 1_000 + JOIN_ABOVE)])
+    assert len(asked) > JOIN_ABOVE
     many = store.fetch(SCORES, "id", asked, columns)
-    few = pl.concat([store.fetch(SCORES, "id", asked[i : i + 9_000], columns) for i in range(0, len(asked), 9_000)])
+    few = pl.concat([store.fetch(SCORES, "id", asked[i : i + 50], columns) for i in range(0, len(asked), 50)])
     assert many.columns == few.columns
     assert rows_of(many) == rows_of(few)
-    assert len(many) == 75 * 2
+    assert len(many) == found * 2
 
 
-@pytest.mark.parametrize("others", [10, 5_000, SCAN_ABOVE])
+@pytest.mark.parametrize("others", [10, 5_000])
 def test_an_id_asked_for_twice_is_found_once(store, others):
     store.write(SCORES, scores([1]))
     asked = ids_of([1, *range(10, 10 + others), 1])
     assert len(store.fetch(SCORES, "id", asked)) == 1
+
+
+def test_rows_are_taken_by_their_row_ids(store):
+    for start in (0, 100):
+        store.write(SCORES, scores(range(start, start + 100)))
+    rows = store.row_ids(SCORES, "id")
+    wanted = rows.filter(pl.col("id").is_in(ids_of([3, 150, 7])))
+    assert sorted(store.take(SCORES, wanted, ["id"])["id"]) == sorted(ids_of([3, 7, 150]))
+    assert store.take(SCORES, rows, ["score"]).columns == ["score"]
+    assert len(store.take(SCORES, rows, ["score"])) == 200
+
+
+def test_a_table_that_is_not_there_has_no_row_ids(store):
+    assert store.row_ids(SCORES, "id").schema == {"id": pl.String, ROW: pl.UInt64}
+    assert store.row_ids(SCORES, "id").is_empty()
+
+
+def test_row_ids_from_before_a_compaction_never_give_another_row(store):
+    vectors_of = {n: [1, 0, 0] if n % 2 else [0, 1, 0] for n in range(40)}
+    for n, vector in vectors_of.items():
+        store.write(VECTORS, vectors({n: vector}))
+    rows = store.row_ids(VECTORS, "text_id")
+    store.delete_rows(VECTORS, "text_id", ids_of([0, 5]))
+    Store(store.uri).compact(purge=True)
+    stale = store.take(VECTORS, rows.filter(pl.col("text_id").is_in(ids_of([7, 8]))), ["text_id", "vector"])
+    assert set(stale["text_id"]) <= set(ids_of([7, 8]))
+    # Vectors are read again where the row ids no longer hold.
+    assert store.vectors(VECTORS, ids_of([8, 7]), rows).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
 def test_values_with_quotes_are_fetched(store):
