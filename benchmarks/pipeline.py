@@ -1,8 +1,11 @@
 """The cost of a selection: rows/s of each stage, the flow's overhead around encoding, memory, and a second run.
 
     python -m benchmarks.pipeline [--pool FILE] [--rows 20000] [--budget 2000]
+    python -m benchmarks.pipeline --encoder STATIC --pool ../shared/data/pool_real.parquet --rows 110000 [--before]
 
-For comparison, in the same run: the texts/s of plain SentenceTransformer.encode with its defaults.
+For comparison, in the same run: the texts/s of plain SentenceTransformer.encode with its defaults; with STATIC, an
+encoder made of the laptop encoder's word embeddings, the bare work on the same texts (benchmarks/static.py). --before
+leaves the bare work out, for a comparison with another version of this program.
 """
 
 import os
@@ -21,6 +24,7 @@ from flows.cli.main import prepare_environment
 
 prepare_environment(verbose=False)
 
+from benchmarks.static import bare_work, make_static_models  # noqa: E402
 from deita_core.config.settings import SelectionSettings  # noqa: E402
 from deita_core.models.encoder_spec import find_encoder  # noqa: E402
 from deita_core.models.sentence_encoder import SentenceEncoder  # noqa: E402
@@ -43,13 +47,42 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, default=Path("../shared/data/planted_pool.parquet"))
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--budget", type=int, default=2_000)
+    parser.add_argument("--encoder", choices=["laptop", "STATIC"], default="laptop")
+    parser.add_argument("--before", action="store_true")
     options = parser.parse_args()
     pool = options.pool if options.pool.exists() else Path("examples/pool")
+    if options.encoder == "STATIC":
+        run_static(pool, options.rows, options.budget, not options.before)
+        return
     compare_encoding(pool, options.rows)
     with tempfile.TemporaryDirectory() as folder:
         settings = SelectionSettings(store=f"{folder}/store", budget=options.budget, limit=options.rows)
         run_pipeline(pool, Path(folder) / "out", settings)
         compare_second_run(pool, folder, settings)
+
+
+def run_static(pool: Path, rows: int, budget: int, bare: bool) -> None:
+    """A run with a static encoder, beside the bare work and a flow without a task."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = make_static_models(Path(folder))
+        settings = SelectionSettings(store=f"{folder}/store", budget=budget, limit=rows, **models)
+        if bare:
+            steps = list(bare_work(pool, rows, Path(models["encoder"]), budget, settings.threshold))
+            for name, seconds in steps:
+                print(f"bare: {name:<30}{seconds:>8.2f} s")
+        with PeakMemory() as memory:
+            started = perf_counter()
+            report = select([str(pool)], str(Path(folder) / "out"), settings)
+            wall = perf_counter() - started
+        for stage, seconds in report.seconds.items():
+            print(f"{stage:<36}{seconds:>8.2f} s")
+        size = sum(path.stat().st_size for path in Path(settings.store).rglob("*") if path.is_file())
+        counts, stages = report.counts, sum(report.seconds.values())
+        print(f"whole run {wall:.1f} s, its stages {stages:.1f} s; {wall / counts.read * 1e3:.3f} ms a row")
+        print(f"peak memory {memory.peak / 2**30:.2f} GiB, store {size / 1e6:,.0f} MB; {counts.model_dump()}")
+        if bare:
+            alone = sum(seconds for _, seconds in steps)
+            print(f"bare work {alone:.1f} s; whole run / bare work {wall / alone:.2f}")
 
 
 def compare_second_run(pool: Path, folder: str, settings: SelectionSettings) -> None:
