@@ -33,6 +33,7 @@ from flows.selection import select  # noqa: E402
 
 PLAIN_TEXTS = 600
 ROUNDS = 3
+THRESHOLD = 0.9
 BARE = """
 from flows.cli.main import prepare_environment
 prepare_environment(verbose=False)
@@ -65,9 +66,9 @@ def run_static(pool: Path, rows: int, budget: int, bare: bool) -> None:
     """A run with a static encoder, beside the bare work and a flow without a task."""
     with tempfile.TemporaryDirectory() as folder:
         models = make_static_models(Path(folder))
-        settings = SelectionSettings(store=f"{folder}/store", budget=budget, limit=rows, **models)
+        settings = SelectionSettings(store=f"{folder}/store", budget=budget, limit=rows, threshold=THRESHOLD, **models)
         if bare:
-            steps = list(bare_work(pool, rows, Path(models["encoder"]), budget, settings.threshold))
+            steps = list(bare_work(pool, rows, Path(models["encoder"]), budget, THRESHOLD))
             for name, seconds in steps:
                 print(f"bare: {name:<30}{seconds:>8.2f} s")
         with PeakMemory() as memory:
