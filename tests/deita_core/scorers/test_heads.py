@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from deita_core.errors import InputError, ModelError
 from deita_core.models.encoder_spec import find_encoder
+from deita_core.scorers import heads
 from deita_core.scorers.features import FEATURES_VERSION, complexity_features, quality_features
 from deita_core.scorers.heads import Head, HeadCard, HeadScorer, save_head
 from deita_core.scorers.training.metrics import held_out_figures
@@ -141,7 +142,8 @@ def test_a_score_depends_on_the_numbers_and_not_on_their_place_in_memory(axis, f
     wide = np.zeros((N, 2 * DIM + 1), dtype=np.float32)
     wide[:, 1 : DIM + 1], wide[:, DIM + 1 :] = vectors(1), vectors(2)
     other, _ = scores(scorer, asked=wide[:, 1 : DIM + 1], answered=wide[:, DIM + 1 :])
-    assert one == other
+    by_column, _ = scores(scorer, asked=np.asfortranarray(vectors(1)), answered=np.asfortranarray(vectors(2)))
+    assert one == other == by_column
 
 
 @pytest.mark.parametrize("axis", ["complexity", "quality"])
@@ -155,6 +157,29 @@ def test_a_vector_without_a_direction_is_unreadable_and_costs_no_other_row(axis,
     found, statuses = scores(scorer, asked=asked)
     assert (found[2], statuses[2]) == (None, "unreadable")
     assert found[:2] + found[3:] == whole[:2] + whole[3:]
+
+
+@pytest.mark.parametrize("axis", ["complexity", "quality"])
+def test_many_rows_are_scored_as_in_one_block(axis, folder, monkeypatch):
+    scorer, rows = HeadScorer(folder(axis)), [i % N for i in range(2 * heads.ROWS_AT_ONCE + 3)]
+    asked = vectors(1)
+    asked[3] = 0
+    in_blocks = scores(scorer, rows, asked)
+    alone = scores(scorer, asked=asked)
+    assert in_blocks == ([alone[0][i] for i in rows], [alone[1][i] for i in rows])
+    monkeypatch.setattr(heads, "ROWS_AT_ONCE", len(rows))
+    assert scores(scorer, rows, asked) == in_blocks
+
+
+@pytest.mark.parametrize("axis", ["complexity", "quality"])
+def test_a_score_is_that_of_the_features_trained_on(axis, folder):
+    """The scorer joins features and vectors a block of rows at a time, training all at once."""
+    scorer = HeadScorer(folder(axis))
+    if axis == "complexity":
+        features, _ = complexity_features(ASKED, vectors(1))
+    else:
+        features, _ = quality_features(ASKED, ANSWERED, vectors(1), vectors(2))
+    assert scores(scorer)[0] == scorer.head.score(features).tolist()
 
 
 def test_an_answer_without_a_direction_is_unreadable(folder):
