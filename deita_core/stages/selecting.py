@@ -8,6 +8,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.config.settings import SelectionSettings
+from deita_core.errors import StoreError
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.pooling import weighted_means
 from deita_core.scorers import ScorerFiles
@@ -79,9 +80,10 @@ def _turn_ends(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:
     counts = message_tokens(store, job.encoder, samples)
     tokens = pl.DataFrame({"counted": counts.keys(), "tokens": counts.values()}, schema=TOKENS)
     messages = indexed_messages(samples).with_columns(counted=pl.coalesce("full_id", "text_id"))
-    messages = messages.join(tokens, on="counted", how="left", maintain_order="left").with_columns(
-        end=pl.col("tokens").cum_sum().over("owner")
-    )
+    messages = messages.join(tokens, on="counted", how="left", maintain_order="left")
+    if lacking := messages["tokens"].null_count():
+        raise StoreError(f"The store {store.uri} lacks the tokens of {lacking:,} texts; run the command again.")
+    messages = messages.with_columns(end=pl.col("tokens").cum_sum().over("owner"))
     ends = turns_of(messages).filter(pl.col("role") == "assistant").group_by("owner", "turn").agg(pl.col("end").last())
     return ends.select(samples["id"].gather(ends["owner"]), "turn", "end")
 
