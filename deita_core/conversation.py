@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -65,8 +65,7 @@ def extra_json(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
     return canonical(found) if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message; `content` is its text as read, `extra` what else a trainer sees of it (MESSAGE_FIELDS), as JSON."""
 
     role: Role
@@ -183,7 +182,8 @@ class Conversation:
         Raises TypeError for text that UTF-8 cannot encode.
         """
         messages = [
-            {"role": m.role, "content": m.content} | ({"extra": m.extra} if m.extra else {}) for m in self.messages
+            {"role": role, "content": content, "extra": extra} if extra else {"role": role, "content": content}
+            for role, content, extra in self.messages
         ]
         return content_id(orjson.dumps({"messages": messages, "extra": self.extra} if self.extra else messages))
 
@@ -200,6 +200,11 @@ class Conversation:
             for user, assistant in pair_turns((m.role, m.is_blank, m.is_trained) for m in self.messages)
         )
 
+    @cached_property
+    def n_turns(self) -> int:
+        """Number of the turns to score."""
+        return sum(1 for _ in pair_turns((m.role, m.is_blank, m.is_trained) for m in self.messages))
+
     @property
     def fields(self) -> dict[str, Any]:
         """What else a trainer sees of the row, by name."""
@@ -208,8 +213,7 @@ class Conversation:
     @property
     def is_multimodal(self) -> bool:
         """True if there is more than text: images, audio, video or files."""
-        fields = self.fields
-        return any(fields.get(name) for name in MEDIA) or any(m.is_multimodal for m in self.messages if m.extra)
+        return any(map(self.fields.get, MEDIA)) or any(m.is_multimodal for m in self.messages if m.extra)
 
     @cached_property
     def n_chars(self) -> int:

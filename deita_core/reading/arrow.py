@@ -38,7 +38,8 @@ def parquet_rows(file: str) -> Iterator[Row | Reject]:
     try:
         # Without buffer_size, a whole column of a row group would be held in memory.
         opened = ParquetFile(file, pre_buffer=False, buffer_size=CHUNK)
-        batches = opened.iter_batches(BATCH)
+        # Threads cost more than they save on batches of this size.
+        batches = opened.iter_batches(BATCH, use_threads=False)
     except UNREADABLE as error:
         raise UnreadableFileError(f"{file} is not a whole Parquet file ({cause(error)}); write it again.") from None
     check_names(file, opened.schema_arrow.names)

@@ -114,7 +114,10 @@ def _fates(row: Row, layout: Layout | None, options: ReadOptions) -> Iterable[Sa
         own = layout if options.layout else _own_layout(named, layout)
         sides = _read(named, own, options)
         fields = row.text or fields_json(row.value)
-        return [Sample(row.line, found, own, fields, side) for side, found in sides]
+        return [
+            Sample(row.line, found, found.id, found.is_multimodal, found.n_turns, found.n_chars, own, fields, side)
+            for side, found in sides
+        ]
     except BadRow as bad:
         return [Reject(row.line, bad.reason, bad.detail)]
 
@@ -273,7 +276,7 @@ def _checked(found: Conversation, modality: Modality) -> Conversation:
         raise BadRow("too_large", f"the conversation has {found.n_chars:,} characters; at most {MAX_CHARS:,} are read")
     if modality == "text" and found.is_multimodal:
         raise BadRow("unsupported_content", "the row has images, audio, video or files, and the modality is text")
-    if not found.turns:
+    if not found.n_turns:
         raise _unanswered(found)
     try:
         # orjson refuses text that UTF-8 cannot encode. The id is needed anyway.

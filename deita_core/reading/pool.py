@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import ValidationError
 
-from deita_core.conversation import Conversation, Message, text_id
 from deita_core.errors import InputError, UnreadableFileError, cause
 from deita_core.literals import LAYOUTS, Layout, Modality, Preference
 from deita_core.reading.archives import archive_parts
 from deita_core.reading.files import ARCHIVES, file_rows
 from deita_core.reading.finding import Found, aside_line, find_pool
+from deita_core.reading.frames import conversations_frame, frame_of
 from deita_core.reading.hub import HUB, hub_hash, hub_rows
 from deita_core.reading.layouts import DEFAULT, judge_rows
 from deita_core.reading.options import ReadOptions
 from deita_core.reading.rows import Reject, Row, Sample
-from deita_core.tables import MESSAGE, REJECTS, SAMPLES, SOURCES, Table
+from deita_core.tables import MESSAGE, REJECTS, SAMPLES, SOURCES
 
 FEW = 10
 
@@ -124,13 +124,15 @@ def read_pool(
         if isinstance(row, Reject):
             rejects.append((file, row.line, row.reason, row.detail))
         else:
-            first.setdefault(row.conversation.id, row)
-            sources.setdefault(row.conversation.id, []).append({"file": file, "line": row.line})
-    samples = [(*_sample_row(s.conversation), len(sources[i]), sources[i], s.fields) for i, s in first.items()]
-    return (
-        pl.DataFrame(samples, schema=POOL, orient="row"),
-        pl.DataFrame(rejects, schema=POOL_REJECTS, orient="row"),
+            first.setdefault(row.id, row)
+            sources.setdefault(row.id, []).append({"file": file, "line": row.line})
+    copies = [len(of_one) for of_one in sources.values()]
+    samples = conversations_frame(list(first.values())).with_columns(
+        pl.Series("copies", copies, pl.Int32),
+        pl.Series("sources", list(sources.values()), pl.List(SOURCE)),
+        pl.Series("fields", [sample.fields for sample in first.values()], pl.String),
     )
+    return samples.select(list(POOL)), pl.DataFrame(rejects, schema=POOL_REJECTS, orient="row")
 
 
 def samples_frames(rows: Sequence[tuple[str, Placed]]) -> Batch:
@@ -139,17 +141,16 @@ def samples_frames(rows: Sequence[tuple[str, Placed]]) -> Batch:
     A conversation that occurs twice is one sample with two sources.
     """
     good, bad = [], []
-    unique: dict[str, Conversation] = {}
+    unique: dict[str, Sample] = {}
     for file_id, (place, number, row) in rows:
         if isinstance(row, Sample):
-            key = f"{file_id}:{number}{':rejected' if row.side == 'rejected' else ''}"
-            identity = row.conversation.id
-            good.append((key, file_id, place, row.line, identity, row.layout, row.side, row.fields))
-            unique.setdefault(identity, row.conversation)
+            key = f"{file_id}:{number}:rejected" if row.side == "rejected" else f"{file_id}:{number}"
+            good.append((key, file_id, place, row.line, row.id, row.layout, row.side, row.fields))
+            unique.setdefault(row.id, row)
         else:
             bad.append((f"{file_id}:{number}", file_id, place, row.line, row.reason, row.detail))
-    samples = [_outlined(found) for found in unique.values()]
-    return Batch(_frame(SAMPLES, samples), _frame(SOURCES, good), _frame(REJECTS, bad))
+    samples = conversations_frame(list(unique.values())).select(SAMPLES.empty().columns)
+    return Batch(samples, frame_of(good, SOURCES.empty().schema), frame_of(bad, REJECTS.empty().schema))
 
 
 def content_hash(path: str | Path) -> str:
@@ -234,30 +235,3 @@ def _verdict(file: str, rows: Iterator[Placed], layout: Layout | None, limit: in
             f"({n:,} times {reason}: {details[reason]}); put the rows right, name another layout, or your columns with "
             f"--map."
         )
-
-
-def _sample_row(found: Conversation) -> tuple[str, list[dict], str | None, bool, int, int]:
-    messages = [{"role": m.role, "content": m.content, "extra": m.extra} for m in found.messages]
-    return found.id, messages, found.extra, found.is_multimodal, len(found.turns), found.n_chars
-
-
-def _outlined(found: Conversation) -> tuple:
-    identity, messages, *facts = _sample_row(found)
-    return identity, messages, [_index(m) for m in found.messages], *facts
-
-
-def _index(message: Message) -> dict[str, Any]:
-    text, full = message.text, message.read_text()
-    return {
-        "role": message.role,
-        "text_id": text_id(text),
-        "n_chars": len(text),
-        "blank": not text.strip(),
-        "trained": message.is_trained,
-        "full_id": None if full == text else text_id(full),
-        "full_chars": None if full == text else len(full),
-    }
-
-
-def _frame(table: Table, rows: list[tuple]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=table.empty().schema, orient="row")

@@ -4,7 +4,6 @@ import json
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
@@ -20,22 +19,25 @@ TOO_LONG = f"an integer has more than {sys.int_info.default_max_str_digits:,} di
 TOO_DEEP = f"the row is nested more than {MAX_DEPTH} levels deep, so that it could not be given back"
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """A row read as a conversation; `fields` is the row as JSON, `line` the line where it starts, from 1.
 
-    `side`: of a row with a preferred and a rejected answer, which of them this is.
+    `id`, `multimodal`, `n_turns` and `n_chars` are the conversation's own. `side`: of a row with a preferred and a
+    rejected answer, which of them this is.
     """
 
     line: int
     conversation: Conversation
+    id: str
+    multimodal: bool
+    n_turns: int
+    n_chars: int
     layout: Layout
     fields: str
     side: Side | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(NamedTuple):
     """A row that could not be read as a conversation; `reason` is a code, `detail` a sentence."""
 
     line: int

@@ -170,18 +170,19 @@ class _Writer:
     def read(self, file: PoolFile) -> str:
         """Read a file; returns why no row of it could be read, or an empty text."""
         why = ""
+        file_id = file.id
         try:
             last = 0
             for placed in placed_rows(file.file, file.options, file.limit):
-                self.lines[file.id] += placed.number != last
+                self.lines[file_id] += placed.number != last
                 last = placed.number
-                self._add(file.id, placed)
+                self._add(file_id, placed)
         except UnreadableFileError as error:
             why = str(error)
         if content_hash(file.file) != file.content:
-            self._pending = [(file_id, placed) for file_id, placed in self._pending if file_id != file.id]
+            self._pending = [(of, placed) for of, placed in self._pending if of != file_id]
             for table in (SOURCES, REJECTS):
-                self._store.delete(table, f"file_id = '{file.id}'")
+                self._store.delete(table, f"file_id = '{file_id}'")
             raise InputError(f"{file.file} has changed while it was read; run again once nothing writes to it.")
         return why
 
