@@ -15,6 +15,8 @@ from deita_core.reading.lines import CHUNK
 from deita_core.reading.rows import Reject, Row
 
 BATCH = 512
+# Rows that become Python objects at once: more would outlive a pass of Python's collector, which then takes longer.
+PIECE = 64
 UNREADABLE = (pyarrow.ArrowException, ValueError, OSError)
 # What pyarrow raises for a value that Python cannot hold: a year above 9999, an unknown time zone, invalid text.
 UNHOLDABLE = (pyarrow.ArrowException, ValueError, OverflowError, LookupError, TypeError, NotImplementedError)
@@ -93,10 +95,13 @@ def _numbered(batches: Iterator[Any], reason: str) -> Iterator[Row | Reject]:
 
 
 def _rows(batch: Any) -> Iterator[dict[str, object]]:
-    columns = [_values(column) for column in batch.columns]
-    if not columns:
-        return iter([{}] * len(batch))
-    return (dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
+    names = batch.schema.names
+    if not names:
+        yield from [{}] * len(batch)
+    for start in range(0, len(batch), PIECE):
+        columns = [_values(column) for column in batch.slice(start, PIECE).columns]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(names, values, strict=True))
 
 
 def _values(column: Any) -> list[object]:

@@ -1,4 +1,4 @@
-"""Builds the columns of conversations, of all messages of a batch at once."""
+"""Builds frames from flat lists."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from deita_core.conversation import Message, text_id
+from deita_core.literals import Role
 from deita_core.reading.rows import Sample
 from deita_core.tables import MESSAGE, MESSAGE_INDEX_TYPE
 
@@ -18,49 +19,68 @@ CONVERSATION: dict[str, Any] = {
 }
 
 
-def conversations_frame(samples: Sequence[Sample]) -> pl.DataFrame:
-    """One row per sample: messages, message_index, and what CONVERSATION lists."""
-    rows = [(s.id, s.conversation.extra, s.multimodal, s.n_turns, s.n_chars) for s in samples]
-    messages = [message for sample in samples for message in sample.conversation.messages]
-    owners = [owner for owner, sample in enumerate(samples) for _ in sample.conversation.messages]
-    flat = pl.DataFrame({"messages": _messages(messages), "message_index": _message_index(messages)})
-    listed = flat.group_by(pl.Series("owner", owners, pl.UInt32), maintain_order=True).all()
-    return frame_of(rows, CONVERSATION).hstack(listed.drop("owner"))
-
-
 def frame_of(rows: Sequence[tuple], schema: Mapping[str, Any]) -> pl.DataFrame:
-    """Rows as a frame, which is made column by column because that is several times faster."""
-    return pl.DataFrame(_columns(rows, len(schema)), schema=schema, orient="col")
+    """Rows as a frame, made column by column because that is several times faster."""
+    columns = [[row[i] for row in rows] for i in range(len(schema))]
+    return pl.DataFrame(columns, schema=schema, orient="col")
 
 
-def _messages(messages: Sequence[Message]) -> pl.Series:
-    return frame_of(messages, dict(MESSAGE)).to_struct()
+class Conversations:
+    """Conversations of samples, each id once; only texts and numbers last, which cost Python's collector nothing."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._facts: list[tuple] = []
+        self._owners: list[int] = []
+        self._roles: list[Role] = []
+        self._contents: list[str] = []
+        self._extras: list[str | None] = []
+
+    def add(self, sample: Sample) -> bool:
+        """Add a sample's conversation; False if there is one with its id."""
+        if sample.id in self._ids:
+            return False
+        owner = len(self._facts)
+        self._ids.add(sample.id)
+        self._facts.append((sample.id, sample.conversation.extra, sample.multimodal, sample.n_turns, sample.n_chars))
+        for role, content, extra in sample.conversation.messages:
+            self._owners.append(owner)
+            self._roles.append(role)
+            self._contents.append(content)
+            self._extras.append(extra)
+        return True
+
+    def frame(self) -> pl.DataFrame:
+        """One row per conversation, in the order of adding: messages, message_index, and what CONVERSATION lists."""
+        messages = _struct([self._roles, self._contents, self._extras], MESSAGE)
+        flat = pl.DataFrame({"messages": messages, "message_index": self._index()})
+        listed = flat.group_by(pl.Series("owner", self._owners, pl.UInt32), maintain_order=True).all()
+        return frame_of(self._facts, CONVERSATION).hstack(listed.drop("owner"))
+
+    def _index(self) -> pl.Series:
+        """All messages without their texts."""
+        texts = self._contents.copy()
+        trained = [True] * len(texts)
+        full: list[str | None] = [None] * len(texts)
+        for i, extra in enumerate(self._extras):
+            # Of a message with nothing beside its content, and no reasoning in it, the text is the content.
+            if extra is None and "<think>" not in texts[i]:
+                continue
+            message = Message(self._roles[i], texts[i], extra)
+            texts[i], trained[i] = message.text, message.is_trained
+            with_reasoning = message.read_text()
+            full[i] = None if with_reasoning == texts[i] else with_reasoning
+        columns: list[Sequence] = [
+            self._roles,
+            [text_id(text) for text in texts],
+            [len(text) for text in texts],
+            [not text or text.isspace() for text in texts],
+            trained,
+            [text and text_id(text) for text in full],
+            [text and len(text) for text in full],
+        ]
+        return _struct(columns, MESSAGE_INDEX_TYPE)
 
 
-def _message_index(messages: Sequence[Message]) -> pl.Series:
-    """The messages without their texts: of what kind MESSAGE_INDEX_TYPE is."""
-    roles, texts, _ = _columns(messages, 3)
-    trained = [True] * len(texts)
-    full_ids: list[str | None] = [None] * len(texts)
-    full_chars: list[int | None] = [None] * len(texts)
-    for i, message in enumerate(messages):
-        if message.is_plain:
-            continue
-        texts[i], trained[i] = message.text, message.is_trained
-        if (full := message.read_text()) != texts[i]:
-            full_ids[i], full_chars[i] = text_id(full), len(full)
-    columns = [
-        roles,
-        list(map(text_id, texts)),
-        list(map(len, texts)),
-        [not text or text.isspace() for text in texts],
-        trained,
-        full_ids,
-        full_chars,
-    ]
-    return pl.DataFrame(columns, schema=dict(MESSAGE_INDEX_TYPE), orient="col").to_struct()
-
-
-def _columns(rows: Sequence[tuple], width: int) -> list[list[Any]]:
-    """The values of each column; `width` columns if there is no row."""
-    return [list(values) for values in zip(*rows, strict=True)] or [[] for _ in range(width)]
+def _struct(columns: Sequence[Sequence], kind: pl.Struct) -> pl.Series:
+    return pl.DataFrame(columns, schema=dict(kind), orient="col").to_struct()

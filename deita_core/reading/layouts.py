@@ -5,11 +5,13 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from deita_core.conversation import JOINT, Conversation, Message
+from deita_core.conversation import Conversation, Message
 from deita_core.literals import Layout, Modality, Side
 from deita_core.reading.marked_text import marked_messages
 from deita_core.reading.messages import (
     ANSWERS,
+    MAX_CHARS,
+    NEEDED,
     QUESTIONS,
     Names,
     as_list,
@@ -19,24 +21,14 @@ from deita_core.reading.messages import (
     history,
     list_of_messages,
     row_extra,
+    with_context,
 )
 from deita_core.reading.options import ReadOptions
+from deita_core.reading.plain import plain_sample
 from deita_core.reading.rows import BadRow, Reject, Row, Sample, check_depth, fields_json, short
 
-MAX_CHARS = 1_000_000
 PEEK = 100
 
-# A row of a layout has at least one name of each group. If several layouts fit equally often, the first wins: a pair of
-# answers holds more than the messages beside it, a list of messages more than a pair of texts beside it, instruction +
-# output is the more specific pair, and a text often repeats the fields beside it.
-NEEDED: dict[Layout, tuple[Names, ...]] = {
-    "preference": (("chosen", "preferred_output"), ("rejected", "non_preferred_output")),
-    "sharegpt": (("conversations", "conversation", "items"),),
-    "messages": (("messages", "conversation", "body", "dialog", "dialogue"),),
-    "alpaca": (("instruction",), ("output",)),
-    "prompt-response": (QUESTIONS, ANSWERS),
-    "text": (("text",),),
-}
 DEFAULT = ReadOptions()
 
 
@@ -110,6 +102,8 @@ def _fates(row: Row, layout: Layout | None, options: ReadOptions) -> Iterable[Sa
         named = _named(row.value, options)
         if layout is None:
             raise BadRow("unknown_layout", f"its fields fit no layout: {short(list(named)[:20])}")
+        if plain := plain_sample(row, named, layout):
+            return [plain]
         check_depth(row.value)
         own = layout if options.layout else _own_layout(named, layout)
         sides = _read(named, own, options)
@@ -146,7 +140,7 @@ def _small(names: tuple) -> tuple | None:
 
 
 def _alpaca(row: dict) -> list[Message]:
-    question = _with_context(_text(row, ("instruction",)), _optional(row, ("input",)))
+    question = with_context(_text(row, ("instruction",)), _optional(row, ("input",)))
     answer = _text(row, ("output",))
     return [*_system(row), *_history(row), Message("user", question), Message("assistant", answer)]
 
@@ -157,12 +151,12 @@ def _prompt_response(row: dict) -> list[Message]:
     prompt, answer = _side_messages(row[asked], asked), _side_messages(row[answered], answered)
     if prompt is None:
         context = _optional(row, ("context", "input") if asked == "instruction" else ("context",))
-        prompt = [Message("user", _with_context(_text(row, (asked,)), context))]
+        prompt = [Message("user", with_context(_text(row, (asked,)), context))]
     if answer is None:
         # The reasons that a data set has beside a short answer are part of what is learnt, and come before it.
         reasons = row.get("rationale")
         text = _text(row, (answered,))
-        answer = [Message("assistant", _with_context(reasons, text) if isinstance(reasons, str) else text)]
+        answer = [Message("assistant", with_context(reasons, text) if isinstance(reasons, str) else text)]
     before = [] if any(m.role == "system" for m in prompt) else _system(row)
     return [*before, *_history(row), *prompt, *answer]
 
@@ -243,12 +237,6 @@ def _with_system(row: dict, messages: list[Message]) -> list[Message]:
 
 def _history(row: dict) -> Iterator[Message]:
     return history(row.get("history"))
-
-
-def _with_context(question: str, context: str) -> str:
-    if not context.strip():
-        return question
-    return question + JOINT + context if question.strip() else context
 
 
 def _system(row: dict) -> list[Message]:

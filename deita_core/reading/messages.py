@@ -11,6 +11,7 @@ import orjson
 
 from deita_core.conversation import (
     CALLS,
+    JOINT,
     MESSAGE_FIELDS,
     ROW_FIELDS,
     TOOLS,
@@ -20,7 +21,7 @@ from deita_core.conversation import (
     part_kind,
     placeholder,
 )
-from deita_core.literals import Role
+from deita_core.literals import Layout, Role
 from deita_core.reading.rows import BadRow, check_depth, short
 
 Names = tuple[str, ...]
@@ -48,6 +49,19 @@ PYTHON_TEXT = re.compile(r"'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"
 MAX_MARKS = 50_000
 QUESTIONS = ("prompt", "question", "problem", "query", "instruction", "input")
 ANSWERS = ("response", "answer", "solution", "completion", "output")
+# A row of a layout has at least one name of each group. If several layouts fit equally often, the first wins: a pair of
+# answers holds more than the messages beside it, a list of messages more than a pair of texts beside it, instruction +
+# output is the more specific pair, and a text often repeats the fields beside it.
+NEEDED: dict[Layout, tuple[Names, ...]] = {
+    "preference": (("chosen", "preferred_output"), ("rejected", "non_preferred_output")),
+    "sharegpt": (("conversations", "conversation", "items"),),
+    "messages": (("messages", "conversation", "body", "dialog", "dialogue"),),
+    "alpaca": (("instruction",), ("output",)),
+    "prompt-response": (QUESTIONS, ANSWERS),
+    "text": (("text",),),
+}
+# Characters of a conversation.
+MAX_CHARS = 1_000_000
 
 
 def list_of_messages(value: object, name: str, where: str = "message {}") -> list[Message]:
@@ -128,6 +142,13 @@ def field_of(row: Mapping[str, Any], names: Names, where: str = "the row") -> st
     if not present:
         raise BadRow("missing_field", f"{where} has no field {' or '.join(names)}")
     return next((name for name in present if row[name] is not None), present[0])
+
+
+def with_context(question: str, context: str) -> str:
+    """A question with the text that it is about below it, or the one of them that is not blank."""
+    if not context.strip():
+        return question
+    return question + JOINT + context if question.strip() else context
 
 
 def _message(message: object, where: str) -> Message:

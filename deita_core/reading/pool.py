@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from deita_core.literals import LAYOUTS, Layout, Modality, Preference
 from deita_core.reading.archives import archive_parts
 from deita_core.reading.files import ARCHIVES, file_rows
 from deita_core.reading.finding import Found, aside_line, find_pool
-from deita_core.reading.frames import conversations_frame, frame_of
+from deita_core.reading.frames import Conversations, frame_of
 from deita_core.reading.hub import HUB, hub_hash, hub_rows
 from deita_core.reading.layouts import DEFAULT, judge_rows
 from deita_core.reading.options import ReadOptions
@@ -56,11 +56,6 @@ class Placed(NamedTuple):
     place: str
     number: int
     row: Sample | Reject
-
-    @property
-    def chars(self) -> int:
-        """Characters of the row's JSON."""
-        return len(self.row.fields) if isinstance(self.row, Sample) else 0
 
 
 def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
@@ -117,40 +112,50 @@ def read_pool(
     be read.
     """
     options = read_options(layout=layout, preference=preference, modality=modality, columns=columns or {})
-    first: dict[str, Sample] = {}
+    conversations, fields, rejects = Conversations(), list[str](), list[tuple]()
     sources: dict[str, list[dict]] = {}
-    rejects = []
     for file, _, row in _pool_rows(find_pool(paths), options, limit):
         if isinstance(row, Reject):
-            rejects.append((file, row.line, row.reason, row.detail))
-        else:
-            first.setdefault(row.id, row)
-            sources.setdefault(row.id, []).append({"file": file, "line": row.line})
-    copies = [len(of_one) for of_one in sources.values()]
-    samples = conversations_frame(list(first.values())).with_columns(
-        pl.Series("copies", copies, pl.Int32),
+            rejects.append((file, *row))
+            continue
+        if conversations.add(row):
+            fields.append(row.fields)
+        sources.setdefault(row.id, []).append({"file": file, "line": row.line})
+    samples = conversations.frame().with_columns(
+        pl.Series("copies", map(len, sources.values()), pl.Int32),
         pl.Series("sources", list(sources.values()), pl.List(SOURCE)),
-        pl.Series("fields", [sample.fields for sample in first.values()], pl.String),
+        pl.Series("fields", fields, pl.String),
     )
-    return samples.select(list(POOL)), pl.DataFrame(rejects, schema=POOL_REJECTS, orient="row")
+    return samples.select(list(POOL)), frame_of(rejects, POOL_REJECTS)
 
 
-def samples_frames(rows: Sequence[tuple[str, Placed]]) -> Batch:
-    """Rows of any files, each with its file's id, for the store's tables.
+class BatchBuilder:
+    """Rows of any files that are written together; a conversation that occurs twice is one sample with two sources."""
 
-    A conversation that occurs twice is one sample with two sources.
-    """
-    good, bad = [], []
-    unique: dict[str, Sample] = {}
-    for file_id, (place, number, row) in rows:
-        if isinstance(row, Sample):
-            key = f"{file_id}:{number}:rejected" if row.side == "rejected" else f"{file_id}:{number}"
-            good.append((key, file_id, place, row.line, row.id, row.layout, row.side, row.fields))
-            unique.setdefault(row.id, row)
-        else:
-            bad.append((f"{file_id}:{number}", file_id, place, row.line, row.reason, row.detail))
-    samples = conversations_frame(list(unique.values())).select(SAMPLES.empty().columns)
-    return Batch(samples, frame_of(good, SOURCES.empty().schema), frame_of(bad, REJECTS.empty().schema))
+    def __init__(self) -> None:
+        self.rows = self.chars = 0
+        self._conversations = Conversations()
+        self._sources: list[tuple] = []
+        self._rejects: list[tuple] = []
+
+    def add(self, file_id: str, placed: Placed) -> None:
+        """Add a row of the file with this id."""
+        place, number, row = placed
+        self.rows += 1
+        key = f"{file_id}:{number}"
+        if isinstance(row, Reject):
+            self._rejects.append((key, file_id, place, *row))
+            return
+        self.chars += len(row.fields)
+        key = f"{key}:rejected" if row.side == "rejected" else key
+        self._sources.append((key, file_id, place, row.line, row.id, row.layout, row.side, row.fields))
+        self._conversations.add(row)
+
+    def batch(self) -> Batch:
+        """The rows so far, for the store's tables."""
+        samples = self._conversations.frame().select(SAMPLES.empty().columns)
+        sources, rejects = SOURCES.empty().schema, REJECTS.empty().schema
+        return Batch(samples, frame_of(self._sources, sources), frame_of(self._rejects, rejects))
 
 
 def content_hash(path: str | Path) -> str:

@@ -93,13 +93,14 @@ def check_depth(value: object) -> None:
     """Raise BadRow if lists and objects are nested more than MAX_DEPTH levels deep."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [member for outer in level for member in _members(outer) if isinstance(member, NESTED)]
+        level = [member for outer in level for member in members(outer) if isinstance(member, NESTED)]
         if not level:
             return
     raise BadRow("unsupported_content", TOO_DEEP)
 
 
-def _members(value: object) -> Iterable[object]:
+def members(value: object) -> Iterable[object]:
+    """The values that an object or a list holds."""
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, NESTED) else ()

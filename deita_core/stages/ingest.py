@@ -13,7 +13,7 @@ from deita_core.errors import InputError, StoreError, UnreadableFileError
 from deita_core.reading.finding import Found, find_pool
 from deita_core.reading.layouts import DEFAULT
 from deita_core.reading.options import ReadOptions
-from deita_core.reading.pool import Batch, Placed, content_hash, expand, placed_rows, samples_frames
+from deita_core.reading.pool import Batch, BatchBuilder, content_hash, expand, placed_rows
 from deita_core.store import Store
 from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 
@@ -162,8 +162,7 @@ class _Writer:
 
     def __init__(self, store: Store) -> None:
         self._store, self._removed = store, removals(store)
-        self._pending: list[tuple[str, Placed]] = []
-        self._chars = 0
+        self._pending = BatchBuilder()
         self.lines, self.samples, self.rejects = Counter[str](), Counter[str](), Counter[str]()
         self.layouts = defaultdict[str, Counter[str]](Counter)
 
@@ -176,28 +175,23 @@ class _Writer:
             for placed in placed_rows(file.file, file.options, file.limit):
                 self.lines[file_id] += placed.number != last
                 last = placed.number
-                self._add(file_id, placed)
+                self._pending.add(file_id, placed)
+                if self._pending.rows >= BATCH_ROWS or self._pending.chars >= BATCH_CHARS:
+                    self.flush()
         except UnreadableFileError as error:
             why = str(error)
         if content_hash(file.file) != file.content:
-            self._pending = [(of, placed) for of, placed in self._pending if of != file_id]
             for table in (SOURCES, REJECTS):
                 self._store.delete(table, f"file_id = '{file_id}'")
             raise InputError(f"{file.file} has changed while it was read; run again once nothing writes to it.")
         return why
 
-    def _add(self, file_id: str, placed: Placed) -> None:
-        self._pending.append((file_id, placed))
-        self._chars += placed.chars
-        if len(self._pending) >= BATCH_ROWS or self._chars >= BATCH_CHARS:
-            self.flush()
-
     def flush(self) -> None:
         """Write what is read."""
-        if not self._pending:
+        if not self._pending.rows:
             return
-        batch = without_removed(samples_frames(self._pending), self._removed)
-        self._pending, self._chars = [], 0
+        batch = without_removed(self._pending.batch(), self._removed)
+        self._pending = BatchBuilder()
         # Sources last, so that a source row is visible only with its sample.
         self._store.write(SAMPLES, batch.samples)
         self._store.write(REJECTS, batch.rejects)

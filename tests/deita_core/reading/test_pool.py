@@ -23,13 +23,13 @@ from deita_core.reading.hub import dataset_rows
 from deita_core.reading.layouts import judge_rows
 from deita_core.reading.options import ReadOptions
 from deita_core.reading.pool import (
+    BatchBuilder,
     Reject,
     Sample,
     content_hash,
     expand,
     placed_rows,
     read_pool,
-    samples_frames,
     stream_file,
 )
 from deita_core.tables import REJECTS, SAMPLES, SOURCES
@@ -474,9 +474,16 @@ def test_the_limit_of_a_pool_counts_over_its_files(file):
     assert read_pool(paths, limit=3)[0].height == 3
 
 
+def batch_of(rows):
+    builder = BatchBuilder()
+    for placed in rows:
+        builder.add(FILE_ID, placed)
+    return builder.batch()
+
+
 def test_frames_are_what_their_tables_hold(file):
     path = file("a.jsonl", jsonl([row(1), row(1), row(2), {"x": 1}]))
-    batch = samples_frames([(FILE_ID, placed) for placed in placed_rows(path)])
+    batch = batch_of(placed_rows(path))
     for held, frame, height in ((SAMPLES, batch.samples, 2), (SOURCES, batch.sources, 3), (REJECTS, batch.rejects, 1)):
         assert held.validate(frame).height == height
     assert batch.sources["key"].to_list() == [f"{FILE_ID}:{n}" for n in (1, 2, 3)]
@@ -490,7 +497,7 @@ def test_frames_are_what_their_tables_hold(file):
 
 
 def test_frames_of_no_rows_are_valid():
-    batch = samples_frames([])
+    batch = batch_of([])
     assert SAMPLES.validate(batch.samples).height == SOURCES.validate(batch.sources).height == 0
     assert REJECTS.validate(batch.rejects).height == 0
 
