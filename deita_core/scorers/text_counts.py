@@ -1,7 +1,7 @@
 """Counts of the words, lines, sentences and characters of many texts at once.
 
-The texts are read in chunks, on all processors. A chunk is one array of code points, and each count is a few numpy
-operations on the whole of it.
+A chunk of texts is one array of code points, and each count is a few numpy operations on the whole of it. Chunks are
+counted in threads: numpy, Arrow and zlib leave the interpreter free while they work.
 """
 
 import os
@@ -90,6 +90,9 @@ class PairCounts(TextCounts):
     shared_words: np.ndarray
 
 
+Counts = TypeVar("Counts", bound=TextCounts)
+
+
 def count_texts(texts: Sequence[str]) -> TextCounts:
     """Return the counts of each text. Raises UnicodeEncodeError for a text with an unpaired surrogate."""
 
@@ -116,9 +119,6 @@ def count_pairs(instructions: Sequence[str], responses: Sequence[str]) -> PairCo
     return _in_chunks(count, sizes)
 
 
-Counts = TypeVar("Counts", bound=TextCounts)
-
-
 def _in_chunks(count: Callable[[slice], Counts], sizes: Sequence[int]) -> Counts:
     """Count chunks of rows of these sizes in characters, and join the counts."""
     character_table()  # made once, before the threads ask for it
@@ -128,6 +128,7 @@ def _in_chunks(count: Callable[[slice], Counts], sizes: Sequence[int]) -> Counts
 
 
 def _chunks(sizes: Sequence[int]) -> Iterator[slice]:
+    """Yield neighbouring rows that together have at most CHARACTERS_PER_CHUNK, or one row that has more."""
     first = total = 0
     for row, size in enumerate(sizes):
         if total + size > CHARACTERS_PER_CHUNK and row > first:
@@ -162,7 +163,8 @@ class _Words:
 
     def distinct_runs(self) -> np.ndarray:
         """Return how many distinct runs of four words each text has (n,)."""
-        # A run is two pairs. Its number stays below 2**63: a chunk has at most 2**18 texts and pairs, or one row.
+        # Two pairs of words are a run. Exact: numbers, not hashes, and below 2**63, because a chunk has at most 2**18
+        # texts and 2**19 pairs, or a single row.
         pairs, n_pairs = _numbered(_integers(self.number[:-1] * self.vocabulary + self.number[1:]))
         runs = (self.text[:-3] * n_pairs + pairs[:-2]) * n_pairs + pairs[2:]
         runs = _distinct(runs[self.text[:-3] == self.text[3:]])
