@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from deita_core.conversation import Conversation, Message, pair_turns
 from deita_core.literals import ROLES
-from deita_core.reading.pool import Placed, samples_frames
+from deita_core.reading.frames import Conversations
 from deita_core.reading.rows import Sample
 from deita_core.stages.turns import as_read, indexed_messages, joined_turns, read_messages, turns_of
 
@@ -26,8 +26,10 @@ CONVERSATIONS = st.lists(
 
 def stored(conversations):
     """Conversations as rows of the samples table, in their order."""
-    rows = [("0" * 32, Placed("a.jsonl", i, Sample(i, c, "messages", "{}"))) for i, c in enumerate(conversations, 1)]
-    return samples_frames(rows).samples
+    found = Conversations()
+    for line, c in enumerate(conversations, 1):
+        found.add(Sample(line, c, c.id, c.is_multimodal, c.n_turns, c.n_chars, "messages", "{}"))
+    return found.frame()
 
 
 @settings(deadline=None)
