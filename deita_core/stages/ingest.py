@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from deita_core.tables import REJECTS, REMOVALS, SAMPLES, SOURCES
 # Increased whenever the same file would give different rows. Part of every file id.
 READING_VERSION = 2
 # Rows, and characters of their JSON, that are held in memory and written together.
-BATCH_ROWS = 4_096
+BATCH_ROWS = 16_384
 BATCH_CHARS = 32_000_000
 # Files of at most this many bytes are read and written together, at most this many at a time.
 SMALL = 1 << 20
@@ -138,9 +139,9 @@ def ingest_files(store: Store, files: Sequence[PoolFile]) -> list[Ingested]:
     Returns the counts of each file, also where no row of it could be read. Raises InputError, and removes its rows, if
     a file has changed since it was described.
     """
-    writer = _Writer(store)
-    unreadable = {file.id: writer.read(file) for file in files}
-    writer.flush()
+    with _Writer(store) as writer:
+        unreadable = {file.id: writer.read(file) for file in files}
+        writer.flush()
     return [
         Ingested(
             file_id=file.id,
@@ -158,13 +159,22 @@ def ingest_files(store: Store, files: Sequence[PoolFile]) -> list[Ingested]:
 
 
 class _Writer:
-    """Writes the rows of files in batches, and counts them by file."""
+    """Writes the rows of files in batches, each while the next is read, and counts them by file."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._removed = store, removals(store)
         self._pending = BatchBuilder()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
         self.lines, self.samples, self.rejects = Counter[str](), Counter[str](), Counter[str]()
         self.layouts = defaultdict[str, Counter[str]](Counter)
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # Nothing is written once the caller goes on.
+        self._thread.shutdown()
 
     def read(self, file: PoolFile) -> str:
         """Read a file; returns why no row of it could be read, or an empty text."""
@@ -177,21 +187,33 @@ class _Writer:
                 last = placed.number
                 self._pending.add(file_id, placed)
                 if self._pending.rows >= BATCH_ROWS or self._pending.chars >= BATCH_CHARS:
-                    self.flush()
+                    self._write_on()
         except UnreadableFileError as error:
             why = str(error)
         if content_hash(file.file) != file.content:
+            self._wait()
             for table in (SOURCES, REJECTS):
                 self._store.delete(table, f"file_id = '{file_id}'")
             raise InputError(f"{file.file} has changed while it was read; run again once nothing writes to it.")
         return why
 
     def flush(self) -> None:
-        """Write what is read."""
-        if not self._pending.rows:
-            return
+        """Write what is read, to the end."""
+        self._write_on()
+        self._wait()
+
+    def _write_on(self) -> None:
+        """Begin to write what is read, once the batch before is written."""
         batch = without_removed(self._pending.batch(), self._removed)
         self._pending = BatchBuilder()
+        self._wait()
+        self._writing = self._thread.submit(self._write, batch)
+
+    def _wait(self) -> None:
+        if self._writing:
+            self._writing.result()
+
+    def _write(self, batch: Batch) -> None:
         # Sources last, so that a source row is visible only with its sample.
         self._store.write(SAMPLES, batch.samples)
         self._store.write(REJECTS, batch.rejects)

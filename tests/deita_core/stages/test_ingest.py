@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deita_core.errors import InputError, UnreadableFileError
+from deita_core.errors import InputError, StoreError, UnreadableFileError
 from deita_core.stages import ingest
 from deita_core.stages.ingest import (
     PoolFile,
@@ -86,6 +86,27 @@ def test_a_large_file_is_written_in_several_batches(pool, store, monkeypatch):
     (pool / "b.jsonl").write_bytes(lines(row(n) for n in range(7)))
     assert [c.samples for c in ingest_files(store, described("pool").files)] == [35, 7]
     assert store.count(SOURCES) == 42 and store.count(SAMPLES) == 35
+
+
+def test_a_batch_that_cannot_be_written_fails_the_reading(pool, store, monkeypatch):
+    monkeypatch.setattr(ingest, "BATCH_ROWS", 10)
+    (pool / "a.jsonl").write_bytes(lines(row(n) for n in range(35)))
+    ingest_files(store, described("pool").files)
+    for path in Path(store.uri).glob("sources.lance/_versions/*"):
+        path.write_bytes(b"no manifest")
+    (pool / "a.jsonl").write_bytes(lines(row(n) for n in range(45)))
+    with pytest.raises(StoreError, match="sources"):
+        ingest_files(Store(store.uri), described("pool").files)
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_row_of_earlier_batches(pool, store, monkeypatch):
+    monkeypatch.setattr(ingest, "BATCH_ROWS", 10)
+    (pool / "a.jsonl").write_bytes(lines(row(n) for n in range(35)))
+    files = described("pool").files
+    (pool / "a.jsonl").write_bytes(lines(row(n) for n in range(34)))
+    with pytest.raises(InputError, match="has changed while it was read"):
+        ingest_files(store, files)
+    assert store.count(SAMPLES) == 30 and store.count(SOURCES) == 0
 
 
 def test_a_file_that_changes_while_its_group_is_read_leaves_no_row(pool, store):
