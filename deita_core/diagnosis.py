@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from deita_core.config.settings import PRESETS, why_not
 from deita_core.errors import DeitaError
 from deita_core.literals import PresetName
-from deita_core.models.encoder_spec import LAPTOP_ENCODER, find_encoder
+from deita_core.models.distillation import fast_spec, is_fast_made
+from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER, find_encoder
 from deita_core.scorers import find_scorer
 
 PACKAGES = (
@@ -55,13 +56,16 @@ def _machine() -> Iterator[tuple[str, str]]:
         yield "laptop encoder", f"not found: {error}"
     else:
         yield "laptop encoder", f"{LAPTOP_ENCODER}, {encoder.dim} dimensions, {encoder.precision}"
+        made = "made" if is_fast_made() else "made at first use, in about a minute"
+        yield "fast encoder", f"{made}, in {fast_spec().path}"
 
 
 def _trouble(preset: PresetName) -> str | None:
     """The reason why the models of a preset cannot be used here, or None."""
     names = {"encoder": LAPTOP_ENCODER, "complexity_scorer": "laptop", "quality_scorer": "laptop", **PRESETS[preset]}
     try:
-        encoder = find_encoder(names["encoder"])
+        # What is made at first use is not made here.
+        encoder = fast_spec() if names["encoder"] == FAST_ENCODER else find_encoder(names["encoder"])
         find_scorer(names["complexity_scorer"], "complexity", encoder)
         find_scorer(names["quality_scorer"], "quality", encoder)
     except DeitaError as error:

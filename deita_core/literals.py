@@ -13,7 +13,7 @@ Side = Literal["chosen", "rejected"]
 Modality = Literal["any", "text"]
 Reasoning = Literal["score", "ignore"]
 Turns = Literal["fit", "sum", "mean", "max"]
-PresetName = Literal["laptop", "paper"]
+PresetName = Literal["laptop", "fast", "paper"]
 Status = Literal["ok", "truncated", "unreadable"]
 # A removal has a row of each status: when it starts, and when nothing of the conversation is left.
 RemovalStatus = Literal["started", "finished"]

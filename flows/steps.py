@@ -8,9 +8,10 @@ from prefect.runtime import flow_run
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import UnreadableFileError
-from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles
 from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
+from deita_core.scorers.training.fast import find_fast_head
 from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.removal import finish_interrupted, take_back
@@ -44,10 +45,14 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
 
 
 def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerFiles]]:
-    """Find the encoder and the scorers of complexity and quality."""
+    """Find the encoder and the scorers of complexity and quality; those named `fast` are made at first use."""
     encoder = find_pool_encoder(settings)
     complexity = find_scorer(settings.complexity_scorer, "complexity", encoder, limits=settings.llm)
-    return encoder, [complexity, find_scorer(settings.quality_scorer, "quality", encoder, limits=settings.llm)]
+    scorers = [complexity, find_scorer(settings.quality_scorer, "quality", encoder, limits=settings.llm)]
+    for scorer in scorers:
+        if scorer.name == FAST_ENCODER:
+            find_fast_head(scorer.axis, encoder)
+    return encoder, scorers
 
 
 def read_pool(

@@ -31,6 +31,7 @@ os.environ.update(
 # A server or settings of the person who runs the tests must not reach them.
 for name in [n for n in os.environ if n.startswith("DEITA_") or n in ("PREFECT_API_URL", "PREFECT_PROFILE")]:
     del os.environ[name]
+os.environ["DEITA_CACHE"] = str(Path(HOME) / "cache")
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

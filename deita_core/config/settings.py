@@ -22,11 +22,12 @@ from deita_core.literals import (
     Turns,
 )
 from deita_core.llm.client import LLMSettings
-from deita_core.models.encoder_spec import LAPTOP_ENCODER
+from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER
 from deita_core.reading.options import ReadOptions, known_columns
 from deita_core.scorers.served import ServedLimits
 from deita_core.scorers.training.records import TuningSettings
 
+DEFAULT_PRESET: PresetName = "laptop"
 RUNNER = re.compile(r"threads|processes|(dask|ray)://([^\s/]+:\d{1,5})?")
 
 
@@ -55,7 +56,7 @@ def _as_list(given: Any) -> Any:
 
 
 class SelectionSettings(BaseModel):
-    """Settings of a selection; the defaults are the laptop preset."""
+    """Settings of a selection; those not given are the preset's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,7 +66,7 @@ class SelectionSettings(BaseModel):
         """Add a preset's values for settings not given. Raises ValueError for a bool in place of a number."""
         if not isinstance(given, dict):
             return given
-        preset = given.get("preset", "laptop")
+        preset = given.get("preset", DEFAULT_PRESET)
         if isinstance(preset, str) and preset in PRESETS:
             given = {**PRESETS[preset], **given}
         for name in ("budget", "threshold", "limit", "training_tokens"):
@@ -73,7 +74,7 @@ class SelectionSettings(BaseModel):
                 raise ValueError(f"{name} is {given[name]}, and not a number")
         return given
 
-    preset: PresetName = Field("laptop", description="The set of defaults these settings started from.")
+    preset: PresetName = Field(DEFAULT_PRESET, description="The set of defaults these settings started from.")
     store: str = Field(".deita", min_length=1, description="Folder or URI of the store (vectors, scores, snapshots).")
     budget: Annotated[int, Field(ge=1)] | None = Field(None, description="How many samples to select; none: no limit.")
     threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = Field(
@@ -85,7 +86,8 @@ class SelectionSettings(BaseModel):
     )
     training_tokens: Annotated[int, Field(ge=1)] = Field(2_048, description="Where training will cut a conversation.")
     encoder: str = Field(
-        LAPTOP_ENCODER, description="A sentence-transformers model or a causal language model: a hub name or a folder."
+        LAPTOP_ENCODER,
+        description="A sentence-transformers model or a causal language model: fast, a hub name or a folder.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the encoder computes in.")
     encoder_pooling: Pooling = Field(
@@ -94,8 +96,12 @@ class SelectionSettings(BaseModel):
     encoder_storage: Storage = Field(
         "float32", description="What a language model's vectors are stored in; float16 takes half the room."
     )
-    complexity_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
-    quality_scorer: str = Field("laptop", description="laptop, a folder, a hub name, or URL#MODEL of a served one.")
+    complexity_scorer: str = Field(
+        "laptop", description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one."
+    )
+    quality_scorer: str = Field(
+        "laptop", description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one."
+    )
     llm: ServedLimits | None = Field(
         None, description="How much a served scorer is asked: concurrency, timeout, requests_per_minute and the like."
     )
@@ -154,9 +160,16 @@ def removal_settings(ids: list[str], where: str | None, reason: str, old_version
 
 # Threshold of laptop: in examples/pool every planted rewording has a similarity of 0.95 or more, and no other pair is
 # above 0.8. Mean over turns: the sum over many short turns of small talk outweighs a single good answer.
+# Threshold of fast: there every rewording has 0.94 or more, and no other pair is above 0.6.
 # Settings of paper: sections 2.3 and 2.4, and the released checkpoints.
 PRESETS: dict[PresetName, dict[str, Any]] = {
     "laptop": {},
+    "fast": {
+        "threshold": 0.9,
+        "encoder": FAST_ENCODER,
+        "complexity_scorer": FAST_ENCODER,
+        "quality_scorer": FAST_ENCODER,
+    },
     "paper": {
         "turns": "sum",
         "threshold": 0.9,

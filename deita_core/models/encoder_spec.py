@@ -13,6 +13,8 @@ from deita_core.literals import EncoderKind, Pooling, Precision, Reasoning, Stor
 from deita_core.models.devices import count_gpus
 
 LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# Distilled from the laptop encoder at first use.
+FAST_ENCODER = "fast"
 LAPTOP_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Increased whenever the same text would get another vector; part of every fingerprint.
 ENCODING_VERSION = 1
@@ -21,7 +23,7 @@ ENCODING_VERSION = 1
 # the same conversation would get another vector.
 MAX_TOKENS = 2_048
 LANGUAGE_MODEL_VERSION = 1
-STATIC_VERSION = 1
+STATIC_VERSION = 2
 # Bytes of a safetensors header that are read.
 MAX_HEADER = 1 << 24
 # Class name endings that AutoModelForCausalLM loads.
@@ -67,7 +69,7 @@ def find_encoder(
     pooling: Pooling = "last",
     storage: Storage = "float32",
 ) -> EncoderFiles:
-    """Find an encoder by hub name or folder, without importing torch if possible.
+    """Find an encoder by hub name or folder, without importing torch if possible; "fast" is made at first use.
 
     It is a sentence-transformers model, a static model of sentence-transformers or model2vec, or a causal language
     model; `pooling` and `storage` apply to the latter only.
@@ -75,6 +77,10 @@ def find_encoder(
     mean whose weights grow with the position. The laptop encoder comes from the package of the `laptop` extra if it is
     installed. Raises ModelError if nothing is found, or if the package's weights are not the published ones.
     """
+    if name == FAST_ENCODER:
+        from deita_core.models.distillation import find_fast
+
+        return find_fast()
     path = _folder_of(name)
     if static_folder(path):
         return _static_model(name, path)

@@ -76,6 +76,14 @@ class SentenceEncoder:
         sums /= np.linalg.norm(sums, axis=1, keepdims=True)
         return Encoded(sums.astype(np.float32), np.array([len(t) + self._specials for t in tokens], dtype=np.int32))
 
+    def encode_tokens(self, tokens: Sequence[int]) -> np.ndarray:
+        """Unit vectors (n, d) float64 of single tokens of the vocabulary, each as a text of its own, in float32."""
+        width = 1 + self._specials
+        rows = self._budget // width
+        batches = [tokens[start : start + rows] for start in range(0, len(tokens), rows)]
+        with self._turn:
+            return np.concatenate([self._forward([[token] for token in batch], width) for batch in batches])
+
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ CHARS_PER_BATCH = 2_000_000
 class StaticEncoder:
     """A loaded model whose first module is a StaticEmbedding: of sentence-transformers, or of model2vec.
 
-    There is no window: every token of a text counts. A text without a token of the vocabulary has the zero vector.
+    There is no window: every token of a text counts. A text without a known token has the zero vector.
     """
 
     def __init__(self, files: EncoderFiles) -> None:
@@ -63,9 +63,11 @@ class StaticEncoder:
             "offsets": self._torch.from_numpy(offsets),
         }
         with self._torch.inference_mode():
-            vectors = self._model(features)["sentence_embedding"].double().numpy()
-        # Modules after the first may turn the vector of a text without tokens into another one.
-        vectors = np.where(lengths[:, None] > 0, vectors, 0.0)
+            means = self._model[0](features)["sentence_embedding"]
+            for module in list(self._model)[1:]:
+                features = module(features)
+            # Modules after the first may turn the vector of a text without known tokens into another one.
+            vectors = features["sentence_embedding"].double().masked_fill(~means.any(dim=1, keepdim=True), 0.0).numpy()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
         return vectors.astype(np.float32), lengths

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
 from deita_core.literals import Axis, Precision, Reasoning
-from deita_core.models.encoder_spec import EncoderFiles, best_precision
+from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles, best_precision, find_encoder
 from deita_core.scorers.heads import HeadScorer
 from deita_core.scorers.served import ServedLimits, ServedScorer, find_served, is_served
 
@@ -63,8 +63,9 @@ def load_scorer(
     store: Path | None = None,
     limits: ServedLimits | None = None,
 ) -> Scorer:
-    """Load the scorer of an axis: "laptop" for the shipped head, a folder that `deita train` wrote, or a causal LM.
+    """Load the scorer of an axis: "laptop", "fast", a folder that `deita train` wrote, or a causal LM.
 
+    "laptop" is the shipped head; "fast" a head on a static encoder, and both are made at first use on this machine.
     A causal LM is a folder, a hub name, or a served model: http://HOST:PORT/v1#MODEL, whose answers are cached in the
     folder `store`. `dtype` is its precision; a head uses that of its encoder. `max_tokens_per_batch` limits batches;
     the default depends on the device. `limits`: request limits of a served model, by default from DEITA_LLM__*
@@ -72,6 +73,8 @@ def load_scorer(
     """
     if is_served(name_or_path):
         return ServedScorer(name_or_path, axis, store, limits)
+    if name_or_path == FAST_ENCODER:
+        return _fast_head(axis, device, max_tokens_per_batch)
     folder = _folder(name_or_path, axis)
     if _kind(folder) == "head":
         return _head(folder, name_or_path, axis, device, max_tokens_per_batch)
@@ -93,9 +96,11 @@ def find_scorer(
     `precision`: of a language model, by default the best on this machine. `limits` as for `load_scorer`.
 
     The fingerprint covers everything that a score depends on: for a head also the encoder; for a served model, which is
-    not contacted, the model's name instead of its weights.
+    not contacted, the model's name instead of its weights; for "fast", which is not made, what it is made from.
     """
     found = partial(ScorerFiles, name=name_or_path, axis=axis, reasoning=encoder.reasoning)
+    if name_or_path == FAST_ENCODER:
+        return found(kind="head", path=None, fingerprint=_on(encoder, _fast_fingerprint(axis, encoder)))
     if is_served(name_or_path):
         fingerprint = find_served(name_or_path, axis, limits).fingerprint
         return found(kind="served", path=None, fingerprint=fingerprint, limits=limits)
@@ -103,9 +108,7 @@ def find_scorer(
     if _kind(folder) == "head":
         scorer = _head(folder, name_or_path, axis)
         scorer.check_encoder(encoder)
-        # Scores depend on the vectors, so other vectors give other scores.
-        fingerprint = content_id(f"{scorer.fingerprint} on {encoder.fingerprint}".encode())
-        return found(kind="head", path=folder, fingerprint=fingerprint)
+        return found(kind="head", path=folder, fingerprint=_on(encoder, scorer.fingerprint))
     from deita_core.models.causal_lm import causal_fingerprint
 
     precision = precision or best_precision()
@@ -120,6 +123,30 @@ def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = N
         where = files.path or files.name
         raise ModelError(f"The {files.axis} scorer in {where} has changed since the run began; run it again.")
     return load_scorer(files.name, files.axis, dtype=files.precision, store=store, limits=files.limits)
+
+
+def _on(encoder: EncoderFiles, fingerprint: str) -> str:
+    """The fingerprint of a head's scores: they depend on the vectors, so other vectors give other scores."""
+    return content_id(f"{fingerprint} on {encoder.fingerprint}".encode())
+
+
+def _fast_fingerprint(axis: Axis, encoder: EncoderFiles) -> str:
+    from deita_core.scorers.training.fast import fast_fingerprint
+
+    if encoder.name != FAST_ENCODER:
+        raise ModelError(
+            f"The {axis} scorer {FAST_ENCODER} reads vectors of the encoder {FAST_ENCODER}, not of {encoder.name}; use "
+            f"that encoder, or train a head for this one."
+        )
+    return fast_fingerprint(axis, encoder)
+
+
+def _fast_head(axis: Axis, device: str, max_tokens_per_batch: int | None) -> HeadScorer:
+    from deita_core.scorers.training.fast import find_fast_head
+
+    encoder = find_encoder(FAST_ENCODER)
+    folder = find_fast_head(axis, encoder)
+    return HeadScorer(folder, device, max_tokens_per_batch, _fast_fingerprint(axis, encoder))
 
 
 def _head(
@@ -159,7 +186,9 @@ def _folder(name_or_path: str, axis: Axis) -> Path:
     if (folder := Path(name_or_path).expanduser()).is_dir():
         return folder
     if name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
-        raise ModelError(f"There is no scorer {name_or_path}; give laptop, a folder with a scorer, or a hub name.")
+        raise ModelError(
+            f"There is no scorer {name_or_path}; give laptop, fast, a folder with a scorer, or a hub name."
+        )
     from huggingface_hub import snapshot_download
 
     try:

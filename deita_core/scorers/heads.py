@@ -127,9 +127,18 @@ def save_head(head: Head, card: HeadCard, folder: Path) -> None:
 
 
 class HeadScorer:
-    """A trained head, as returned by `load_scorer`; needs no torch if the vectors are given."""
+    """A trained head, as returned by `load_scorer`; needs no torch if the vectors are given.
 
-    def __init__(self, folder: Path, device: str = "auto", max_tokens_per_batch: int | None = None) -> None:
+    `fingerprint`: by default that of its files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        max_tokens_per_batch: int | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
         try:
             weights = (folder / "model.safetensors").read_bytes()
             self.card = HeadCard.model_validate_json((folder / "config.json").read_bytes())
@@ -140,7 +149,7 @@ class HeadScorer:
         if self.card.features_version != FEATURES_VERSION:
             raise ModelError(f"The head in {folder} is from another version of this program; train it again.")
         self.axis = self.card.axis
-        self.fingerprint = content_id(weights + self.card.model_dump_json().encode())
+        self.fingerprint = fingerprint or content_id(weights + self.card.model_dump_json().encode())
         self._device, self._tokens = device, max_tokens_per_batch
         self._encoder: TextEncoder | None = None
 

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import NamedTuple
 
@@ -10,7 +12,9 @@ from pydantic import BaseModel
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, text_id
-from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.literals import PresetName
+from deita_core.models.distillation import fast_spec, is_fast_made, write_stand_in
+from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER, EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.reading.finding import aside_line
 from deita_core.reading.pool import Reject, pool_streams
@@ -36,7 +40,9 @@ class _Unit(NamedTuple):
 class Estimate(BaseModel):
     """Counts of the pool, of the results missing in the store, and the seconds to encode them on this machine.
 
-    `texts` counts distinct message texts, or conversations if the encoder is a language model.
+    `texts` counts distinct message texts, or conversations if the encoder is a language model. `others`: the seconds
+    with the other of the presets laptop and fast, if the encoder is that of one of them. `fast_is_made`: false if the
+    models of fast are still to be made in this run.
     """
 
     files: int
@@ -48,6 +54,8 @@ class Estimate(BaseModel):
     to_score: int
     seconds: float
     chars_per_second: float | None
+    others: dict[PresetName, float] = {}
+    fast_is_made: bool = True
     warnings: list[str] = []
 
 
@@ -55,7 +63,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; writes nothing."""
     found = pool_files(pool, [settings.store], settings.leave_out)
     set_aside = dict(found.set_aside)
-    encoder = find_pool_encoder(settings)
+    encoder = _described(settings)
     rows = rejects = 0
     samples: set[str] = set()
     chars: dict[str, int] = {}
@@ -71,20 +79,47 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
                 chars[unit.id] = unit.size
                 example.add(unit)
     store = Store(settings.store)
-    missing = store.missing(encoder_table(encoder), pl.Series(list(chars), dtype=pl.String)).to_list()
-    rate = _chars_per_second(encoder, example.kept) if missing else None
+    missing, rate, seconds = _encoding(store, encoder, chars, example.kept)
     return Estimate(
         files=sum(file not in set_aside for file in found.files),
         rows=rows,
         rejects=rejects,
         samples=len(samples),
         texts=len(chars),
-        to_encode=len(missing),
+        to_encode=missing,
         to_score=_unscored(store, encoder, settings, samples),
-        seconds=sum(chars[id_] for id_ in missing) / rate if rate else 0.0,
+        seconds=seconds,
         chars_per_second=rate,
+        others={name: _encoding(store, other, chars, example.kept)[2] for name, other in _alternatives(encoder)},
+        fast_is_made=encoder.name not in (FAST_ENCODER, LAPTOP_ENCODER) or is_fast_made(),
         warnings=[aside_line(sentence) for sentence in set_aside.values()],
     )
+
+
+def _described(settings: SelectionSettings) -> EncoderFiles:
+    """The encoder of the settings; one that is made at first use is not made."""
+    if settings.encoder == FAST_ENCODER:
+        return fast_spec().model_copy(update={"reasoning": settings.reasoning})
+    return find_pool_encoder(settings)
+
+
+def _alternatives(encoder: EncoderFiles) -> Iterable[tuple[PresetName, EncoderFiles]]:
+    """The other of the two presets whose encoders differ in speed above all."""
+    if encoder.name == LAPTOP_ENCODER:
+        yield "fast", fast_spec().model_copy(update={"reasoning": encoder.reasoning})
+    if encoder.name == FAST_ENCODER:
+        yield "laptop", find_encoder(LAPTOP_ENCODER).model_copy(update={"reasoning": encoder.reasoning})
+
+
+def _encoding(
+    store: Store, encoder: EncoderFiles, chars: dict[str, int], examples: list[_Unit]
+) -> tuple[int, float | None, float]:
+    """The number of texts without a vector, the encoder's characters per second, and the seconds to encode them."""
+    missing = store.missing(encoder_table(encoder), pl.Series(list(chars), dtype=pl.String)).to_list()
+    if not missing:
+        return 0, None, 0.0
+    rate = _chars_per_second(encoder, examples)
+    return len(missing), rate, sum(chars[id_] for id_ in missing) / rate
 
 
 def _units(sample: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
@@ -105,6 +140,11 @@ def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, 
 
 def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:
     """Encoding speed on this machine, measured on a sample of the pool."""
+    if encoder.name == FAST_ENCODER and not is_fast_made():
+        # Its speed is that of any encoder of its shape.
+        with TemporaryDirectory() as folder:
+            write_stand_in(encoder, Path(folder))
+            return _chars_per_second(encoder.model_copy(update={"name": folder, "path": Path(folder)}), units)
     model = load_encoder(encoder)
     if isinstance(model, LanguageModelEncoder):
         return _reading_rate(model, units)

@@ -150,6 +150,10 @@ def print_estimate(found: Estimate) -> None:
         )
     else:
         console.print("Everything is encoded already.")
+    for preset, seconds in found.others.items():
+        console.print(f"With --preset {preset} it would be about {seconds / 60:.1f} minutes of encoding.")
+    if not found.fast_is_made:
+        console.print("The models of --preset fast are made at first use, which takes about a minute once.")
     console.print("Nothing was written.")
 
 

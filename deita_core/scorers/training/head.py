@@ -71,15 +71,20 @@ def build_training_set(axis: Axis, examples: Sequence[Example], vectors_of: Vect
 
 
 def train_head(
-    axis: Axis, examples: Sequence[Example], encoder: EncoderFiles, vectors_of: VectorsOf
+    axis: Axis,
+    examples: Sequence[Example],
+    encoder: EncoderFiles,
+    vectors_of: VectorsOf,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> tuple[Head, HeadCard]:
     """Train a head on all examples; its card has figures from a cross-validation that never splits a seed.
 
-    `vectors_of` returns the encoder's vectors (n, d) of texts. Raises InputError for too few chains.
+    `vectors_of` returns the encoder's vectors (n, d) of texts; `strengths` are the ridges to choose from. Raises
+    InputError for too few chains.
     """
     _check(examples)
     data = build_training_set(axis, examples, vectors_of)
-    strength, positions = choose_strength(data)
+    strength, positions = choose_strength(data, strengths)
     slope, cuts = calibrate(positions[data.authored], data.scores[data.authored])
     head = fit_head(data, np.ones(len(data.scores), dtype=bool), strength)
     head = replace(head, weights=head.weights * slope, cuts=cuts)
@@ -106,13 +111,13 @@ def _check(examples: Sequence[Example]) -> None:
         )
 
 
-def choose_strength(data: TrainingSet) -> tuple[float, np.ndarray]:
+def choose_strength(data: TrainingSet, strengths: Sequence[float] = STRENGTHS) -> tuple[float, np.ndarray]:
     """Return the strongest ridge within one standard error of the best, and its held-out positions (n,).
 
     The criterion is the order of authored rows within held-out chains. The strongest acceptable ridge is chosen
     (Breiman's rule), because later pools differ more from the training chains than these differ from each other.
     """
-    held_out = {strength: _held_out(data, strength) for strength in STRENGTHS}
+    held_out = {strength: _held_out(data, strength) for strength in strengths}
     by_chain = {strength: chain_accuracies(data, positions) for strength, positions in held_out.items()}
     best = max(by_chain.values(), key=np.mean)
     bar = best.mean() - best.std(ddof=1) / np.sqrt(len(best))
