@@ -53,7 +53,7 @@ def distilled_spec(teacher: EncoderFiles, texts: Sequence[str]) -> EncoderFiles:
     return EncoderFiles(
         name=FAST_ENCODER,
         path=cache_folder() / "fast" / f"encoder-{recipe[:16]}",
-        dim=min(DIMENSIONS, teacher.dim),
+        dim=min(DIMENSIONS, teacher.dim) - REMOVED,
         precision="float32",
         weights=recipe,
         fingerprint=content_id(f"distilled {recipe} {STATIC_VERSION}".encode()),
@@ -119,9 +119,16 @@ def distill(teacher: EncoderFiles, texts: Sequence[str], folder: Path) -> None:
     known = sums[np.linalg.norm(sums, axis=1) > 0]
     units = known / np.linalg.norm(known, axis=1, keepdims=True)
     mean = units.mean(axis=0)
-    removed = principal_components(units - mean, REMOVED)
-    weight = np.eye(len(mean)) - removed.T @ removed
-    freeze(tokenizer, table, weight, -weight @ mean, folder)
+    # The space is rotated so that the components to remove are its first coordinates. The matrix that removes them then
+    # holds ones and zeros only, and its product is exact: it does not depend on the texts in a batch, as others do.
+    rotation, _ = np.linalg.qr(principal_components(units - mean, REMOVED).T, mode="complete")
+    freeze(
+        tokenizer,
+        (table @ rotation).astype(np.float32),
+        np.eye(len(mean))[REMOVED:],
+        -(mean @ rotation)[REMOVED:],
+        folder,
+    )
 
 
 def write_stand_in(spec: EncoderFiles, folder: Path) -> None:

@@ -27,6 +27,14 @@ def test_the_laptop_preset_runs_where_its_encoder_is_installed(found, laptop):
     assert f"{laptop.dim} dimensions" in found.machine["laptop encoder"]
 
 
+def test_the_fast_preset_can_run_before_its_models_are_made(laptop, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEITA_CACHE", str(tmp_path / "cache"))
+    found = diagnose()
+    assert found.presets["fast"] is None
+    assert found.machine["fast encoder"].startswith("made at first use, in about a minute, in ")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_the_paper_preset_says_why_it_cannot_run(found):
     assert "causal language models" in found.presets["paper"]
 

@@ -118,6 +118,7 @@ def test_doctor_lists_the_presets_and_why_one_cannot_run(tmp_path, laptop):
     run = deita("doctor", cwd=tmp_path)
     assert run.returncode == 0
     assert re.search(r"preset laptop +can run", run.stdout)
+    assert re.search(r"preset fast +can run", run.stdout)
     assert re.search(r"preset paper +cannot run yet: .*causal", run.stdout)
     assert everything_below(tmp_path) == []
 

@@ -219,7 +219,7 @@ def test_a_preset_holds_outside_the_command_line_as_well():
 
 def test_an_unknown_preset_is_named_with_those_there_are():
     sentence = refused(preset="desktop")
-    assert "'desktop'" in sentence and "'laptop' or 'paper'" in sentence
+    assert "'desktop'" in sentence and "'laptop', 'fast' or 'paper'" in sentence
 
 
 def test_a_preset_of_the_wrong_type_is_one_sentence(config):
@@ -239,6 +239,17 @@ def test_the_paper_preset_can_be_given_in_every_way_and_overridden(where, config
     given = settings.model_dump()
     assert {name: given[name] for name in PRESETS["paper"]} == PRESETS["paper"]
     assert (settings.preset, settings.encoder_storage) == ("paper", "float16")
+
+
+@pytest.mark.parametrize("where", ["file", "variable", "flag"])
+def test_the_fast_preset_names_one_encoder_and_its_heads(where, config, monkeypatch):
+    if where == "variable":
+        monkeypatch.setenv("DEITA_PRESET", "fast")
+    file = config("preset: fast\n") if where == "file" else None
+    settings = load_settings(file, **({"preset": "fast"} if where == "flag" else {}))
+    assert (settings.encoder, settings.complexity_scorer, settings.quality_scorer) == ("fast", "fast", "fast")
+    assert (settings.threshold, settings.turns) == (0.9, "mean")
+    assert why_not("fast") is None
 
 
 def test_the_paper_preset_names_the_papers_models():

@@ -84,6 +84,22 @@ def test_without_a_store_everything_is_to_do(pool):
     assert found.chars_per_second > 0
 
 
+def test_the_time_of_the_other_preset_is_told_and_its_models_are_not_made(pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEITA_CACHE", str(tmp_path / "cache"))
+    laptop, fast = estimate(pool, SelectionSettings()), estimate(pool, SelectionSettings(preset="fast"))
+    assert laptop.fast_is_made is fast.fast_is_made is False
+    assert list(laptop.others) == ["fast"] and list(fast.others) == ["laptop"]
+    # About 200 times, on texts this short and on a machine that does nothing else.
+    assert laptop.seconds > 3 * laptop.others["fast"] > 0 and fast.others["laptop"] > 3 * fast.seconds > 0
+    assert (fast.to_encode, fast.to_score) == (fast.texts, fast.samples)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_encoder_of_no_preset_is_not_compared(pool, tiny_models):
+    found = estimate(pool, SelectionSettings(**tiny_models))
+    assert (found.others, found.fast_is_made) == ({}, True)
+
+
 def test_nothing_is_written(pool, tmp_path):
     before = everything_below(tmp_path)
     estimate(pool, SelectionSettings())
