@@ -138,10 +138,15 @@ def as_string(value: object, where: str) -> str:
 
 def field_of(row: Mapping[str, Any], names: Names, where: str = "the row") -> str:
     """The first of the names that the row has, preferring fields that are not null. Raises BadRow."""
-    present = [name for name in names if name in row]
-    if not present:
+    null = None
+    for name in names:
+        if row.get(name) is not None:
+            return name
+        if null is None and name in row:
+            null = name
+    if null is None:
         raise BadRow("missing_field", f"{where} has no field {' or '.join(names)}")
-    return next((name for name in present if row[name] is not None), present[0])
+    return null
 
 
 def with_context(question: str, context: str) -> str:

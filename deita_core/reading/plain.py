@@ -30,7 +30,7 @@ ROLES: dict[str, Role] = {name: role for name, role in ROLE_OF.items() if name n
 SYSTEM = ("system", "system_prompt")
 # Fields that add to a conversation, or change its meaning, if they are not empty.
 ADDING = frozenset((*ROW_FIELDS, "history")) - {"system"}
-ADDING_IN: dict[Layout, Names] = {"messages": ("body",), "prompt-response": ("rationale", "label")}
+ADDING_IN: dict[Layout, Names] = {"messages": ("body",), "prompt-response": ("rationale",)}
 SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
@@ -65,11 +65,12 @@ def plain_sample(row: Row, named: dict, layout: Layout) -> Sample | None:
     for value in members(row.value):
         if type(value) not in SCALARS and value is not asked:
             check_depth(row.value)
+            break
     fields = row.text or fields_json(row.value)
     return Sample(row.line, Conversation(tuple(messages)), id_, False, n_turns, n_chars, layout, fields)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _shape(names: Names, layout: Layout) -> Shape | None:
     """Where a row with these names has its conversation, None if it cannot be plain. Rows share their names."""
     systems = _present(SYSTEM, names)
@@ -103,6 +104,9 @@ def _exchange(row: dict, shape: Shape) -> list[Message] | None:
     question, answer, context = row[shape.asked], row[shape.answered], _first(row, shape.contexts)
     if type(question) is not str or type(answer) is not str or type(context) is not str:
         return None
+    # Such a label says which side of a preference the answer is on.
+    if isinstance(label := row.get("label"), (bool, str)) and str(label).strip().lower() in ("true", "false"):
+        return None
     # A text may be the JSON of a list of messages.
     if question.lstrip()[:2] == "[{" or answer.lstrip()[:2] == "[{":
         return None
@@ -125,7 +129,7 @@ def _listed(listed: object) -> list[Message] | None:
     return messages
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _keys(names: Names) -> tuple[str, str, Names] | None:
     """The keys of a message's role and text, and the others."""
     roles, texts = _present(ROLE_KEYS, names), _present(TEXT_KEYS, names)
