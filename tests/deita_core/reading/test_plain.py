@@ -13,12 +13,13 @@ from deita_core.literals import LAYOUTS
 from deita_core.reading import layouts
 from deita_core.reading.files import SUPPORTED, file_rows
 from deita_core.reading.layouts import judge_rows
-from deita_core.reading.messages import ROLE_OF
+from deita_core.reading.messages import ROLE_OF, as_list
 from deita_core.reading.options import ReadOptions
 from deita_core.reading.plain import plain_sample
 from deita_core.reading.pool import BatchBuilder, Placed, placed_rows
 from deita_core.reading.rows import MAX_DEPTH, Reject, Row, Sample
 from deita_core.tables import MESSAGE, MESSAGE_INDEX_TYPE, REJECTS, SAMPLES, SOURCES
+from tests.support.dialects import CHOSEN, PLAIN
 from tests.support.paths import SHARED
 
 FILE_ID = "f" * 32
@@ -96,8 +97,8 @@ NESTED = st.recursive(
 ROLES = st.sampled_from(["user", "assistant", "human", "gpt", "system", "tool"]) | st.sampled_from(
     ["User", " GPT ", "developer", "function", "function_call", "tool_call", "ipython", "nobody", "", None, 1]
 )
-PLAIN = st.sampled_from(["Why?", "So.", "é", " x "])
-TEXT_OR_NOT = PLAIN | TEXTS | NESTED
+WORDS = st.sampled_from(["Why?", "So.", "é", " x "])
+TEXT_OR_NOT = WORDS | TEXTS | NESTED
 
 
 def message_of(role_key, text_key):
@@ -113,7 +114,7 @@ def message_of(role_key, text_key):
 
 def exchange_of(role_key, text_key):
     asked, said = ("user", "assistant") if role_key == "role" else ("human", "gpt")
-    return st.tuples(PLAIN, TEXTS | PLAIN).map(
+    return st.tuples(WORDS, TEXTS | WORDS).map(
         lambda texts: [{role_key: asked, text_key: texts[0]}, {role_key: said, text_key: texts[1]}]
     )
 
@@ -137,8 +138,8 @@ ROWS = st.one_of(
     st.fixed_dictionaries({"dialog": LISTS}, optional=BESIDE),
     st.fixed_dictionaries({"instruction": TEXT_OR_NOT, "output": TEXT_OR_NOT}, optional=BESIDE),
     st.fixed_dictionaries({"Question": TEXT_OR_NOT, "answer": TEXT_OR_NOT}, optional=BESIDE),
-    st.fixed_dictionaries({"instruction": PLAIN, "response": PLAIN}, optional=BESIDE),
-    st.fixed_dictionaries({"prompt": PLAIN | LISTS, "chosen": PLAIN | LISTS, "rejected": PLAIN}),
+    st.fixed_dictionaries({"instruction": WORDS, "response": WORDS}, optional=BESIDE),
+    st.fixed_dictionaries({"prompt": WORDS | LISTS, "chosen": WORDS | LISTS, "rejected": WORDS}),
     NESTED,
 )
 COLUMNS = [
@@ -207,16 +208,16 @@ def changed_rows(row):
     """The row, with one field after the other changed, and one of each message."""
     for name in dict.fromkeys((*row, *BESIDE)):
         yield from ({**row, name: value} for value in ODD)
-    for name, messages in row.items():
-        for i, message in enumerate(messages if name in ("messages", "conversation", "conversations") else []):
+    for name in row.keys() & {"messages", "conversation", "conversations", "dialog"}:
+        for i, message in enumerate(messages := as_list(row[name], name)):
             for key in (*message, "name", "weight", "tool_calls", "reasoning", "timestamp", "role", "from", "text"):
                 for value in (*ODD, *ROLE_OF):
                     yield {**row, name: [*messages[:i], {**message, key: value}, *messages[i + 1 :]]}
 
 
-@pytest.mark.parametrize("row", PLAIN_ROWS)
+@pytest.mark.parametrize("row", [*PLAIN_ROWS, *PLAIN.values(), *CHOSEN.values()])
 @pytest.mark.parametrize("layout", [None, *LAYOUTS])
-def test_a_plain_row_with_any_one_change_is_read_as_layouts_reads_it(row, layout):
+def test_a_row_with_any_one_change_is_read_as_layouts_reads_it(row, layout):
     for changed in changed_rows(row):
         options = ReadOptions(layout=layout)
         quick, slow, _ = both_ways(lambda: judge_rows(iter([Row(1, changed)]), options))  # noqa: B023
