@@ -153,7 +153,8 @@ def measure(preset: PresetName, pool: pl.DataFrame, folder: Path, data: Path, ro
     seconds["selecting"] = perf_counter() - started
     vectors = Vectors(store, model)
     complexity, quality = (VectorScorer(head, vectors) for head in heads if isinstance(head, HeadScorer))
-    near, edits = near_duplicates(pool, vectors)
+    assert isinstance(settings.threshold, float), "presets have a fixed threshold"
+    near, edits = near_duplicates(pool, vectors, settings.threshold)
     truth = [
         *pair_figures(quality, data, rows), *planted_figures(quality, folder, None),
         *difficulty_figures(complexity, data, rows),
@@ -176,8 +177,10 @@ def selected_ids(
     return set(decisions.filter(pl.col("fate") == "selected")["id"])
 
 
-def near_duplicates(pool: pl.DataFrame, vectors: Vectors) -> tuple[dict[str, float], pl.DataFrame]:
-    """Thresholds and recalls by share of unrelated rows blocked, and the recall of each kind of edit."""
+def near_duplicates(
+    pool: pl.DataFrame, vectors: Vectors, threshold: float
+) -> tuple[dict[str, float], pl.DataFrame]:
+    """Thresholds and recalls by share of unrelated rows blocked, and at a threshold; the recall of each kind of edit."""
     pool = pool.filter(pl.col("kind") != "empty")
     table = conversations(pool["messages"].to_list(), vectors)
     duplicate = pool["kind"].is_in(DUPLICATES).to_numpy()
@@ -191,6 +194,8 @@ def near_duplicates(pool: pl.DataFrame, vectors: Vectors) -> tuple[dict[str, flo
     for share in BLOCKED:
         near[f"threshold that blocks {share:.0%}"] = bar = float(np.quantile(own, 1 - share))
         near[f"recall where {share:.0%} are blocked"] = float((like > bar).mean())
+    near["unrelated rows blocked at the preset's threshold"] = float((own > threshold).mean())
+    near["recall at the preset's threshold"] = float((like > threshold).mean())
     edits = pairs.with_columns(found=like > bar).group_by("edit").agg(pl.col("found").mean()).sort("edit")
     return near, edits
 
