@@ -180,7 +180,7 @@ def selected_ids(
 def near_duplicates(
     pool: pl.DataFrame, vectors: Vectors, threshold: float
 ) -> tuple[dict[str, float], pl.DataFrame]:
-    """Thresholds and recalls by share of unrelated rows blocked, and at a threshold; the recall of each kind of edit."""
+    """Thresholds and recalls by share of unrelated rows blocked, and at a threshold; the recall of each kind."""
     pool = pool.filter(pl.col("kind") != "empty")
     table = conversations(pool["messages"].to_list(), vectors)
     duplicate = pool["kind"].is_in(DUPLICATES).to_numpy()
