@@ -177,9 +177,7 @@ def selected_ids(
     return set(decisions.filter(pl.col("fate") == "selected")["id"])
 
 
-def near_duplicates(
-    pool: pl.DataFrame, vectors: Vectors, threshold: float
-) -> tuple[dict[str, float], pl.DataFrame]:
+def near_duplicates(pool: pl.DataFrame, vectors: Vectors, threshold: float) -> tuple[dict[str, float], pl.DataFrame]:
     """Thresholds and recalls by share of unrelated rows blocked, and at a threshold; the recall of each kind."""
     pool = pool.filter(pl.col("kind") != "empty")
     table = conversations(pool["messages"].to_list(), vectors)
