@@ -14,7 +14,7 @@ StoreOption = Annotated[
 PresetOption = Annotated[
     PresetName | None,
     typer.Option(
-        help="Set of defaults: laptop; fast, whose encoder is hundreds of times faster on a CPU; or paper, for a GPU. "
+        help="Set of defaults: laptop; fast, whose encoder is a hundred times faster on a CPU; or paper, for a GPU. "
         "Default laptop."
     ),
 ]
