@@ -7,8 +7,9 @@ that, one shard after the other in one process.
 
 Near-duplicates: the similarity of two conversations is the cosine of their vectors, which are the means of their
 messages' weighted by characters. Rows of other prompts are unrelated. The threshold that blocks 2% of unrelated rows is
-the 98% quantile, over the rows that are no planted duplicates, of the largest similarity to such a row of another
-prompt. Recall is the share of planted near-duplicates whose similarity to the row they were made from is above it.
+the 98% quantile of the largest similarity of a row to such a row of another prompt, over the rows that hold no other
+row's answer by construction (planted duplicates and answers to another question do). Recall is the share of planted
+near-duplicates whose similarity to the row they were made from is above the threshold.
 
 Overlap is that of two selections with the same budget, each at its preset's threshold. The other rows are those of
 `benchmarks.truth`: on the rows of the planted pool, and on at most `--truth-rows` of each other kind. Nothing is fitted
@@ -42,6 +43,8 @@ from deita_core.store import Store
 
 PRESETS: tuple[PresetName, PresetName] = ("laptop", "fast")
 DUPLICATES = ("near_dup", "exact_dup")
+# Rows that hold the answer of another row.
+COPIES = (*DUPLICATES, "wrong_pair")
 BLOCKED = (0.02, 0.05)
 BLOCK = 2_048
 POOL, TRUTH = "planted_pool.parquet", "planted_truth.parquet"
@@ -178,12 +181,12 @@ def selected_ids(
 
 
 def near_duplicates(pool: pl.DataFrame, vectors: Vectors, threshold: float) -> tuple[dict[str, float], pl.DataFrame]:
-    """Thresholds and recalls by share of unrelated rows blocked, and at a threshold; the recall of each kind."""
+    """Thresholds and recalls by share of unrelated rows blocked, both at `threshold`, and the recall of each edit."""
     pool = pool.filter(pl.col("kind") != "empty")
     table = conversations(pool["messages"].to_list(), vectors)
-    duplicate = pool["kind"].is_in(DUPLICATES).to_numpy()
+    copies = pool["kind"].is_in(COPIES).to_numpy()
     prompts = pool["prompt_group"].rank("dense").to_numpy()
-    own = nearest_elsewhere(table[~duplicate], prompts[~duplicate])
+    own = nearest_elsewhere(table[~copies], prompts[~copies])
     rows = pool.with_row_index("row")
     originals = rows.filter(~pl.col("kind").is_in(DUPLICATES)).select("group", original="row")
     pairs = rows.filter(pl.col("kind") == "near_dup").join(originals, on="group").unique("row", maintain_order=True)
