@@ -145,16 +145,20 @@ def print_estimate(found: Estimate) -> None:
     )
     if found.chars_per_second:
         console.print(
-            f"About {found.seconds / 60:.1f} minutes of encoding, at {found.chars_per_second:,.0f} characters a second "
+            f"About {_duration(found.seconds)} of encoding, at {found.chars_per_second:,.0f} characters a second "
             f"as just measured. Scoring by heads is quick, by language models it takes about as long again for each."
         )
     else:
         console.print("Everything is encoded already.")
     for preset, seconds in found.others.items():
-        console.print(f"With --preset {preset} it would be about {seconds / 60:.1f} minutes of encoding.")
+        console.print(f"With --preset {preset} it would be about {_duration(seconds)} of encoding.")
     if not found.fast_is_made:
         console.print("The models of --preset fast are made at first use, which takes about a minute once.")
     console.print("Nothing was written.")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 100 else f"{seconds:.1f} seconds"
 
 
 def print_evolution(report: EvolutionReport, out: Path) -> None:
