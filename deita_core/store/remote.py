@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deita_core.config.folders import cache_folder
 from deita_core.conversation import content_id
 from deita_core.errors import InputError, StoreError, cause
 
@@ -48,9 +49,8 @@ def checked_uri(uri: str) -> str:
 
 def side_folder(uri: str) -> Path:
     """The local folder for files that a remote store cannot hold: in DEITA_CACHE, or the user's cache folder."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "deita"
     name = re.sub("[^A-Za-z0-9]+", "-", uri).strip("-")[-60:]
-    return Path(os.environ.get("DEITA_CACHE") or caches).expanduser() / f"{name}-{content_id(uri.encode())[:8]}"
+    return cache_folder() / f"{name}-{content_id(uri.encode())[:8]}"
 
 
 def storage_options() -> dict[str, str]:
