@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from deita_core.config.settings import PRESETS, SelectionSettings
@@ -86,8 +87,9 @@ def cosines(encoder):
     talks = [stored_conversation(messages) for messages in read_pool([str(ROOT / "examples/pool")])[0]["messages"]]
     texts = list(dict.fromkeys(message.text for talk in talks for message in talk.messages))
     row = {text: number for number, text in enumerate(texts)}
-    groups = [[(row[message.text], len(message.text)) for message in talk.messages] for talk in talks]
-    vectors = weighted_means(groups, load_encoder(encoder).encode(texts).vectors)
+    members = [(i, row[m.text], len(m.text)) for i, talk in enumerate(talks) for m in talk.messages]
+    members = pl.DataFrame(members, schema=["group", "row", "weight"], orient="row")
+    vectors = weighted_means(members, len(talks), load_encoder(encoder).encode(texts).vectors)
     return (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
 
 
