@@ -3,7 +3,7 @@
     python -m benchmarks.million [--pool ../shared/data/pool_real.parquet] [--rows 1000000] [--budget 10000]
 
 The rows are those of the pool, over and over. In each round but the first, every eighth word of a message is replaced
-by a word of another row of the pool, drawn with the round's number as the seed, so that no two rows are equal.
+by the first word of another message, drawn with the round's number as the seed, so that few rows are equal.
 Each run is a command of its own, as a user starts it.
 """
 
@@ -24,6 +24,8 @@ from benchmarks.static import make_static_models
 
 ROWS_PER_FILE = 100_000
 EVERY = 8
+# A seed that no round of a pool of this size has.
+NEW_ROUND = 10_000
 
 
 def main() -> None:
@@ -38,19 +40,15 @@ def main() -> None:
         folder = Path(name)
         models = make_static_models(folder)
         (folder / "pool").mkdir()
-        batches = tiled(options.pool, options.rows + options.rows // 100)
-        count, rest = 0, None
-        for number, batch in enumerate(batches):
-            part = batch.head(options.rows - count)
-            part.write_parquet(folder / "pool" / f"{number:04}.parquet") if len(part) else None
-            count += len(part)
-            rest = batch if len(part) < len(batch) else rest
+        for number, batch in enumerate(tiled(options.pool, options.rows)):
+            batch.write_parquet(folder / "pool" / f"{number:04}.parquet")
         flags = [f"--{setting.replace('_', '-')}={value}" for setting, value in models.items()]
         flags += ["--store", f"{folder}/store", "--budget", str(options.budget), "--out", f"{folder}/out"]
         seconds = [run("select", ["select", str(folder / "pool"), *flags], folder)]
         seconds.append(run("nothing new", ["update", str(folder / "pool"), *flags], folder))
-        assert rest is not None
-        rest.tail(options.rows // 100).write_parquet(folder / "pool" / "9999.parquet")
+        # Another round than those that were written.
+        more = perturbed(pl.read_parquet(options.pool).select("messages").head(options.rows // 100), NEW_ROUND)
+        more.write_parquet(folder / "pool" / "new.parquet")
         seconds.append(run("1% more", ["update", str(folder / "pool"), *flags], folder))
         print(f"of the first run: nothing new {seconds[1] / seconds[0]:.1%}, 1% more {seconds[2] / seconds[0]:.1%}")
 
@@ -58,28 +56,27 @@ def main() -> None:
 def tiled(pool: Path, rows: int) -> Iterator[pl.DataFrame]:
     """Batches of the pool's rows over and over, perturbed in each round but the first; `rows` in all."""
     source = pl.read_parquet(pool).select("messages")
-    words = np.array(source["messages"].list.last().struct.field("content").str.split(" ").list.first().to_list())
     left, number = rows, 0
     while left:
         for part in source.iter_slices(ROWS_PER_FILE):
-            batch = perturbed(part.head(left), words, number) if number else part.head(left)
+            batch = part.head(left)
             left -= len(batch)
             if len(batch):
-                yield batch
+                yield perturbed(batch, number) if number else batch
         number += 1
 
 
-def perturbed(batch: pl.DataFrame, words: np.ndarray, seed: int) -> pl.DataFrame:
-    """The rows with every EVERY-th word of each message replaced."""
+def perturbed(batch: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """The rows with every EVERY-th word of each message replaced by a word of another place in the batch."""
     draw = np.random.default_rng(seed)
+    contents = batch["messages"].explode().struct.field("content")
+    words = np.array(contents.str.split(" ").list.first().to_list(), dtype=object)
     rows = []
     for messages in batch["messages"].to_list():
         changed = []
         for message in messages:
             parts = message["content"].split(" ")
-            places = range(0, len(parts), EVERY)
-            for place, word in zip(places, words[draw.integers(len(words), size=len(places))].tolist(), strict=True):
-                parts[place] = word
+            parts[::EVERY] = words[draw.integers(len(words), size=len(parts[::EVERY]))].tolist()
             changed.append({"role": message["role"], "content": " ".join(parts)})
         rows.append(changed)
     return pl.DataFrame({"messages": rows}, schema=batch.schema)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from hashlib import file_digest
 from pathlib import Path
@@ -31,10 +32,11 @@ def example_chains() -> Path:
     return found
 
 
-def make_once(folder: Path, make: Callable[[Path], None]) -> None:
+def make_once(folder: Path, make: Callable[[Path], None], what: str) -> None:
     """Make a folder unless it is there and whole: `make` fills an empty folder, which is then renamed.
 
-    Of several processes one makes it, and the others wait for it. A folder whose files have changed is made again.
+    A line on stderr tells the user `what` is made, because it takes time. Of several processes one makes it, and the
+    others wait for it. A folder whose files have changed is made again.
     Raises ModelError if it cannot be written.
     """
     if is_whole(folder):
@@ -43,6 +45,7 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not is_whole(folder):
+                print(f"Making {what}, once on this machine. It is kept in {folder}.", file=sys.stderr)
                 _replace(folder, make)
     except OSError as error:
         raise ModelError(

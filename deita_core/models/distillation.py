@@ -6,7 +6,6 @@ text's vector is the sum over its tokens, normalised, without the mean and the f
 chains' texts, and normalised again. All of it is in the encoder's folder, so a vector never depends on the pool.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,16 +63,9 @@ def distilled_spec(teacher: EncoderFiles, texts: Sequence[str]) -> EncoderFiles:
 def find_distilled(teacher: EncoderFiles, texts: Sequence[str]) -> EncoderFiles:
     """The static encoder of a sentence encoder and texts, made unless the cache has it."""
 
-    def make(folder: Path) -> None:
-        print(
-            f"Making the encoder {FAST_ENCODER} from {teacher.name}, once on this machine: about 20 seconds. It is "
-            f"kept in {spec.path}.",
-            file=sys.stderr,
-        )
-        distill(teacher, texts, folder)
-
     spec = distilled_spec(teacher, texts)
-    make_once(spec.path, make)
+    what = f"the encoder {FAST_ENCODER} from {teacher.name}: about 20 seconds"
+    make_once(spec.path, lambda folder: distill(teacher, texts, folder), what)
     return spec
 
 

@@ -163,8 +163,10 @@ def candidate_vectors(
         if encoder.kind == "causal":
             yield ids, store.vectors(table, ids, rows)
             continue
-        samples = store.take(SAMPLES, places.join(block, on="id", how="semi"), ["id", "message_index"])
+        samples = store.fetch(SAMPLES, "id", block["id"], ["id", "message_index"], places)
         samples = block.join(as_read(samples, encoder.reasoning), on="id", how="left", maintain_order="left")
+        if lacking := samples["message_index"].null_count():
+            raise StoreError(f"The store {store.uri} lacks {lacking:,} samples of the pool; run the command again.")
         messages = indexed_messages(samples)
         texts = messages.select("text_id").unique().with_row_index("row")
         members = messages.join(texts, on="text_id", how="left", maintain_order="left")

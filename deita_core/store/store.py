@@ -185,15 +185,23 @@ class Store:
         return self._using(name, rows)
 
     def fetch(
-        self, table: Table, column: str, values: Sequence[str] | pl.Series, columns: Sequence[str] | None = None
+        self,
+        table: Table,
+        column: str,
+        values: Sequence[str] | pl.Series,
+        columns: Sequence[str] | None = None,
+        rows: pl.DataFrame | None = None,
     ) -> pl.DataFrame:
-        """Rows whose `column` is one of `values`, in no particular order."""
+        """Rows whose `column` is one of `values`, in no particular order.
+
+        `rows`: what `row_ids` returned for this column, if rows are fetched many times.
+        """
         wanted, columns = pl.Series(column, values, pl.String).unique(), list(columns or table.empty().columns)
-        if len(wanted) <= JOIN_ABOVE:
-            if wanted.is_empty():
-                return table.empty().select(columns)
+        if wanted.is_empty():
+            return table.empty().select(columns)
+        if rows is None and len(wanted) <= JOIN_ABOVE:
             return self.read(table, columns, f"{column} IN ({_quoted(wanted.to_list())})")
-        rows = self.row_ids(table, column)
+        rows = self.row_ids(table, column) if rows is None else rows
         named = rows.filter(pl.col(column).is_in(wanted.implode()))
         if 2 * len(named) <= len(rows):
             found = self.take(table, named, columns)
@@ -252,13 +260,10 @@ class Store:
     ) -> np.ndarray:
         """Vectors (n, d) float32 of texts, in the order of the ids. Raises StoreError if one is missing.
 
-        `rows`: the table's row ids, if vectors are read many times.
+        `rows`: as for `fetch`.
         """
         wanted = pl.DataFrame({"text_id": text_ids}, schema={"text_id": pl.String})
-        distinct, columns = wanted.unique(), ["text_id", "vector"]
-        found = None if rows is None else self.take(table, rows.join(distinct, on="text_id", how="semi"), columns)
-        if found is None or len(found) < len(distinct):
-            found = self.fetch(table, "text_id", distinct["text_id"], columns)
+        found = self.fetch(table, "text_id", wanted["text_id"], ["text_id", "vector"], rows)
         joined = wanted.join(found, on="text_id", how="left", maintain_order="left")
         if lacking := joined["vector"].null_count():
             raise StoreError(f"Table {table.name} lacks {lacking} vectors; run the command again to encode them.")

@@ -1,6 +1,5 @@
 """The heads named `fast`: trained at first use on the vectors of the encoder `fast`, kept in this machine's cache."""
 
-import sys
 from pathlib import Path
 
 from deita_core.config.folders import cache_folder, example_chains, make_once
@@ -31,15 +30,8 @@ def find_fast_head(axis: Axis, encoder: EncoderFiles) -> Path:
     """The folder of an axis's head for a distilled encoder; it is trained at first use, which takes up to a minute."""
     folder = cache_folder() / "fast" / f"{axis}-{fast_fingerprint(axis, encoder)[:16]}"
 
-    def make(empty: Path) -> None:
-        print(
-            f"Training the {axis} head of {FAST_ENCODER}, once on this machine: {_DURATION[axis]}. It is kept in "
-            f"{folder}.",
-            file=sys.stderr,
-        )
-        _train(axis, encoder, empty)
-
-    make_once(folder, make)
+    what = f"the {axis} head of {FAST_ENCODER}: {_DURATION[axis]}"
+    make_once(folder, lambda empty: _train(axis, encoder, empty), what)
     return folder
 
 

@@ -30,7 +30,7 @@ def make(folder):
     (folder / "second").write_text("2")
 
 print("ready", flush=True)
-make_once(Path(sys.argv[1]), make)
+make_once(Path(sys.argv[1]), make, "a folder")
 """
 
 
@@ -49,15 +49,15 @@ def refuse(folder):
 
 
 def test_a_folder_is_made_once(tmp_path):
-    make_once(tmp_path / "a" / "b", fill)
-    make_once(tmp_path / "a" / "b", refuse)
+    make_once(tmp_path / "a" / "b", fill, "a folder")
+    make_once(tmp_path / "a" / "b", refuse, "a folder")
     assert (tmp_path / "a" / "b" / "inner" / "file").read_text() == "words"
 
 
 @pytest.mark.parametrize("damage", ["changed", "deleted", "added", "no list"])
 def test_a_folder_that_has_changed_is_made_again(tmp_path, damage):
     folder = tmp_path / "made"
-    make_once(folder, fill)
+    make_once(folder, fill, "a folder")
     assert is_whole(folder)
     file = folder / "inner" / "file"
     if damage == "changed":
@@ -69,7 +69,7 @@ def test_a_folder_that_has_changed_is_made_again(tmp_path, damage):
     else:
         (folder / "files.json").write_text("{")
     assert not is_whole(folder)
-    make_once(folder, fill)
+    make_once(folder, fill, "a folder")
     assert is_whole(folder)
     assert sorted(path.name for path in folder.rglob("*")) == ["file", "files.json", "inner"]
 
@@ -98,14 +98,14 @@ def test_a_kill_half_way_leaves_nothing_that_counts(tmp_path):
 
 def test_an_error_while_making_leaves_nothing_that_counts(tmp_path):
     with pytest.raises(AssertionError):
-        make_once(tmp_path / "made", refuse)
+        make_once(tmp_path / "made", refuse, "a folder")
     assert not (tmp_path / "made").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"cannot be written \(.*\); set DEITA_CACHE to a folder with room\.$"):
-        make_once(tmp_path / "file" / "made", fill)
+        make_once(tmp_path / "file" / "made", fill, "a folder")
 
 
 def test_the_cache_is_where_the_variables_say(tmp_path, monkeypatch):
