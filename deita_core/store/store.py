@@ -18,10 +18,12 @@ import pyarrow as pa
 from filelock import FileLock
 
 from deita_core.errors import StoreError, StoreUnavailableError, cause
+from deita_core.store.compaction import compact, purged
 from deita_core.store.damage import damaged, is_of_libraries, reason, surroundings
 from deita_core.store.files import ASIDE, delete_folder, list_files
 from deita_core.store.locks import check_held, folder_lock, object_lock
 from deita_core.store.remote import check_reachable, checked_uri, is_remote, publish, side_folder, storage_options
+from deita_core.store.schemas import schema_of
 from deita_core.tables import Table
 
 # Ids in one query's IN list: enough to be fast, few enough to parse quickly.
@@ -32,20 +34,11 @@ JOIN_ABOVE = 256
 ROWS_PER_TAKE = 65_536
 # The column of LanceDB's row ids.
 ROW = "_rowid"
-# A notebook may still be reading an earlier version.
-KEEP_VERSIONS = timedelta(hours=1)
-# Attempts to drop old versions.
-DROPS = 50
-# The shortest time that LanceDB accepts.
-KEEP_NOTHING = timedelta(milliseconds=1)
 # Largest pause in seconds before each retry of a commit that conflicts with another; the actual pause is random.
 PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0)
 
 # Always read the newest version.
 FRESH = timedelta(0)
-# Lance's metadata for key columns.
-PRIMARY_KEY = "lance-schema:unenforced-primary-key"
-
 Result = TypeVar("Result")
 
 
@@ -123,23 +116,13 @@ class Store:
             delete_folder(self.uri, ASIDE)
 
     def _compact(self, name: str) -> None:
-        handle = self._handle(name)
-        if handle is not None and handle.stats()["fragment_stats"]["num_fragments"] > 1:
-            handle.optimize(cleanup_older_than=KEEP_VERSIONS)
+        # A table without rows counts as false.
+        if (handle := self._handle(name)) is not None:
+            compact(handle)
 
     def _purge(self, name: str) -> None:
-        handle = self._handle(name)
-        if handle is None:
-            return
-        for tag in handle.tags.list():
-            handle.tags.delete(tag)
-        _drop_versions(handle)
-        if _has_deleted_rows(handle):
-            # Compaction leaves a few deleted rows in a large file and only marks them.
-            rows = handle.search().select(handle.schema.names).to_batches()
-            handle = self._database().create_table(name, data=rows, schema=handle.schema, mode="overwrite")
-            self._open[name] = handle
-            _drop_versions(handle)
+        if (handle := self._handle(name)) is not None:
+            self._open[name] = purged(self._database(), handle)
 
     # -- reading
 
@@ -377,7 +360,7 @@ class Store:
             return self._open[name]
 
     def _create(self, table: Table, rows: pl.DataFrame) -> Any:
-        schema = _schema(table, rows)
+        schema = schema_of(table, rows)
         with self._opening:
             if self.is_remote:
                 self._create_remotely(table.name, schema)
@@ -402,56 +385,9 @@ class Store:
             )
 
 
-def _schema(table: Table, rows: pl.DataFrame) -> pa.Schema:
-    """The schema of a table with rows like these.
-
-    The key is marked, so that of two concurrent merges with the same new key LanceDB retries the later one.
-    """
-    fields = [_plain(field) for field in rows.head(0).to_arrow().schema]
-    return pa.schema([_key(f, table.key.index(f.name)) if f.name in table.key else f for f in fields])
-
-
-def _key(field: pa.Field, place: int) -> pa.Field:
-    marks = {PRIMARY_KEY: "true", f"{PRIMARY_KEY}:position": str(place + 1)}
-    return pa.field(field.name, field.type, nullable=False, metadata=marks)
-
-
 def _is_conflict(error: RuntimeError) -> bool:
     text = str(error)
     return "commit conflict" in text.lower() or "concurrent writers" in text
-
-
-def _drop_versions(handle: Any) -> None:
-    """Compact a table and drop all versions but the last, with the files that only they use."""
-    for _ in range(DROPS):
-        handle.optimize(cleanup_older_than=KEEP_NOTHING, delete_unverified=True)
-        if len(handle.list_versions()) == 1:
-            return
-        # A version is dropped only once it is old enough.
-        sleep(0.1)
-    raise StoreError(f"Old versions of table {handle.name} cannot be dropped; run the command again.")
-
-
-def _has_deleted_rows(handle: Any) -> bool:
-    """True if a file of the table may hold deleted rows."""
-    stats = handle.stats()
-    lengths = stats["fragment_stats"]["lengths"]
-    return bool(stats["fragment_stats"]["num_fragments"] > 1 or lengths["max"] != stats["num_rows"])
-
-
-def _plain(field: pa.Field) -> pa.Field:
-    """The field with Polars' large strings and lists as the ordinary types."""
-    return pa.field(field.name, _plain_type(field.type))
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_list(kind):
-        return pa.list_(_plain_type(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(f.name, _plain_type(f.type)) for f in kind])
-    return kind
 
 
 def _quoted(values: Sequence[str] | Sequence[int]) -> str:

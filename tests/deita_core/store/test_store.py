@@ -484,6 +484,15 @@ def test_compacting_leaves_one_fragment_and_the_same_rows(store):
     assert store.write(SCORES, scores([3, 99], turns=2)) == 2
 
 
+def test_a_purge_leaves_nothing_of_a_table_whose_rows_are_all_deleted(store):
+    store.write(SCORES, scores([7, 8]))
+    store.delete(SCORES, "turn >= 0")
+    store.compact(purge=True)
+    files = [path for path in store.side.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if id_of(7).encode() in path.read_bytes()]
+    assert store.count(SCORES) == 0 and store.write(SCORES, scores([7])) == 1
+
+
 def test_compacting_a_whole_store_changes_nothing(store):
     store.compact()
     store.write(SCORES, scores([1]))
