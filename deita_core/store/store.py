@@ -190,7 +190,9 @@ class Store:
             found = self.take(table, named, columns)
             if len(found) == len(named):
                 return found
-        return self._using(table.name, partial(self._scan, table, wanted, columns))
+        # One join of everything: joining batch by batch would look through all values for each batch.
+        read = self.read(table, list(dict.fromkeys([*columns, column])))
+        return read.join(wanted.to_frame(), on=column, how="semi").select(columns)
 
     def row_ids(self, table: Table, column: str) -> pl.DataFrame:
         """A column of a table, and where each of its rows is stored, as `take` needs it: `column`, ROW."""
@@ -220,17 +222,6 @@ class Store:
 
         parts = [self._using(table.name, partial(taken, part)) for part in rows.iter_slices(ROWS_PER_TAKE)]
         return pl.concat([table.empty().select(columns), *parts])
-
-    def _scan(self, table: Table, wanted: pl.Series, columns: list[str]) -> pl.DataFrame:
-        """As `fetch`, but reads all rows in batches and keeps only the matching ones."""
-        handle, column = self._of(table), wanted.name
-        parts = [table.empty().select(columns)]
-        if handle is not None:
-            query = handle.search().select([*columns, *({column} - set(columns))])
-            for batch in query.to_batches():
-                rows = pl.DataFrame(pl.from_arrow(batch)).join(wanted.to_frame(), on=column, how="semi")
-                parts.append(rows.select(columns))
-        return pl.concat(parts)
 
     def missing(self, table: Table, ids: pl.Series) -> pl.Series:
         """The ids that do not occur in the first key column of the table, each once, in the given order."""
