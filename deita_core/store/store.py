@@ -227,7 +227,7 @@ class Store:
         """The ids that do not occur in the first key column of the table, each once, in the given order."""
         present = self.read(table, [table.key[0]])[table.key[0]]
         wanted = pl.DataFrame({"id": ids.unique(maintain_order=True)})
-        return wanted.join(pl.DataFrame({"id": present.unique()}), on="id", how="anti", maintain_order="left")["id"]
+        return wanted.join(pl.DataFrame({"id": present}), on="id", how="anti", maintain_order="left")["id"]
 
     def vectors(
         self, table: Table, text_ids: Sequence[str] | pl.Series, rows: pl.DataFrame | None = None
