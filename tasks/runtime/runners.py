@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread, Timer
 from typing import Any
 
-from prefect import Task
+from prefect import Task, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
@@ -229,22 +229,30 @@ def _ray(address: str) -> Iterator[Runner]:
 
     # Ray reports usage statistics of every cluster that it starts, unless this is set.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    starting = RayTaskRunner(address=f"ray://{address}") if address else RayTaskRunner(init_kwargs=_local_ray())
+    where: dict[str, Any] = {"address": f"ray://{address}"} if address else {"init_kwargs": _local_ray()}
     with ExitStack() as stack:
         with warnings.catch_warnings():
             # lancedb warns about forks, but Ray's forks start another program at once.
             warnings.filterwarnings("ignore", "lancedb fork")
-            try:
-                runner = stack.enter_context(starting)
-            except (ConnectionError, RuntimeError) as error:
-                raise InputError(
-                    f"The Ray cluster at ray://{address} does not let the run in ({cause(error)}); check that it has "
-                    f"this version of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token."
-                ) from None
+            runner = _let_in(lambda: stack.enter_context(RayTaskRunner(**where)), address)
         try:
             yield runner
         except ray.exceptions.RayError as error:
             raise _lost("Ray", error) from None
+
+
+def _let_in(enter: Callable[[], Runner], address: str, tries: int = 3) -> Runner:
+    """Connect to a Ray cluster; a busy head may give up on the process that it starts for a client, so ask again."""
+    try:
+        return enter()
+    except (ConnectionError, RuntimeError) as error:
+        if tries == 1 or "Starting Ray client server failed" not in str(error):
+            raise InputError(
+                f"The Ray cluster at ray://{address} does not let the run in ({cause(error)}); check that it has "
+                f"this version of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token."
+            ) from None
+    get_run_logger().warning("The Ray cluster at ray://%s did not start a process for this run; trying again", address)
+    return _let_in(enter, address, tries - 1)
 
 
 def _on_ray_gpu() -> AbstractContextManager[Any]:

@@ -14,6 +14,7 @@ from time import monotonic, sleep
 
 import psutil
 import pytest
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from benchmarks.tiny import WORDS
 from deita_core.config.settings import SelectionSettings, load_settings
@@ -166,6 +167,8 @@ def ray():
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32)}
     os.environ.update(token)
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    # The head gives up on a client's process after 30 s, which a loaded machine can need.
+    environment["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = str(SECONDS)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     process = subprocess.Popen(line, env=environment, **quiet)
     try:
@@ -235,6 +238,32 @@ def test_dask_writes_the_same_files(start, threads, dask):
 
 def test_ray_writes_the_same_files(start, threads, ray):
     check_same(start("ray", f"ray://{ray}"), threads)
+
+
+@pytest.mark.parametrize(("refusals", "let_in"), [(2, True), (3, False)])
+def test_a_ray_head_that_gives_up_on_its_process_is_asked_three_times(prefect_server, refusals, let_in):
+    from prefect import flow
+
+    from tasks.runtime.runners import _let_in
+
+    asked = []
+
+    def enter():
+        asked.append(1)
+        if len(asked) <= refusals:
+            raise RuntimeError("Starting Ray client server failed. See ray_client_server_23002.err for detailed logs.")
+        return ThreadPoolTaskRunner()
+
+    @flow
+    def entering():
+        return isinstance(_let_in(enter, "127.0.0.1:10001"), ThreadPoolTaskRunner)
+
+    if let_in:
+        assert entering()
+    else:
+        with pytest.raises(InputError, match="does not let the run in"):
+            entering()
+    assert len(asked) == 3
 
 
 def test_ray_lets_shards_that_compute_a_model_wait_for_a_gpu_and_keeps_their_workers(ray, prefect_server, tiny_model):
