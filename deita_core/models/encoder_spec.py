@@ -11,6 +11,7 @@ from deita_core.conversation import content_id
 from deita_core.errors import ModelError
 from deita_core.literals import EncoderKind, Pooling, Precision, Reasoning, Storage
 from deita_core.models.devices import count_gpus
+from deita_core.models.small_lm import local_model
 
 LAPTOP_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # Distilled from the laptop encoder at first use.
@@ -205,7 +206,7 @@ def _last_dimension(path: Path, dim: int) -> int:
 
 
 def _folder_of(name: str) -> Path:
-    if (folder := Path(name).expanduser()).is_dir():
+    if (folder := Path(local_model(name)).expanduser()).is_dir():
         return folder
     if name == LAPTOP_ENCODER and (packaged := _packaged()):
         return packaged

@@ -13,6 +13,7 @@ from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
 from deita_core.literals import Axis, Precision, Reasoning
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles, best_precision, find_encoder
+from deita_core.models.small_lm import local_model
 from deita_core.scorers.heads import HeadScorer
 from deita_core.scorers.served import ServedLimits, ServedScorer, find_served, is_served
 
@@ -183,7 +184,7 @@ def _kind(folder: Path) -> Literal["head", "causal"]:
 def _folder(name_or_path: str, axis: Axis) -> Path:
     if name_or_path == "laptop":
         return _SHIPPED / f"laptop-{axis}"
-    if (folder := Path(name_or_path).expanduser()).is_dir():
+    if (folder := Path(local_model(name_or_path)).expanduser()).is_dir():
         return folder
     if name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
         raise ModelError(

@@ -20,6 +20,7 @@ from deita_core.errors import InputError, ModelError
 from deita_core.literals import Axis, Precision
 from deita_core.models.causal_lm import causal_fingerprint, load_model, load_tokenizer, positions
 from deita_core.models.encoder_spec import best_precision
+from deita_core.models.small_lm import local_model
 from deita_core.scorers.causal import CausalScorer, is_readable
 from deita_core.scorers.digits import PromptTokenizer
 from deita_core.scorers.prompts import texts_of
@@ -120,7 +121,7 @@ def _write_card(card: CausalCard, folder: Path) -> None:
 def _inputs(axis: Axis, examples: Sequence[Example], folder: Path, settings: TuningSettings, by: Precision) -> str:
     """Return a hash of all inputs of training; also of the folder's path, which checkpoints store."""
     rows = [(e.group, e.chain, e.instruction, e.response, e.score, e.authored) for e in examples]
-    base = Path(settings.base_model)
+    base = Path(local_model(settings.base_model))
     weights = causal_fingerprint(base, by, settings.max_tokens, "middle") if base.is_dir() else ""
     parts = [axis, str(folder.resolve()), settings.model_dump_json(), by, weights, repr(rows)]
     return content_id("\n".join(parts).encode())
