@@ -9,8 +9,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from deita_core.config.settings import TrainingSettings
 from deita_core.models.encoder_spec import EncoderFiles
+from deita_core.models.fine_tuning import TuningProgress
 from deita_core.scorers.training.metrics import figures_table
-from deita_core.scorers.training.records import TuningProgress
 from deita_core.stages.shards import Shard
 from deita_core.stages.training import (
     Trained,

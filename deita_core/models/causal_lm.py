@@ -120,7 +120,20 @@ def right_padded(rows: Sequence[Sequence[int]]) -> tuple["torch.Tensor", "torch.
 def causal_fingerprint(folder: Path, precision: Precision, max_tokens: int, cut: Cut) -> str:
     """Return a hash of a model's files, `max_tokens`, `cut` and precision; not of the device."""
     parts = [precision, str(max_tokens), cut, str(SCORING_VERSION)]
-    for path in sorted(p for kind in ("json", "model", "txt", "safetensors") for p in folder.glob(f"*.{kind}")):
+    return content_id("\n".join([*parts, *_digests(folder, "json", "model", "txt", "safetensors")]).encode())
+
+
+def weights_id(name: str | Path) -> str:
+    """A hash of the files of a model or an adapter in a folder; of its name alone for a model on the hub."""
+    folder = Path(local_model(name)).expanduser()
+    digests = _digests(folder, "json", "model", "txt", "jinja", "safetensors") if folder.is_dir() else [str(name)]
+    return content_id("\n".join(digests).encode())
+
+
+def _digests(folder: Path, *kinds: str) -> list[str]:
+    """Name and SHA-256 of each file of these kinds in a folder."""
+    digests = []
+    for path in sorted(p for kind in kinds for p in folder.glob(f"*.{kind}")):
         with path.open("rb") as file:
-            parts.append(f"{path.name} {file_digest(file, 'sha256').hexdigest()}")
-    return content_id("\n".join(parts).encode())
+            digests.append(f"{path.name} {file_digest(file, 'sha256').hexdigest()}")
+    return digests

@@ -13,13 +13,13 @@ from deita_core.conversation import content_id, text_id
 from deita_core.errors import InputError, ModelError
 from deita_core.export.placing import Write, place_file, place_files, prepare_files
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
+from deita_core.models.fine_tuning import TuningProgress
 from deita_core.models.static_encoder import TextEncoder
 from deita_core.scorers.heads import head_files
 from deita_core.scorers.training.causal import train_causal
 from deita_core.scorers.training.examples import Example, read_chains, with_defects
 from deita_core.scorers.training.head import model_card, texts_of, train_head
 from deita_core.scorers.training.metrics import Figures
-from deita_core.scorers.training.records import TuningProgress
 from deita_core.stages.encoding import CHARS_PER_SHARD, encoder_table, vector_frame
 from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store

@@ -11,7 +11,7 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from deita_core.scorers.training.records import TuningProgress
+from deita_core.models.fine_tuning import TuningProgress
 from tasks import artifacts
 from tests.support.paths import ROOT
 

@@ -4,10 +4,9 @@ Paper, section 2.2 and the settings of its released scorers; LoRA by default, al
 """
 
 import gc
-import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,15 @@ from deita_core.errors import InputError, ModelError
 from deita_core.literals import Axis, Precision
 from deita_core.models.causal_lm import causal_fingerprint, load_model, load_tokenizer, positions
 from deita_core.models.encoder_spec import best_precision
+from deita_core.models.fine_tuning import (
+    Report,
+    TuningProgress,
+    last_checkpoint,
+    lora_config,
+    prepare_checkpoints,
+    trainer_arguments,
+    training_state,
+)
 from deita_core.models.small_lm import local_model
 from deita_core.scorers.causal import CausalScorer, is_readable
 from deita_core.scorers.digits import PromptTokenizer
@@ -29,7 +37,6 @@ from deita_core.scorers.training.metrics import Figures, held_out_figures, lengt
 from deita_core.scorers.training.records import (
     CARD,
     CausalCard,
-    TuningProgress,
     TuningSettings,
     causal_model_card,
     read_card,
@@ -37,8 +44,6 @@ from deita_core.scorers.training.records import (
 
 if TYPE_CHECKING:
     from deita_core.scorers.training.trainer import DigitTrainer, Row
-
-_INPUTS = "inputs.txt"
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class _Run:
     checkpoints: Path
     precision: Precision
     device: str
-    report: Callable[[TuningProgress], None]
+    report: Report
 
 
 def split_by_seed(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -74,7 +79,7 @@ def train_causal(
     folder: Path,
     settings: TuningSettings,
     device: str = "auto",
-    report: Callable[[TuningProgress], None] = _unreported,
+    report: Report = _unreported,
 ) -> CausalCard:
     """Train a scorer into a folder that CausalScorer can read; saves the best epoch's weights.
 
@@ -88,7 +93,8 @@ def train_causal(
     inputs = _inputs(axis, examples, folder, settings, precision)
     if card := _done(folder, inputs):
         return card
-    run = _Run(axis, settings, folder / "checkpoints", precision, device, report)
+    checkpoints = prepare_checkpoints(folder, inputs, "the scorer")
+    run = _Run(axis, settings, checkpoints, precision, device, report)
     best, loss = _best_checkpoint(run, train, held_out)
     save_merged(best, folder, settings, precision)
     card = CausalCard(
@@ -128,35 +134,23 @@ def _inputs(axis: Axis, examples: Sequence[Example], folder: Path, settings: Tun
 
 
 def _done(folder: Path, inputs: str) -> CausalCard | None:
-    """Return the card of a finished run with the same inputs; else prepare the folder and remove outdated checkpoints.
-
-    Only files of an unfinished run are ever removed.
-    """
-    checkpoints = folder / "checkpoints"
+    """Return the card of a finished run with the same inputs, or None. Raises InputError for a finished other run."""
     if card := read_card(folder):
         if card.inputs != inputs:
             raise InputError(f"The folder {folder} holds a scorer trained otherwise; give another folder.")
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return card
-    marker = checkpoints / _INPUTS
-    if folder.exists() and any(folder.iterdir()) and not marker.is_file():
-        raise InputError(f"The folder {folder} is not empty; give a new one for the scorer.")
-    if marker.is_file() and marker.read_text() != inputs:
-        shutil.rmtree(checkpoints)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    marker.write_text(inputs)
-    return None
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return card
 
 
 def _best_checkpoint(run: _Run, train: Sequence[Example], held_out: Sequence[Example]) -> tuple[Path, float]:
     """Train or resume; returns the checkpoint with the lowest held-out loss, and that loss."""
     from deita_core.scorers.training.trainer import held_out_losses, is_over
 
-    last = _last_whole(run.checkpoints)
-    if last is None or not is_over(held_out_losses(_state(last)["log_history"]), run.settings.patience):
+    last = last_checkpoint(run.checkpoints)
+    if last is None or not is_over(held_out_losses(training_state(last)["log_history"]), run.settings.patience):
         _train(run, train, held_out, last)
-        last = _last_whole(run.checkpoints)
-    state = _state(last) if last else {}
+        last = last_checkpoint(run.checkpoints)
+    state = training_state(last) if last else {}
     if not state.get("best_global_step"):
         raise ModelError(f"Training {run.settings.base_model} diverged: its loss is no number; lower learning_rate.")
     return run.checkpoints / f"checkpoint-{state['best_global_step']}", float(state["best_metric"])
@@ -199,49 +193,26 @@ def _trainable(settings: TuningSettings, precision: Precision) -> Any:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.method == "full":
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    lora = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora)
+    return get_peft_model(model, lora_config(settings))
 
 
 def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_out: list["Row"]) -> "DigitTrainer":
-    import torch
     from transformers import PrinterCallback, TrainingArguments
 
     from deita_core.scorers.training.trainer import LOSS, DigitTrainer, Reporter
 
     arguments = TrainingArguments(
-        output_dir=str(run.checkpoints),
-        num_train_epochs=run.settings.epochs,
-        per_device_train_batch_size=run.settings.micro_batch,
-        gradient_accumulation_steps=run.settings.batch // run.settings.micro_batch,
-        learning_rate=run.settings.rate,
+        **trainer_arguments(run.settings, run.checkpoints, run.precision, run.device),
         lr_scheduler_type="cosine",
-        warmup_steps=run.settings.warmup,
-        bf16=run.precision == "bfloat16",
-        # The trainer does not detect that a CPU may support bfloat16.
-        use_cpu=run.device == "cpu" or not torch.accelerator.is_available(),
-        seed=run.settings.seed,
-        data_seed=run.settings.seed,
+        # The last checkpoint, to resume from, and the best one, which is never removed.
         eval_strategy="epoch",
         save_strategy="epoch",
-        # The last checkpoint, to resume from, and the best one, which is never removed.
-        save_total_limit=2,
         metric_for_best_model=LOSS,
         greater_is_better=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         label_names=["labels"],
-        report_to="none",
-        disable_tqdm=True,
     )
     # One process trains on one accelerator: several would change the batch size.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -249,23 +220,6 @@ def _trainer(run: _Run, model: Any, digits: list[int], rows: list["Row"], held_o
     trainer = DigitTrainer(digits, held_out, model=model, args=arguments, train_dataset=rows, callbacks=[reporter])
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    # Not orjson: a diverged loss is stored as NaN.
-    return json.loads((checkpoint / "trainer_state.json").read_bytes())
-
-
-def _last_whole(checkpoints: Path) -> Path | None:
-    """Return the latest checkpoint with a readable state file, which is written last; or None."""
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
-    for checkpoint in found:
-        try:
-            _state(checkpoint)
-        except (OSError, ValueError):
-            continue
-        return checkpoint
-    return None
 
 
 def save_merged(checkpoint: Path, folder: Path, settings: TuningSettings, precision: Precision) -> None:

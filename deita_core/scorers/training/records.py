@@ -1,64 +1,27 @@
-"""Settings, progress and result card of a causal scorer's training."""
+"""Settings and result card of a causal scorer's training."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deita_core.errors import ModelError
 from deita_core.literals import Axis, Precision
+from deita_core.models.fine_tuning import FineTuning
 from deita_core.scorers.training.metrics import Figures, figures_table
 
 CARD = "deita.json"
-_LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 
 
-class TuningSettings(BaseModel):
+class TuningSettings(FineTuning):
     """Settings of a scorer's training; the defaults are those of the paper, except LoRA and its learning rate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base_model: str = Field(description="Causal LM to start from: a folder, or a name on the hub.")
-    method: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter and merge it, or all weights.")
+    base_model: str = Field(description="Causal LM to start from: a folder, smollm2-135m, or a name on the hub.")
     epochs: int = Field(6, ge=1, description="Times each training row is seen, unless training stops early.")
     batch: int = Field(512, ge=1, description="Rows a step learns from, gathered over micro-batches.")
-    micro_batch: int = Field(4, ge=1, description="Rows in memory at once; divides the batch.")
-    learning_rate: float | None = Field(
-        None, gt=0, description="Highest learning rate; by default 2e-5 for all weights, 2e-4 for LoRA."
-    )
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     max_tokens: int = Field(2_048, ge=64, description="Tokens of a prompt and its digit; longer texts are shortened.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of the seeds kept out of training.")
     patience: int = Field(2, ge=1, description="Epochs without a better held-out loss after which training stops.")
-    seed: int = Field(0, ge=0, description="Seed of the split, the order of rows and the adapter's first weights.")
-    lora_rank: int = Field(16, ge=1, description="Rank of the LoRA matrices.")
-    lora_alpha: int = Field(32, ge=1, description="LoRA updates are scaled by alpha / rank.")
-    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
-    gradient_checkpointing: bool = Field(False, description="Compute activations twice: less memory, a third slower.")
-
-    @model_validator(mode="after")
-    def _batch_is_whole(self) -> "TuningSettings":
-        if self.batch % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
-        return self
-
-    @property
-    def rate(self) -> float:
-        """The highest learning rate, as set or by method."""
-        return self.learning_rate or _LEARNING_RATES[self.method]
-
-
-@dataclass(frozen=True)
-class TuningProgress:
-    """Progress of training: `loss` of the last step, `held_out_loss` after each epoch, seconds since the start."""
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float | None
-    held_out_loss: float | None
-    seconds: float
 
 
 class CausalCard(BaseModel):

@@ -13,8 +13,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl
 
 from deita_core.models.causal_lm import right_padded
+from deita_core.models.fine_tuning import TuningProgress
 from deita_core.scorers.digit_reader import DigitReader, last_logits, without_adapter
-from deita_core.scorers.training.records import TuningProgress
 
 IGNORED = -100
 LOSS = "eval_digit_loss"

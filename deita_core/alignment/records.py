@@ -1,0 +1,152 @@
+"""What a training leaves beside its weights: metrics.json, a model card, the rows left out, and a manifest, last."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from deita_core.alignment.rows import DroppedRow
+from deita_core.errors import InputError
+from deita_core.models.fine_tuning import FineTuning
+
+METRICS, MANIFEST, DROPPED = "metrics.json", "manifest.json", "dropped.jsonl"
+PACKAGES = ("deita-flows", "torch", "transformers", "trl", "peft")
+Metrics = TypeVar("Metrics", bound=BaseModel)
+
+
+class TrainingMetrics(BaseModel):
+    """What every training reports. `rows`: conversations or pairs trained on; `cut`: those longer than max_tokens;
+    `dropped`: rows of the data not trained on; `tokens`: token positions over all epochs; `answer_tokens`: those with
+    loss; `seconds`: of this process's training; `peak_memory_gib`: of this process.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    cut: int
+    dropped: int
+    tokens: int
+    answer_tokens: int
+    steps: int
+    seconds: float
+    tokens_per_s: float
+    peak_memory_gib: float
+    held_out_rows: int
+    held_out_tokens: int
+
+
+class SftMetrics(TrainingMetrics):
+    """Losses are the mean negative log-likelihood of an answer's token on the held-out rows, in nats."""
+
+    loss_before: float | None
+    loss_after: float | None
+
+
+class DpoMetrics(TrainingMetrics):
+    """Of held-out pairs: the mean reward margin (beta times the log-ratio of chosen over rejected, against the
+    reference), 0 before training; the share of pairs with a positive one; and how often the chosen answer is likelier
+    per token than the rejected one, before and after.
+    """
+
+    margin_before: float
+    margin_after: float
+    accuracy_after: float
+    likelier_before: float
+    likelier_after: float
+
+
+def finished(folder: Path, inputs: str, kind: type[Metrics]) -> Metrics | None:
+    """Return the metrics of a finished run with the same inputs, or None if there is no finished run.
+
+    Raises InputError for a folder of another run.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return None
+    try:
+        made_by = orjson.loads(manifest.read_bytes())["inputs"]
+        metrics = kind.model_validate_json((folder / METRICS).read_bytes())
+    except (OSError, LookupError, TypeError, ValueError):
+        made_by = None
+    if made_by != inputs:
+        raise InputError(f"The folder {folder} holds a model trained otherwise; give another folder.")
+    return metrics
+
+
+def write_result(
+    folder: Path,
+    inputs: str,
+    data: str,
+    base_model: str,
+    settings: FineTuning,
+    metrics: TrainingMetrics,
+    dropped: Sequence[DroppedRow],
+) -> None:
+    """Write the records beside a saved model, and remove its checkpoints; the manifest comes last."""
+    (folder / METRICS).write_bytes(_json(metrics.model_dump()))
+    lines = [orjson.dumps(row._asdict()) + b"\n" for row in dropped]
+    (folder / DROPPED).write_bytes(b"".join(lines))
+    (folder / "README.md").write_text(_card(data, base_model, settings, metrics), encoding="utf-8")
+    manifest = {
+        "inputs": inputs,
+        "data": data,
+        "base_model": base_model,
+        "settings": settings.model_dump(),
+        "metrics": metrics.model_dump(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+    shutil.rmtree(folder / "checkpoints")
+    unfinished = folder / f".{MANIFEST}.partial"
+    unfinished.write_bytes(_json(manifest))
+    unfinished.replace(folder / MANIFEST)
+
+
+def peak_memory() -> float:
+    """The most memory that this process has had, in GiB; on systems that do not tell, what it has now."""
+    memory = psutil.Process().memory_info()
+    try:
+        import resource
+    except ImportError:
+        return round(getattr(memory, "peak_wset", memory.rss) / 2**30, 2)
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
+
+
+def figure_lines(metrics: TrainingMetrics) -> list[str]:
+    """The figures of a training, one line each."""
+    if isinstance(metrics, SftMetrics):
+        shown = f"loss {metrics.loss_before:.4f} before, {metrics.loss_after:.4f} after (nats per answer token)"
+        measured = f"{shown}, on {metrics.held_out_rows:,} held-out rows"
+    else:
+        assert isinstance(metrics, DpoMetrics)
+        shown = f"reward margin {metrics.margin_after:.4f} (before: 0), positive on {metrics.accuracy_after:.1%}"
+        likelier = f"chosen likelier on {metrics.likelier_before:.1%} before, {metrics.likelier_after:.1%} after"
+        measured = f"{shown}; {likelier}; {metrics.held_out_rows:,} held-out pairs"
+    return [
+        measured,
+        f"{metrics.rows:,} rows, {metrics.cut:,} of the data cut, {metrics.dropped:,} dropped (see {DROPPED})",
+        f"{metrics.tokens:,} tokens in {metrics.steps:,} steps, {metrics.seconds:,.0f} s, {metrics.tokens_per_s:,.0f} "
+        f"tokens/s, peak memory {metrics.peak_memory_gib:.1f} GiB",
+    ]
+
+
+def _card(data: str, base_model: str, settings: FineTuning, metrics: TrainingMetrics) -> str:
+    kind = "Supervised fine-tuning" if isinstance(metrics, SftMetrics) else "Direct preference optimisation"
+    given = settings.model_dump(exclude={"base_model", "model", "heldout"}, exclude_none=True)
+    figures = "".join(f"- {line}\n" for line in figure_lines(metrics))
+    table = "".join(f"| {name} | {value} |\n" for name, value in given.items())
+    return (
+        f"---\nlibrary_name: transformers\ntags: [deita]\n---\n\n# {kind} of {base_model}\n\nTrained on `{data}`.\n\n"
+        f"{figures}\n| setting | value |\n|---|---|\n{table}"
+    )
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
