@@ -86,16 +86,17 @@ def _read_template(template: str) -> str:
         ) from None
 
 
-def sequences(tokenizer: Any, sample: Conversation, max_tokens: int) -> Iterator[tuple[TokenRow, bool]]:
+def sequences(tokenizer: Any, sample: Conversation, max_tokens: int, first: int = 0) -> Iterator[tuple[TokenRow, bool]]:
     """Yield what to train on for a conversation, cut to `max_tokens` at its end, and whether it was cut.
 
     It is one sequence; several if the template renders an earlier answer otherwise once a later one follows, as
     templates do that drop earlier reasoning: then each answer is trained in the conversation up to it. Messages after
-    the last answer are left out. Sequences with no label left are left out. Raises UnusableRowError if none is left.
+    the last answer are left out. Sequences with no label left are left out. Of the answers only those from message
+    `first` on carry loss. Raises UnusableRowError if none is left.
     """
     found = 0
     cut_away = False
-    for text, spans in answer_spans(tokenizer, sample):
+    for text, spans in answer_spans(tokenizer, sample, first):
         whole = _encode(tokenizer, text, spans)
         was_cut = len(whole.ids) > max_tokens
         kept = TokenRow(whole.ids[:max_tokens], whole.labels[:max_tokens])
@@ -107,7 +108,7 @@ def sequences(tokenizer: Any, sample: Conversation, max_tokens: int) -> Iterator
         raise UnusableRowError(f"no answer begins within {max_tokens:,} tokens" if cut_away else "it has no answer")
 
 
-def answer_spans(tokenizer: Any, sample: Conversation) -> list[tuple[str, list[tuple[int, int]]]]:
+def answer_spans(tokenizer: Any, sample: Conversation, first: int = 0) -> list[tuple[str, list[tuple[int, int]]]]:
     """Return rendered texts, each with the spans (start, end) in characters that a model would generate.
 
     A span ends with the token that ends the answer, if the template has one. Raises UnusableRowError.
@@ -116,7 +117,7 @@ def answer_spans(tokenizer: Any, sample: Conversation) -> list[tuple[str, list[t
     messages = _as_template_reads(row)
     shift = len(messages) - len(sample.messages)
     turns = pair_turns((m.role, m.is_blank, m.is_trained) for m in sample.messages)
-    answers = [position + shift for _, assistant in turns for position in assistant]
+    answers = [position + shift for _, assistant in turns for position in assistant if position >= first]
     parts = []
     for position in answers:
         before = _render(tokenizer, row, messages[:position], prompt=True)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,10 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from deita_core.alignment.rows import DroppedRow
+from deita_core.conversation import content_id
 from deita_core.errors import InputError
+from deita_core.literals import Precision
+from deita_core.models.causal_lm import weights_id
 from deita_core.models.fine_tuning import FineTuning
 
 METRICS, MANIFEST, DROPPED = "metrics.json", "manifest.json", "dropped.jsonl"
@@ -48,16 +51,40 @@ class SftMetrics(TrainingMetrics):
 
 
 class DpoMetrics(TrainingMetrics):
-    """Of held-out pairs: the mean reward margin (beta times the log-ratio of chosen over rejected, against the
-    reference), 0 before training; the share of pairs with a positive one; and how often the chosen answer is likelier
-    per token than the rejected one, before and after.
+    """Of held-out pairs. `margin`: the mean reward margin after training, beta times what the difference has grown by;
+    before training it is 0, since the model is its own reference. `accuracy`: the share of pairs with a positive one.
+    `difference`: the mean log-likelihood of the chosen answer less that of the rejected one, in nats. `likelier`: how
+    often the chosen answer is the likelier one per token.
     """
 
-    margin_before: float
-    margin_after: float
-    accuracy_after: float
+    difference_before: float
+    difference_after: float
+    margin: float
+    accuracy: float
     likelier_before: float
     likelier_after: float
+
+
+def run_inputs(
+    folder: Path,
+    settings: FineTuning,
+    model: str,
+    tokenizer: Any,
+    precision: Precision,
+    version: int,
+    rows: Sequence[Sequence[tuple]],
+) -> str:
+    """A hash of all that the weights depend on; also of the folder's path, which checkpoints store."""
+    data = [[list(row) for row in part] for part in rows]
+    parts = [
+        version,
+        str(folder.resolve()),
+        settings.model_dump(),
+        weights_id(model),
+        tokenizer.chat_template,
+        precision,
+    ]
+    return content_id(orjson.dumps([*parts, data], option=orjson.OPT_SORT_KEYS))
 
 
 def finished(folder: Path, inputs: str, kind: type[Metrics]) -> Metrics | None:
@@ -98,7 +125,7 @@ def write_result(
         "base_model": base_model,
         "settings": settings.model_dump(),
         "metrics": metrics.model_dump(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in PACKAGES},
     }
     shutil.rmtree(folder / "checkpoints")
     unfinished = folder / f".{MANIFEST}.partial"
@@ -126,7 +153,7 @@ def figure_lines(metrics: TrainingMetrics) -> list[str]:
         measured = f"{shown}, on {metrics.held_out_rows:,} held-out rows"
     else:
         assert isinstance(metrics, DpoMetrics)
-        shown = f"reward margin {metrics.margin_after:.4f} (before: 0), positive on {metrics.accuracy_after:.1%}"
+        shown = f"reward margin {metrics.margin:.4f} (before training 0), positive on {metrics.accuracy:.1%}"
         likelier = f"chosen likelier on {metrics.likelier_before:.1%} before, {metrics.likelier_after:.1%} after"
         measured = f"{shown}; {likelier}; {metrics.held_out_rows:,} held-out pairs"
     return [

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from deita_core.alignment.chat import load_chat_tokenizer
 from deita_core.alignment.likelihood import answer_losses, mean_loss
-from deita_core.alignment.records import SftMetrics, finished, peak_memory, write_result
+from deita_core.alignment.records import SftMetrics, finished, peak_memory, run_inputs, write_result
 from deita_core.alignment.rows import PreparedRows, TrainingRow, count_labels, read_rows, set_aside
 from deita_core.alignment.settings import SftSettings
-from deita_core.conversation import content_id
 from deita_core.literals import Precision
-from deita_core.models.causal_lm import weights_id
 from deita_core.models.encoder_spec import best_precision
 from deita_core.models.fine_tuning import (
     Report,
@@ -39,12 +35,12 @@ class Fitted:
     share: float
 
 
-def _unreported(_: TuningProgress) -> None:
+def unreported(_: TuningProgress) -> None:
     return
 
 
 def align_sft(
-    data: str, folder: Path, settings: SftSettings, device: str = "auto", report: Report = _unreported
+    data: str, folder: Path, settings: SftSettings, device: str = "auto", report: Report = unreported
 ) -> SftMetrics:
     """Fine-tune a model on a selection's folder or any other data, into a folder that plain transformers loads.
 
@@ -59,7 +55,7 @@ def align_sft(
     else:
         train, held_out = set_aside(prepared.rows, settings.held_out, settings.seed)
     precision = best_precision()
-    inputs = _inputs(train, held_out, tokenizer, folder, settings, precision)
+    inputs = run_inputs(folder, settings, settings.base_model, tokenizer, precision, SFT_VERSION, [train, held_out])
     if metrics := finished(folder, inputs, SftMetrics):
         return metrics
     checkpoints = prepare_checkpoints(folder, inputs, "the model")
@@ -75,20 +71,6 @@ def align_sft(
     return metrics
 
 
-def _inputs(
-    train: Sequence[TrainingRow],
-    held_out: Sequence[TrainingRow],
-    tokenizer: Any,
-    folder: Path,
-    settings: SftSettings,
-    precision: Precision,
-) -> str:
-    """A hash of all that the weights depend on; also of the folder's path, which checkpoints store."""
-    rows = content_id(orjson.dumps([[list(row) for row in part] for part in (train, held_out)]))
-    parts = [SFT_VERSION, str(folder.resolve()), settings.model_dump(), precision, tokenizer.chat_template, rows]
-    return content_id(orjson.dumps([*parts, weights_id(settings.base_model)], option=orjson.OPT_SORT_KEYS))
-
-
 def fit(
     train: Sequence[TrainingRow],
     tokenizer: Any,
@@ -96,7 +78,7 @@ def fit(
     checkpoints: Path,
     precision: Precision,
     device: str = "auto",
-    report: Report = _unreported,
+    report: Report = unreported,
     measured: Sequence[TrainingRow] = (),
 ) -> tuple[float | None, Fitted]:
     """Train on rows, or resume from checkpoints; returns the loss on rows `measured` before training, and the model."""
@@ -114,6 +96,8 @@ def fit(
         gradient_checkpointing=settings.gradient_checkpointing,
         max_length=settings.max_tokens,
         packing=settings.packing,
+        # Rows are tokens with labels, and cut already.
+        dataset_kwargs={"skip_prepare_dataset": not settings.packing},
         train_sampling_strategy="random" if settings.packing else "group_by_length",
     )
     # One process trains on one accelerator; several would change the batch.
