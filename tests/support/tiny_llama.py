@@ -22,7 +22,7 @@ TOPICS = (
 )
 
 
-def make_tokenizer(digits_alone: bool = True):
+def make_tokenizer(digits_alone: bool = True, specials: tuple[str, ...] = ()):
     """Byte-level BPE that knows the prompts' words; with digits_alone false a space and a digit are one token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -33,13 +33,18 @@ def make_tokenizer(digits_alone: bool = True):
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*parts, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=512, initial_alphabet=byte_level.alphabet(), special_tokens=["<s>", "</s>"], show_progress=False
+        vocab_size=512,
+        initial_alphabet=byte_level.alphabet(),
+        special_tokens=["<s>", "</s>", *specials],
+        show_progress=False,
     )
     words = " ".join([*AMOUNTS, *TOPICS] * 2)
     texts = [scoring_prompt(axis, f"{words} 1 2 3 4 5 6", words) for axis in ("complexity", "quality")]
     tokenizer.train_from_iterator(texts * 2, trainer)
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", additional_special_tokens=list(specials)
+    )
 
 
 def make_tiny_llama(folder: Path, seed: int = 0, digits_alone: bool = True, **changes) -> Path:
