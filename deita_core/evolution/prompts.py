@@ -101,7 +101,7 @@ def evolve_instruction(operation: str, instruction: str, system: str | None = No
     """Return the prompt that makes an instruction more complex by one operation."""
     code = fence(instruction, system or "")
     parts = [f"{_COMPLEXITY_TASK} {COMPLEXITY_OPERATIONS[operation]}", _COMPLEXITY_RULES]
-    parts += [*_system_part(system, code), _marked("instruction", code, instruction), _reply_form(code)]
+    parts += [*_system_part(system, code), marked("instruction", code, instruction), _reply_form(code)]
     return _messages(_EDITOR, parts)
 
 
@@ -109,7 +109,7 @@ def evolve_response(operation: str, instruction: str, response: str, system: str
     """Return the prompt that improves a response by one operation and keeps the instruction."""
     code = fence(instruction, response, system or "")
     parts = [f"{_QUALITY_TASK} {QUALITY_OPERATIONS[operation]}", _QUALITY_RULES]
-    parts += [*_system_part(system, code), _marked("instruction", code, instruction), _marked("answer", code, response)]
+    parts += [*_system_part(system, code), marked("instruction", code, instruction), marked("answer", code, response)]
     return _messages(_EDITOR, [*parts, _reply_form(code)])
 
 
@@ -118,8 +118,8 @@ def rank_variants(axis: Axis, variants: Sequence[str], instruction: str | None =
     code = fence(*variants, instruction or "")
     parts = [_COMPLEXITY_SCALE if axis == "complexity" else _QUALITY_SCALE, _FORM.format(n=len(variants))]
     if instruction is not None:
-        parts.append(_marked("instruction", code, instruction))
-    parts += [_marked("text", code, text, number) for number, text in enumerate(variants, start=1)]
+        parts.append(marked("instruction", code, instruction))
+    parts += [marked("text", code, text, number) for number, text in enumerate(variants, start=1)]
     return _messages(_JUDGE, [*parts, f"Now the scores of the {len(variants)} texts, as JSON."])
 
 
@@ -127,13 +127,14 @@ def _messages(system: str, parts: Sequence[str]) -> Messages:
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)}]
 
 
-def _marked(name: str, code: str, text: str, number: int | None = None) -> str:
+def marked(name: str, code: str, text: str, number: int | None = None) -> str:
+    """Return a text between marks of a name and a code of `fence`, with its number if it has one."""
     attribute = "" if number is None else f" index={number}"
     return f"<{name}-{code}{attribute}>\n{text}\n</{name}-{code}>"
 
 
 def _system_part(system: str | None, code: str) -> list[str]:
-    return [] if system is None else [_SYSTEM_NOTE, _marked("system", code, system)]
+    return [] if system is None else [_SYSTEM_NOTE, marked("system", code, system)]
 
 
 def _reply_form(code: str) -> str:

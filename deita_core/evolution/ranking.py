@@ -113,7 +113,7 @@ def parse_scores(reply: str, n: int) -> list[int]:
     unknown, a score is not a whole number from 1 to 6, or the reply contains different answers.
     """
     shown = headed_answer(visible(reply))
-    values = list(_json_values(shown))
+    values = list(json_values(shown))
     # One object per line forms a single answer.
     parts = [value for value in values if isinstance(value, dict) and "index" in value]
     found = [list(_pairs(value)) for value in [*(v for v in values if v not in parts), parts]]
@@ -132,7 +132,7 @@ def parse_scores(reply: str, n: int) -> list[int]:
 def _checked(pairs: Sequence[tuple[Any, Any]], n: int) -> list[int]:
     scores: dict[int, int] = {}
     for index, score in pairs:
-        number, level = _whole(index), _whole(score)
+        number, level = whole_number(index), whole_number(score)
         if number is None or not 1 <= number <= n:
             raise UnreadableError(f"there is no text {str(index)[:20]}")
         if number in scores:
@@ -145,7 +145,7 @@ def _checked(pairs: Sequence[tuple[Any, Any]], n: int) -> list[int]:
     return [scores[number] for number in range(1, n + 1)]
 
 
-def _whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """Return a whole number, also if quoted or with .0; None for anything else, including true and false."""
     if isinstance(value, str) and (number := re.fullmatch(r"\s*\[?(\d{1,9})(?:\.0+)?\]?\s*", value)):
         return int(number[1])
@@ -154,7 +154,7 @@ def _whole(value: Any) -> int | None:
     return int(value) if isfinite(value) and value == int(value) else None
 
 
-def _json_values(text: str) -> Iterator[Any]:
+def json_values(text: str) -> Iterator[Any]:
     """Yield every outermost JSON object or array in a text, whatever surrounds it."""
     decoder, at = json.JSONDecoder(object_pairs_hook=_object), 0
     for _ in range(MOST_OPENINGS):
@@ -180,7 +180,7 @@ def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
     """Yield the (index, score) pairs in a JSON value, in any form that models use."""
     if isinstance(value, dict) and "index" in value and "score" in value:
         yield value["index"], value["score"]
-    elif isinstance(value, dict) and value and all(_whole(key) is not None for key in value):
+    elif isinstance(value, dict) and value and all(whole_number(key) is not None for key in value):
         yield from value.items()
     elif isinstance(value, dict):
         for inner in value.values():

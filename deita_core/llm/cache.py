@@ -1,6 +1,7 @@
 """Cache of language model answers in the store's folder, written as each answer arrives, so none is paid for twice."""
 
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ CREATE TABLE IF NOT EXISTS answers (
     prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL NOT NULL, cost REAL
 ) WITHOUT ROWID
 """
+_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,16 @@ class Answers:
 
     def put(self, job: str, model: str, answer: Answer) -> None:
         """Save an answer; the first answer to a request stays."""
-        row = (answer.id, job, model, answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens)
-        values = (*row, answer.seconds, answer.cost)
-        self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+        self._execute(_INSERT, *_values(job, model, answer))
+
+    def put_all(self, job: str, model: str, answers: Iterable[Answer]) -> None:
+        """Save answers, all of them or none."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN")
+                self._db.executemany(_INSERT, [_values(job, model, answer) for answer in answers])
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     def usage(self, job: str) -> Usage:
         """Return the totals of a job's answers."""
@@ -86,7 +95,15 @@ class Answers:
         try:
             return self._db.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            raise StoreError(f"The answers in {self._file} cannot be used ({cause(error)}); check the disk.") from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> StoreError:
+        return StoreError(f"The answers in {self._file} cannot be used ({cause(error)}); check the disk.")
+
+
+def _values(job: str, model: str, answer: Answer) -> tuple[Any, ...]:
+    row = (answer.id, job, model, answer.text, answer.finish, answer.prompt_tokens, answer.completion_tokens)
+    return (*row, answer.seconds, answer.cost)
 
 
 def usage_of(store: Path, job: str) -> Usage:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import TypeVar
 
 from prefect.futures import PrefectFuture, wait
 
@@ -11,6 +12,7 @@ from deita_core.stages.shards import Shard
 from tasks.artifacts import ProgressArtifact
 from tasks.runtime.progress import REPORT, Progress, interruptible
 
+T = TypeVar("T")
 # Seconds between checks for answers.
 CHECK_INTERVAL = 0.5
 
@@ -75,11 +77,11 @@ def ask_shards(
     name: str,
     shards: Sequence[Shard],
     each: int,
-    submit: Callable[[Shard], PrefectFuture[int]],
+    submit: Callable[[Shard], PrefectFuture[T]],
     usage: Callable[[], Usage],
     timeout: float,
-) -> int:
-    """Submit a stage's shards, with `each` requests per row; returns the sum of their results.
+) -> list[T]:
+    """Submit a stage's shards, with `each` requests per row; returns their results.
 
     Warns at the first request that timed out after `timeout` seconds.
 
@@ -101,4 +103,4 @@ def ask_shards(
         advance(meter.read(usage()), meter.note())
         if artifact:
             artifact.update(meter.percent, meter.line(name))
-        return sum(future.result() for future in futures)
+        return [future.result() for future in futures]

@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 
 from deita_core.llm.client import resume_clients, stop_clients
 from deita_core.llm.traffic import TRAFFIC, Traffic
+from deita_core.models.cancellation import CANCELLED
 from deita_core.stages.shards import Shard
 from tasks.artifacts import StageProgress
 
@@ -204,13 +205,15 @@ def as_they_end(futures: Sequence[PrefectFuture[int]]) -> Iterator[PrefectFuture
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let ctrl-C or SIGTERM stop requests to an endpoint.
+    """Let ctrl-C or SIGTERM stop requests to an endpoint, and a model between two batches.
 
-    Otherwise each running or waiting shard would send requests until it is done.
+    Otherwise each running or waiting shard would go on until it is done.
     """
+    CANCELLED.clear()
     resume_clients()
     try:
         yield
     except INTERRUPTIONS:
+        CANCELLED.set()
         stop_clients()
         raise

@@ -108,6 +108,8 @@ def reply(prompt: str, key: str, shares: dict[str, float], noise: float) -> Repl
         kind, make = EVOLVE_FAULTS, lambda fault: _evolution(prompt, codes[-1], key, fault)
     elif codes := re.findall(r"</text-([0-9a-f]{8})>", prompt):
         kind, make = RANK_FAULTS, lambda fault: _ranking(prompt, codes[-1], key, fault, noise)
+    elif codes := re.findall(r"</answer(?:_b)?-([0-9a-f]{8})>", prompt):
+        kind, make = RANK_FAULTS, lambda fault: _judgement(prompt, codes[-1], key, fault, noise)
     else:
         kind, make = (), lambda fault: f"You asked: {' '.join(prompt.split()[:8])} ({key[:6]})"
     fault = drawn(shares, (*ANY_FAULTS, *kind), "content", key)
@@ -161,6 +163,27 @@ def _ranking(prompt: str, code: str, key: str, fault: str | None, noise: float) 
     if noise:
         scores = [_shaken(score, noise, key, index) for index, score in zip(indices, scores, strict=True)]
     return _printed([{"index": i, "score": s} for i, s in zip(indices, scores, strict=True)], fault, int(key, 16))
+
+
+def _judgement(prompt: str, code: str, key: str, fault: str | None, noise: float) -> str:
+    """A score by the length of the last answer, or the longer of two; with the chance `noise` the first of two."""
+    first, second = marked(prompt, "answer_a", code), marked(prompt, "answer_b", code)
+    if first is None or second is None:
+        [*_, answer] = re.findall(rf"<answer-{code} index=\d+>\n(.*?)\n</answer-{code}>", prompt, re.DOTALL)
+        name, value, other = "score", 1 + len(answer) % 10, 2 + len(answer) % 9
+        wrong: object = (0, 11, 7.5, -3)[int(key, 16) % 4]
+    else:
+        better = "tie" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
+        name, value, other = "better", "A" if share("first", key) < noise else better, "B" if better == "A" else "A"
+        wrong = "C"
+    said = json.dumps({"reason": "It is as long as it is.", name: wrong if fault == "out_of_range" else value})
+    return {
+        "no_json": "Both have their merits, and I would not like to choose.",
+        "missing_score": json.dumps({"reason": "It is as long as it is."}),
+        "doubled_score": f"{said}\n{json.dumps({'reason': 'Or not.', name: other})}",
+        "fenced_json": f"Here it is:\n```json\n{said}\n```",
+        "string_scores": json.dumps({"reason": "", name: str(value)}),
+    }.get(fault or "", said)
 
 
 def _shaken(score: int, noise: float, *parts: object) -> int:
