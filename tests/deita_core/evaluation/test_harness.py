@@ -7,40 +7,19 @@ import pytest
 from deita_core.config.evaluation import BenchmarkSettings
 from deita_core.errors import InputError
 from deita_core.stages.benchmarks import benchmark
-
-CHOICES = """
-task: capitals
-dataset_path: json
-dataset_kwargs:
-  data_files: {{test: {folder}/capitals.jsonl}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-metadata: {{version: 1.0}}
-"""
-ROWS = [
-    {"question": f"What is {n}?", "choices": ["tea", "an old clock", "the moon"], "answer": n % 3} for n in range(12)
-]
+from tests.support.task_folder import ROWS, write_task
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with a task, and a cache for its data."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    (tmp_path / "tasks/capitals.yaml").write_text(CHOICES.format(folder=tmp_path / "tasks"))
+    write_task(tmp_path / "tasks")
     return tmp_path
 
 
 def settings(folder, model, **changes):
-    chosen = {"tasks": ["capitals"], "task_folder": folder / "tasks", "store": str(folder / "store")}
+    chosen = {"tasks": ["things"], "task_folder": folder / "tasks", "store": str(folder / "store")}
     return BenchmarkSettings(**{"model": str(model), "precision": "float32", "batch": 4, **chosen, **changes})
 
 
@@ -65,12 +44,12 @@ def accuracy(folder):
 def test_a_task_of_ones_own_is_run_and_its_figures_are_kept(folder, tiny_llama):
     report = benchmark(settings(folder, tiny_llama), folder / "out")
     [figure] = report.figures
-    assert (figure.task, figure.metric, figure.documents) == ("capitals", "acc", 12)
+    assert (figure.task, figure.metric, figure.documents) == ("things", "acc", 12)
     assert figure.value == pytest.approx(accuracy(tiny_llama)) and 0 < figure.error < 0.2
     kept = json.loads((folder / "out/results.json").read_text())
-    assert kept["results"]["results"]["capitals"]["acc,none"] == figure.value
-    assert kept["fingerprint"] == report.fingerprint and kept["settings"]["tasks"] == ["capitals"]
-    assert f"| capitals | acc | {figure.value:.4f} |" in (folder / "out/README.md").read_text()
+    assert kept["results"]["results"]["things"]["acc,none"] == figure.value
+    assert kept["fingerprint"] == report.fingerprint and kept["settings"]["tasks"] == ["things"]
+    assert f"| things | acc | {figure.value:.4f} |" in (folder / "out/README.md").read_text()
 
 
 def test_a_repeated_run_computes_nothing_again(folder, tiny_llama, monkeypatch):
@@ -82,8 +61,8 @@ def test_a_repeated_run_computes_nothing_again(folder, tiny_llama, monkeypatch):
 
 def test_an_unknown_task_and_a_lost_file_are_named(folder, tiny_llama):
     with pytest.raises(InputError, match="There is no task arc_challenge in"):
-        benchmark(settings(folder, tiny_llama, tasks=["capitals", "arc_challenge"]), folder / "out")
-    (folder / "tasks/capitals.jsonl").unlink()
-    with pytest.raises(InputError, match="capitals failed in lm-evaluation-harness"):
+        benchmark(settings(folder, tiny_llama, tasks=["things", "arc_challenge"]), folder / "out")
+    (folder / "tasks/things.jsonl").unlink()
+    with pytest.raises(InputError, match="things failed in lm-evaluation-harness"):
         benchmark(settings(folder, tiny_llama), folder / "out")
     assert not (folder / "out").exists()
