@@ -20,7 +20,17 @@ from tests.support.paths import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-GUIDES = {"growing-pools", "scorers", "gpu", "scaling", "operating", "python-api", "file-formats", "how-it-works"}
+GUIDES = {
+    "growing-pools",
+    "scorers",
+    "evaluating",
+    "gpu",
+    "scaling",
+    "operating",
+    "python-api",
+    "file-formats",
+    "how-it-works",
+}
 PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "deployments" / "README.md"]
 # Two screens of 50 lines: what a newcomer reads before the first command is run.
 README_LINES = 100
@@ -37,6 +47,7 @@ WRITTEN = {
     "update": SELECTION | {"added.jsonl", "dropped.jsonl", "CHANGES.md"},
     "train": {"model.safetensors", "config.json", "README.md", "trained.json"},
     "score": {".parquet"},
+    "evaluate": {"README.md", "results.json"},
 }
 
 

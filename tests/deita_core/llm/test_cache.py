@@ -1,5 +1,6 @@
 import multiprocessing
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -107,3 +108,19 @@ def test_a_full_disk_is_told_in_a_sentence(answers):
     with pytest.raises(StoreError):
         for i in range(100):
             answers.put("job", "m", Answer(str(i), "x" * 5_000, "stop", 1, 1, 0.0, 0.0))
+
+
+def test_a_batch_is_put_as_a_whole_or_not_at_all(answers, tmp_path):
+    batch = [replace(ANSWER, id=f"{i:032x}") for i in range(3)]
+    answers.put_all("job", "m", batch)
+    assert [answers.get(answer.id) for answer in batch] == batch
+
+    def broken():
+        yield replace(ANSWER, id="f" * 32)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answers.put_all("job", "m", broken())
+    assert answers.get("f" * 32) is None and answers.usage("job").requests == 3
+    answers.put("job", "m", replace(ANSWER, id="e" * 32))
+    assert usage_of(tmp_path / "store", "job").requests == 4
