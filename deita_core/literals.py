@@ -19,6 +19,17 @@ Status = Literal["ok", "truncated", "unreadable"]
 RemovalStatus = Literal["started", "finished"]
 # The outcome of a selection for a sample.
 Fate = Literal["selected", "near_duplicate", "over_budget", "rejected"]
+# What came of an answer when preference pairs were made.
+PairFate = Literal[
+    "paired",
+    "in_between",
+    "margin_too_small",
+    "near_identical",
+    "no_other_answer",
+    "no_score",
+    "no_vector",
+    "not_trained",
+]
 Precision = Literal["float32", "bfloat16"]
 Pooling = Literal["last", "mean", "weighted"]
 Storage = Literal["float32", "float16"]

@@ -1,4 +1,4 @@
-"""The Pandera models of all tables of the store: the only schema. Imports only `literals` of this project."""
+"""The Pandera models of all tables, also of preference pairs. Imports only `literals` of this project."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +8,7 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from deita_core.literals import LAYOUTS, Fate, RemovalStatus, Side, Status, Storage
+from deita_core.literals import LAYOUTS, Fate, PairFate, RemovalStatus, Side, Status, Storage
 
 # `extra`: what else a trainer sees of a message, as JSON.
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
@@ -187,6 +187,42 @@ class Decisions(TableModel):
         )
 
 
+class Pairs(TableModel):
+    """One row per preference pair: two answers to one instruction, by sample id."""
+
+    instruction: str = pa.Field(str_matches=ID)
+    chosen: str = pa.Field(str_matches=ID, unique=True)
+    rejected: str = pa.Field(str_matches=ID, unique=True)
+    chosen_score: pl.Float64 = pa.Field(ge=1, le=6)
+    rejected_score: pl.Float64 = pa.Field(ge=1, le=6)
+    margin: pl.Float64 = pa.Field(gt=0, le=5)
+    similarity: pl.Float64 = pa.Field(ge=-1, le=1)
+
+    @pa.dataframe_check
+    @classmethod
+    def the_margin_is_the_difference_of_the_scores(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """The margin is the chosen answer's score less the rejected one's."""
+        difference = pl.col("chosen_score") - pl.col("rejected_score")
+        return data.lazyframe.select(pl.col("margin") == difference)
+
+
+class PairFates(TableModel):
+    """One row per distinct sample of a pool of which pairs were made."""
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    instruction: str = pa.Field(str_matches=ID)
+    score: pl.Float64 = pa.Field(ge=1, le=6, nullable=True)
+    fate: str = pa.Field(isin=get_args(PairFate))
+    duplicate_of: str = pa.Field(str_matches=ID, nullable=True)
+    similarity: pl.Float64 = pa.Field(ge=-1, le=1, nullable=True)
+
+    @pa.dataframe_check
+    @classmethod
+    def near_identical_answers_name_a_better_one(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """Exactly the near-identical answers have a duplicate_of."""
+        return data.lazyframe.select(pl.col("duplicate_of").is_not_null() == (pl.col("fate") == "near_identical"))
+
+
 class Snapshots(TableModel):
     """One row per finished selection, written last; it makes the selection visible."""
 
@@ -245,6 +281,9 @@ SNAPSHOTS = Table("snapshots", ("number",), Snapshots)
 REMOVALS = Table("removals", ("id", "status"), Removals)
 CHAINS = Table("chains", ("chain", "step", "attempt"), Chains)
 RANKINGS = Table("rankings", ("ranking", "step"), Rankings)
+# Written to files, not to the store.
+PAIRS = Table("pairs", ("chosen",), Pairs)
+PAIR_FATES = Table("pair_fates", ("id",), PairFates)
 
 
 def scores_table(scorer: str) -> Table:

@@ -8,6 +8,7 @@ from prefect.runtime import flow_run
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import UnreadableFileError
+from deita_core.literals import AXES, Axis
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles
 from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
@@ -44,11 +45,11 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
             raise
 
 
-def find_models(settings: SelectionSettings) -> tuple[EncoderFiles, list[ScorerFiles]]:
-    """Find the encoder and the scorers of complexity and quality; those named `fast` are made at first use."""
+def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tuple[EncoderFiles, list[ScorerFiles]]:
+    """Find the encoder and the scorer of each axis; those named `fast` are made at first use."""
     encoder = find_pool_encoder(settings)
-    complexity = find_scorer(settings.complexity_scorer, "complexity", encoder, limits=settings.llm)
-    scorers = [complexity, find_scorer(settings.quality_scorer, "quality", encoder, limits=settings.llm)]
+    names = {"complexity": settings.complexity_scorer, "quality": settings.quality_scorer}
+    scorers = [find_scorer(names[axis], axis, encoder, limits=settings.llm) for axis in axes]
     for scorer in scorers:
         if scorer.name == FAST_ENCODER:
             find_fast_head(scorer.axis, encoder)

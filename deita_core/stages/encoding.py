@@ -11,6 +11,7 @@ from deita_core.errors import StoreError
 from deita_core.literals import Reasoning
 from deita_core.models.encoder_spec import EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
+from deita_core.models.pooling import weighted_means
 from deita_core.models.static_encoder import TextEncoder, count_tokens, load_text_encoder
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.shards import Shard, plan_shards, read_shard
@@ -111,6 +112,18 @@ def encode_shard(store: Store, encoder: Encoder, shard: Shard) -> int:
 def vector_frame(table: Table, text_ids: pl.Series, n_tokens: np.ndarray, vectors: np.ndarray) -> pl.DataFrame:
     """Rows of a vectors table."""
     return pl.DataFrame({"text_id": text_ids, "n_tokens": n_tokens, "vector": vectors}, schema=table.empty().schema)
+
+
+def mean_vectors(store: Store, encoder: EncoderFiles, samples: pl.DataFrame, rows: pl.DataFrame) -> np.ndarray:
+    """Vectors (n, d) float32 of samples (message_index, as read), in their order.
+
+    Each is the mean of its nonblank messages' vectors, weighted by their characters. `rows`: as for `Store.vectors`.
+    """
+    messages = indexed_messages(samples)
+    texts = messages.select("text_id").unique().with_row_index("row")
+    members = messages.join(texts, on="text_id", how="left", maintain_order="left")
+    vectors = store.vectors(encoder_table(encoder), texts["text_id"], rows)
+    return weighted_means(members.select("row", group="owner", weight="n_chars"), len(samples), vectors)
 
 
 def message_tokens(store: Store, encoder: EncoderFiles, samples: pl.DataFrame) -> dict[str, int]:

@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import StoreError
 from deita_core.models.encoder_spec import EncoderFiles
-from deita_core.models.pooling import weighted_means
 from deita_core.scorers import ScorerFiles
 from deita_core.selection import DiversitySelector, Ranked, rank_candidates, with_nearest
 from deita_core.selection.evol_score import evol_scores
 from deita_core.selection.threshold import smallest_filling
-from deita_core.stages.encoding import encoder_table, message_tokens
+from deita_core.stages.encoding import encoder_table, mean_vectors, message_tokens
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.turns import as_read, indexed_messages, turns_of
 from deita_core.store import Store
@@ -167,11 +166,7 @@ def candidate_vectors(
         samples = block.join(as_read(samples, encoder.reasoning), on="id", how="left", maintain_order="left")
         if lacking := samples["message_index"].null_count():
             raise StoreError(f"The store {store.uri} lacks {lacking:,} samples of the pool; run the command again.")
-        messages = indexed_messages(samples)
-        texts = messages.select("text_id").unique().with_row_index("row")
-        members = messages.join(texts, on="text_id", how="left", maintain_order="left")
-        vectors = store.vectors(table, texts["text_id"], rows)
-        yield ids, weighted_means(members.select("row", group="owner", weight="n_chars"), len(ids), vectors)
+        yield ids, mean_vectors(store, encoder, samples, rows)
 
 
 def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None:

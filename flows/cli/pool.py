@@ -1,4 +1,4 @@
-"""Commands that read a pool: select, score, calibrate."""
+"""Commands that read a pool: select, score, calibrate, pairs."""
 
 from importlib import import_module
 from pathlib import Path
@@ -197,3 +197,68 @@ def calibrate(
     import_module("lancedb")
     server.join()
     typer.echo(calibration_text(calibrate_flow(pool, settings, keep, samples), settings.encoder))
+
+
+@app.command(
+    epilog="Examples:  deita pairs answers.jsonl --out pairs.jsonl   ·   "
+    "deita pairs answers/ --out pairs.parquet --margin 1 --per-instruction 2 --decisions fates.parquet"
+)
+def pairs(
+    pool: Files,
+    out: Annotated[Path, typer.Option(help="File for the pairs: .jsonl or .parquet.")],
+    margin: Annotated[
+        float, typer.Option(min=0.001, max=5, help="Least difference of the two scores, which are 1 to 6.")
+    ] = 0.5,
+    similarity: Annotated[
+        float, typer.Option(min=-1, max=1, help="Largest cosine similarity to a better answer; others are skipped.")
+    ] = 0.95,
+    per_instruction: Annotated[
+        int, typer.Option(min=1, help="Pairs of an instruction: best and worst, second best and second worst, ...")
+    ] = 1,
+    decisions: Annotated[Path | None, typer.Option(help="File for what came of each row: .parquet.")] = None,
+    store: StoreOption = None,
+    preset: PresetOption = None,
+    encoder: EncoderOption = None,
+    quality_scorer: ScorerOption = None,
+    layout: LayoutOption = None,
+    map: MapOption = None,
+    preference: PreferenceOption = None,
+    modality: ModalityOption = None,
+    reasoning: ReasoningOption = None,
+    leave_out: LeaveOutOption = None,
+    limit: LimitOption = None,
+    runner: RunnerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make preference pairs from several answers to one instruction: the best against the worst, by quality.
+
+    The instruction is all that comes before the last answer. Answers that are near-identical to a better one are
+    skipped. Each pair has `prompt`, `chosen` and `rejected` as messages, as trainers for DPO read them, and a `deita`
+    object with ids, scores and similarity.
+    """
+    from deita_core.config.settings import load_settings
+
+    settings = load_settings(
+        config,
+        store=store,
+        preset=preset,
+        encoder=encoder,
+        quality_scorer=quality_scorer,
+        layout=layout,
+        map=map,
+        preference=preference,
+        modality=modality,
+        reasoning=reasoning,
+        leave_out=leave_out or None,
+        limit=limit,
+        runner=runner,
+    )
+    server = start_server()
+    from deita_core.selection.pairs import PairRules
+    from flows.cli.summary import print_pairs
+    from flows.pairs import pairs as pairs_flow
+
+    import_module("lancedb")
+    server.join()
+    rules = PairRules(margin=margin, similarity=similarity, per_instruction=per_instruction)
+    print_pairs(pairs_flow(pool, str(out), settings, rules, str(decisions) if decisions else None), out)

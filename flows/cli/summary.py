@@ -13,6 +13,7 @@ from deita_core.export.layouts import fields_left_out
 from deita_core.stages.estimate import Estimate
 from deita_core.stages.evolution.estimate import EvolutionEstimate
 from deita_core.stages.evolution.export import EvolutionReport
+from deita_core.stages.pairs import PairReport
 from deita_core.stages.report import Report
 from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.stages.training import Trained
@@ -209,6 +210,18 @@ def print_statuses(statuses: dict[str, int], out: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     counted = ", ".join(f"{n:,} {status}" for status, n in statuses.items())
     console.print(f"{sum(statuses.values()):,} scores ({counted}) in [bold]{escape(str(out))}[/].")
+
+
+def print_pairs(report: PairReport, out: Path) -> None:
+    """Print the number of pairs, and what came of each row."""
+    console = Console(highlight=False, soft_wrap=True)
+    fates = ", ".join(f"{count:,} {fate.replace('_', ' ')}" for fate, count in report.fates.items())
+    console.print(f"[bold]{report.pairs:,} pairs[/] in {escape(str(out))}, of {report.read:,} rows read: {fates}.")
+    if not report.pairs:
+        console.print(
+            "[yellow]A pair takes two answers to one instruction that differ by --margin; rows with a preferred and a "
+            "rejected answer give both with --preference both.[/]"
+        )
 
 
 def print_trained(trained: Trained, axis: str) -> None:
