@@ -23,6 +23,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 GUIDES = {
     "growing-pools",
     "scorers",
+    "aligning",
     "evaluating",
     "gpu",
     "scaling",
@@ -48,6 +49,7 @@ WRITTEN = {
     "train": {"model.safetensors", "config.json", "README.md", "trained.json"},
     "score": {".parquet"},
     "evaluate": {"README.md", "results.json"},
+    "pairs": {".jsonl"},
 }
 
 
