@@ -8,6 +8,8 @@ from hypothesis.extra import numpy as hnp
 from deita_core.tables import (
     CHAINS,
     DECISIONS,
+    PAIR_FATES,
+    PAIRS,
     PLANS,
     RANKINGS,
     REJECTS,
@@ -22,7 +24,7 @@ from deita_core.tables import (
 
 SCORES = scores_table("quality-1")
 VECTORS = vectors_table("minilm-1", 3)
-A, B, C = (letter * 32 for letter in "abc")
+A, B, C, D = (letter * 32 for letter in "abcd")
 
 MESSAGES = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
 OUTLINES = [
@@ -36,6 +38,7 @@ SCORED = {**VARIANT, "status": "ok", "reason": None}
 UNSCORED = {**VARIANT, "ranking": C, "score": None, "status": "unreadable", "reason": "no_answer"}
 DECIDED = {"run_id": "r", "reason": None, "rank": None, "score": 9.5, "complexity": 3.1, "quality": 3.1, "n_scored": 1}
 DECIDED |= {"duplicate_of": None, "similarity": None}
+PAIR = {"instruction": A, "chosen_score": 5.5, "rejected_score": 2.0, "margin": 3.5, "similarity": -0.1}
 ROWS = {
     SAMPLES.name: [
         {"id": id_, "messages": MESSAGES, "message_index": OUTLINES, "multimodal": False, "n_turns": 1, "n_chars": 7}
@@ -82,6 +85,11 @@ ROWS = {
     ],
     REMOVALS.name: [
         {"id": A, "status": status, "removed": "2026-01-01", "reason": ""} for status in ("started", "finished")
+    ],
+    PAIRS.name: [PAIR | {"chosen": A, "rejected": B}, PAIR | {"chosen": C, "rejected": D}],
+    PAIR_FATES.name: [
+        {"id": A, "instruction": C, "score": 3.0, "fate": "near_identical", "duplicate_of": B, "similarity": None},
+        {"id": B, "instruction": C, "score": None, "fate": "no_score", "duplicate_of": None, "similarity": None},
     ],
     VECTORS.name: [
         {"text_id": A, "n_tokens": 4, "vector": [0.6, 0.8, 0.0]},
@@ -198,6 +206,24 @@ REFUSED = {
         {"n_scored": 0},
     ],
     SNAPSHOTS.name: [{"number": 1}, {"number": 0}, {"run_id": "1"}, {"run_id": ""}, {"folder": ""}, {"report": "[]"}],
+    PAIRS.name: [
+        {"instruction": None},
+        {"chosen": A},
+        {"rejected": B},
+        {"chosen_score": 2.0},
+        {"margin": 0.0, "rejected_score": 5.5},
+        {"margin": -3.5, "chosen_score": 2.0, "rejected_score": 5.5},
+        {"margin": 1.0},
+        {"similarity": None},
+        {"similarity": 1.1},
+    ],
+    PAIR_FATES.name: [
+        {"id": A},
+        {"score": 0.5},
+        {"fate": "selected"},
+        {"fate": "near_identical"},
+        {"duplicate_of": A},
+    ],
     REMOVALS.name: [{"id": "b"}, {"status": "done"}, {"removed": ""}, {"reason": "x" * 301}, {"reason": None}],
     VECTORS.name: [
         {"text_id": A},
@@ -210,7 +236,21 @@ REFUSED = {
         {"vector": [0.0, float("inf"), 0.0]},
     ],
 }
-TABLES = [SAMPLES, SOURCES, REJECTS, SCORES, CHAINS, RANKINGS, PLANS, DECISIONS, SNAPSHOTS, REMOVALS, VECTORS]
+TABLES = [
+    SAMPLES,
+    SOURCES,
+    REJECTS,
+    SCORES,
+    CHAINS,
+    RANKINGS,
+    PLANS,
+    DECISIONS,
+    SNAPSHOTS,
+    REMOVALS,
+    PAIRS,
+    PAIR_FATES,
+    VECTORS,
+]
 
 
 def name_of(value):

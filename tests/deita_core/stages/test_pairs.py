@@ -194,6 +194,17 @@ def test_blocks_of_any_size_give_the_same_pairs(tmp_path, monkeypatch):
     assert whole[0].pairs == 10
 
 
+def test_with_a_language_model_as_the_encoder_the_vectors_of_whole_conversations_are_compared(tmp_path):
+    pool = Pool(tmp_path, [asked("Poor 1"), asked("Good 5")])
+    encoder = ENCODER.model_copy(update={"kind": "causal", "fingerprint": "c" * 32})
+    table = vectors_table(encoder.slug, DIM)
+    same = np.eye(DIM, dtype="f4")[0].tolist()
+    rows = [{"text_id": id_, "n_tokens": 1, "vector": same} for id_ in pool.samples["id"]]
+    pool.store.write(table, pl.DataFrame(rows, schema=table.empty().schema))
+    pairs, fates = module.pair_pool(pool.store, [pool.read.file_id], encoder, QUALITY, PairRules())
+    assert pairs.is_empty() and sorted(fates["fate"]) == ["near_identical", "no_other_answer"]
+
+
 def test_an_instruction_with_a_trailing_question_ends_before_the_answer():
     talk = [("user", "Q"), ("assistant", "a"), ("assistant", "b"), ("user", "more?"), ("assistant", " ")]
     found = Conversation(tuple(Message(role, content) for role, content in talk))
