@@ -40,6 +40,7 @@ ScorerKind = Literal["head", "causal", "served"]
 TrainedKind = Literal["head", "causal"]
 EncoderKind = Literal["sentence", "static", "causal"]
 Method = Literal["lora", "full"]
+AlignmentPreset = Literal["default", "paper"]
 Axes = Literal["complexity", "quality", "both"]
 
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -66,7 +66,7 @@ def train_once(
     """Train a scorer into a folder; cached by `made_by`."""
     if encoder is not None:
         return train_on_vectors(Store(settings.store), encoder, files, settings, Path(out))
-    return train_language_model(files, settings, Path(out), _reporter(f"training {settings.axis}", watch))
+    return train_language_model(files, settings, Path(out), step_reporter(f"training {settings.axis}", watch))
 
 
 def train_scorer(
@@ -90,7 +90,7 @@ def train_scorer(
     return trained
 
 
-def _reporter(name: str, watch: Watch) -> Callable[[TuningProgress], None]:
+def step_reporter(name: str, watch: Watch) -> Callable[[TuningProgress], None]:
     """Return the callback for each training step; it updates a progress artifact and the caller's display."""
     artifact, said_at = ProgressArtifact(name), 0.0
 

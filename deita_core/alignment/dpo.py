@@ -18,7 +18,13 @@ from deita_core.alignment.sft import Fitted, unreported
 from deita_core.errors import InputError
 from deita_core.literals import Precision
 from deita_core.models.encoder_spec import best_precision
-from deita_core.models.fine_tuning import Report, last_checkpoint, prepare_checkpoints, trainer_arguments
+from deita_core.models.fine_tuning import (
+    Report,
+    check_installed,
+    last_checkpoint,
+    prepare_checkpoints,
+    trainer_arguments,
+)
 
 # Increased whenever the same pairs and settings would give other weights; part of a run's inputs.
 DPO_VERSION = 1
@@ -53,6 +59,7 @@ def align_dpo(
     are handled as in `align_sft`. Raises InputError for data without pairs or a folder with other files, ModelError for
     a model that cannot be used or if training diverges.
     """
+    check_installed()
     tokenizer = load_chat_tokenizer(settings.model, settings.chat_template)
     prepared = read_pairs(data, tokenizer, settings.max_tokens, settings.limit)
     train, held_out = _split(prepared.pairs, tokenizer, settings)

@@ -1,9 +1,10 @@
 """Settings of supervised fine-tuning and of preference optimisation, and the presets of both."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from deita_core.literals import AlignmentPreset
 from deita_core.models.fine_tuning import FineTuning
 
 # The settings that the paper's models were trained with: sections 3 and 4, and the released training scripts.
@@ -43,7 +44,7 @@ class AlignmentSettings(FineTuning):
         """The values of the preset paper."""
         return {}
 
-    preset: Literal["default", "paper"] = Field("default", description="default: LoRA; paper: the paper's settings.")
+    preset: AlignmentPreset = Field("default", description="default: LoRA; paper: the paper's settings.")
     chat_template: str | None = Field(
         None, description="vicuna, chatml, or a file with a template; none: the model's own."
     )

@@ -16,6 +16,7 @@ from deita_core.models.encoder_spec import best_precision
 from deita_core.models.fine_tuning import (
     Report,
     TuningProgress,
+    check_installed,
     last_checkpoint,
     prepare_checkpoints,
     trainer_arguments,
@@ -48,6 +49,7 @@ def align_sft(
     repeated. Raises InputError for data with nothing to train on or a folder with other files, ModelError for a model
     that cannot be used or if training diverges.
     """
+    check_installed()
     tokenizer = load_chat_tokenizer(settings.base_model, settings.chat_template)
     prepared = read_rows(data, tokenizer, settings.max_tokens, settings.limit)
     if settings.heldout:

@@ -4,12 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deita_core.errors import InputError
+from deita_core.errors import InputError, ModelError
 from deita_core.literals import Method, Precision
 
 _INPUTS = "inputs.txt"
@@ -60,6 +61,12 @@ class TuningProgress:
 
 
 Report = Callable[[TuningProgress], None]
+
+
+def check_installed() -> None:
+    """Raise ModelError if the packages of the extra `align` are not installed."""
+    if find_spec("trl") is None:
+        raise ModelError("Fine-tuning needs the package trl; run pip install 'deita-flows[align]'.")
 
 
 def prepare_checkpoints(folder: Path, inputs: str, what: str) -> Path:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from flows.cli import align as align_commands
 from flows.cli import evaluate as evaluate_commands
 from flows.cli import operate
 from flows.cli import pool as pool_commands
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pick the few thousand conversations worth fine-tuning on, and say why for each one.",
 )
-for commands in (pool_commands, snapshot_commands, scorer_commands, evaluate_commands, operate):
+for commands in (pool_commands, snapshot_commands, scorer_commands, align_commands, evaluate_commands, operate):
     app.add_typer(commands.app)
 
 
