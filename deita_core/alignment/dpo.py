@@ -132,9 +132,11 @@ def _fit(
     trainer = PairTrainer(model, reference, arguments, train_dataset=rows, processing_class=tokenizer)
     before = _likelihoods(trainer.model, held_out, precision)
     last = last_checkpoint(checkpoints)
+    # Training removes old checkpoints.
+    done = steps_done(last)
     seconds = run_trainer(trainer, last, report)
     steps = trainer.state.max_steps
-    fitted = Fitted(trainer.model, seconds, steps, 1 - steps_done(last) / max(steps, 1))
+    fitted = Fitted(trainer.model, seconds, steps, 1 - done / max(steps, 1))
     del trainer
     # Trainer and callbacks refer to each other; free their memory for what is loaded next.
     gc.collect()

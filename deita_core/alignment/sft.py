@@ -100,7 +100,6 @@ def fit(
         packing=settings.packing,
         # Rows are tokens with labels, and cut already.
         dataset_kwargs={"skip_prepare_dataset": not settings.packing},
-        train_sampling_strategy="random" if settings.packing else "group_by_length",
     )
     # One process trains on one accelerator; several would change the batch.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -108,9 +107,11 @@ def fit(
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     before = mean_loss(answer_losses(trainer.model, measured, precision)) if measured else None
     last = last_checkpoint(checkpoints)
+    # Training removes old checkpoints.
+    done = steps_done(last)
     seconds = run_trainer(trainer, last, report)
     steps = trainer.state.max_steps
-    fitted = Fitted(trainer.model, seconds, steps, 1 - steps_done(last) / max(steps, 1))
+    fitted = Fitted(trainer.model, seconds, steps, 1 - done / max(steps, 1))
     del trainer
     # Trainer and callbacks refer to each other; free their memory for what is loaded next.
     gc.collect()
