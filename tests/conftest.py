@@ -60,6 +60,7 @@ LONGEST = [
     "test_without_server",
     "test_up",
     "test_evolve_kills",
+    "test_evaluate_kills",
     "test_kills",
     "test_faults",
     "test_readme",

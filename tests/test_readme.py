@@ -50,6 +50,8 @@ WRITTEN = {
     "score": {".parquet"},
     "evaluate": {"README.md", "results.json"},
     "pairs": {".jsonl"},
+    "align": {"README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"}
+    | {"dropped.jsonl", "manifest.json", "metrics.json", "tokenizer.json", "tokenizer_config.json"},
 }
 
 
