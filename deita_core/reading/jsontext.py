@@ -13,6 +13,8 @@ from deita_core.reading.layouts import detect_layout, judge_rows
 from deita_core.reading.lines import CHUNK, MARK, MAX_LINE, lines
 from deita_core.reading.rows import BadRow, Reject, Row, Sample, json_row, unparsed
 
+# Of a row that reads as a conversation, but could not be written back.
+NOT_GIVEN_BACK = ("bad_unicode", "unsupported_content")
 # Keys of a JSON object whose lists hold the file's rows: data and rows, and the names of splits.
 LIST_KEY = re.compile(
     r"(data|rows|examples|samples|records|instances)|(train|training|test|validation|valid|val|dev|eval)([_-]\w+)?"
@@ -92,7 +94,8 @@ def _holds_rows(value: object) -> bool:
 def _is_row(value: object) -> bool:
     """Whether an object that may hold rows is a row itself."""
     if _columns(value):
-        return isinstance(next(judge_rows(iter([Row(1, value)]))), Sample)
+        judged = next(judge_rows(iter([Row(1, value)])))
+        return isinstance(judged, Sample) or judged.reason in NOT_GIVEN_BACK
     return detect_layout([value]) is not None
 
 

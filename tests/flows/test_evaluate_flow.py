@@ -85,13 +85,16 @@ def test_a_key_of_the_judge_does_not_reach_another_address(deita, tmp_path):
 
 def test_the_figures_are_an_artifact_without_texts(deita, tmp_path):
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
     questions = write_rows(tmp_path / "q.jsonl", alpaca_eval(3))
     with LLMServer() as server:
         run = deita("judge", f"{server.url}#t", "--questions", questions, "--judge", f"{server.url}#m", "--out", "seen")
     assert run.returncode == 0, run.stderr
     with get_client(sync_client=True) as client:
-        found = [a for a in client.read_artifacts(limit=200) if a.key == "evaluation-figures" and "`seen`" in a.data]
+        # By key, since the server gives a page of all artifacts at a time.
+        figures = ArtifactFilter(key=ArtifactFilterKey(any_=["evaluation-figures"]))
+        found = [a for a in client.read_artifacts(artifact_filter=figures) if "`seen`" in a.data]
     assert len(found) == 1 and "score, all turns" in found[0].data
     assert alpaca_eval(1)[0]["instruction"] not in found[0].data
 

@@ -75,10 +75,10 @@ def step(number):
 
 
 def test_training_goes_on_when_the_server_dies_and_says_so_once(proxy, capsys):
-    from tasks.train import _reporter
+    from tasks.train import step_reporter
 
     seen = []
-    report = _reporter("training complexity", lambda percent, note: seen.append(percent))
+    report = step_reporter("training complexity", lambda percent, note: seen.append(percent))
     report(step(1))
     assert not warnings_in(capsys)
     proxy.die()
@@ -90,12 +90,12 @@ def test_training_goes_on_when_the_server_dies_and_says_so_once(proxy, capsys):
 
 
 def test_training_begins_where_the_server_is_away_and_never_asks_it_in_the_next_minutes(proxy, capsys):
-    from tasks.train import _reporter
+    from tasks.train import step_reporter
 
     proxy.shows = False
-    report = _reporter("training complexity", lambda percent, note: None)
+    report = step_reporter("training complexity", lambda percent, note: None)
     report(step(1))
-    _reporter("training quality", lambda percent, note: None)(step(1))
+    step_reporter("training quality", lambda percent, note: None)(step(1))
     assert proxy.asked == 1 and len(warnings_in(capsys)) == 1
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deita_core.conversation import conversation
@@ -157,6 +157,7 @@ def rows_of(fields, said):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@example([{"": [None, {"\ud800": None}]}], [], False)
 @given(ROWS, SAYS, st.booleans())
 def test_what_is_read_from_json_can_be_written(tmp_path, fields, said, ascii_only):
     texts = [json.dumps(row, ensure_ascii=ascii_only) for row in rows_of(fields, said)]
