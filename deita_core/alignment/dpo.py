@@ -1,7 +1,5 @@
 """Direct preference optimisation: TRL's DPOTrainer on pairs of answers (paper, section 4)."""
 
-import gc
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,15 @@ from deita_core.alignment.likelihood import answer_losses
 from deita_core.alignment.pairs import Pair, PreparedPairs, read_pairs, sample_pairs
 from deita_core.alignment.records import DpoMetrics, finished, peak_memory, run_inputs, write_result
 from deita_core.alignment.settings import DpoSettings
-from deita_core.alignment.sft import Fitted, unreported
+from deita_core.alignment.sft import unreported
 from deita_core.errors import InputError
 from deita_core.literals import Precision
 from deita_core.models.encoder_spec import best_precision
 from deita_core.models.fine_tuning import (
+    Fitted,
     Report,
     check_installed,
-    last_checkpoint,
+    draw_held_out,
     prepare_checkpoints,
     trainer_arguments,
 )
@@ -83,11 +82,9 @@ def _split(pairs: Sequence[Pair], tokenizer: Any, settings: DpoSettings) -> tupl
     if settings.heldout:
         held_out = read_pairs(settings.heldout, tokenizer, settings.max_tokens).pairs
         return sample_pairs(pairs, settings.pairs, settings.seed), held_out
-    prompts = sorted({tuple(pair.prompt_ids) for pair in pairs})
-    if len(prompts) < 2:
+    if len({tuple(pair.prompt_ids) for pair in pairs}) < 2:
         raise InputError("There are pairs of one prompt to train on, and none to measure on; give --heldout.")
-    random.Random(f"held out {settings.seed}").shuffle(prompts)  # noqa: S311
-    aside = set(prompts[: min(max(1, round(settings.held_out * len(prompts))), len(prompts) - 1)])
+    aside = draw_held_out((tuple(pair.prompt_ids) for pair in pairs), settings.held_out, settings.seed)
     train = [pair for pair in pairs if tuple(pair.prompt_ids) not in aside]
     held_out = [pair for pair in pairs if tuple(pair.prompt_ids) in aside]
     return sample_pairs(train, settings.pairs, settings.seed), held_out
@@ -107,7 +104,7 @@ def _fit(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from deita_core.alignment.training import run_trainer, save_steps, steps_done, trainable_model
+    from deita_core.alignment.training import run_trainer, save_steps, trainable_model
 
     class PairTrainer(DPOTrainer):
         """A trainer of pairs that are tokens already."""
@@ -131,16 +128,7 @@ def _fit(
     reference = trainable_model(settings.model, settings, precision, device) if settings.method == "full" else None
     trainer = PairTrainer(model, reference, arguments, train_dataset=rows, processing_class=tokenizer)
     before = _likelihoods(trainer.model, held_out, precision)
-    last = last_checkpoint(checkpoints)
-    # Training removes old checkpoints.
-    done = steps_done(last)
-    seconds = run_trainer(trainer, last, report)
-    steps = trainer.state.max_steps
-    fitted = Fitted(trainer.model, seconds, steps, 1 - done / max(steps, 1))
-    del trainer
-    # Trainer and callbacks refer to each other; free their memory for what is loaded next.
-    gc.collect()
-    return before, fitted
+    return before, run_trainer(trainer, checkpoints, report)
 
 
 def _likelihoods(model: Any, pairs: Sequence[Pair], precision: Precision) -> _Likelihoods:

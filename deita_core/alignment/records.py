@@ -102,6 +102,8 @@ def finished(folder: Path, inputs: str, kind: type[Metrics]) -> Metrics | None:
         made_by = None
     if made_by != inputs:
         raise InputError(f"The folder {folder} holds a model trained otherwise; give another folder.")
+    # A run that was killed between its manifest and here left them.
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
 
 
@@ -114,7 +116,7 @@ def write_result(
     metrics: TrainingMetrics,
     dropped: Sequence[DroppedRow],
 ) -> None:
-    """Write the records beside a saved model, and remove its checkpoints; the manifest comes last."""
+    """Write the records beside a saved model, the manifest last, and remove its checkpoints."""
     (folder / METRICS).write_bytes(_json(metrics.model_dump()))
     lines = [orjson.dumps(row._asdict()) + b"\n" for row in dropped]
     (folder / DROPPED).write_bytes(b"".join(lines))
@@ -127,10 +129,10 @@ def write_result(
         "metrics": metrics.model_dump(),
         "packages": {name: installed(name) for name in PACKAGES},
     }
-    shutil.rmtree(folder / "checkpoints")
     unfinished = folder / f".{MANIFEST}.partial"
     unfinished.write_bytes(_json(manifest))
     unfinished.replace(folder / MANIFEST)
+    shutil.rmtree(folder / "checkpoints")
 
 
 def peak_memory() -> float:

@@ -1,6 +1,5 @@
 """Reads the rows to train on from any file that the readers take, and says what became of each."""
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import polars as pl
 from deita_core.alignment.chat import IGNORED, UnusableRowError, sequences
 from deita_core.conversation import stored_conversation
 from deita_core.errors import InputError
+from deita_core.models.fine_tuning import draw_held_out
 from deita_core.reading.pool import read_pool
 
 SELECTION = ("manifest.json", "selected.jsonl")
@@ -93,11 +93,9 @@ def set_aside(rows: Sequence[TrainingRow], share: float, seed: int) -> tuple[lis
 
     Raises InputError for a single conversation.
     """
-    ids = sorted({row.id for row in rows})
-    if len(ids) < 2:
+    if len({row.id for row in rows}) < 2:
         raise InputError("There is one conversation to train on, and none to measure the loss on; give --heldout.")
-    random.Random(f"held out {seed}").shuffle(ids)  # noqa: S311
-    aside = set(ids[: min(max(1, round(share * len(ids))), len(ids) - 1)])
+    aside = draw_held_out((row.id for row in rows), share, seed)
     return [row for row in rows if row.id not in aside], [row for row in rows if row.id in aside]
 
 

@@ -1,8 +1,6 @@
 """Supervised fine-tuning: TRL's SFTTrainer on tokens whose labels are the answers (paper, section 3)."""
 
-import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from deita_core.alignment.settings import SftSettings
 from deita_core.literals import Precision
 from deita_core.models.encoder_spec import best_precision
 from deita_core.models.fine_tuning import (
+    Fitted,
     Report,
     TuningProgress,
     check_installed,
-    last_checkpoint,
     prepare_checkpoints,
     trainer_arguments,
 )
@@ -26,18 +24,8 @@ from deita_core.models.fine_tuning import (
 SFT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A trained model on its device; seconds of training, steps in all, and the share of them done in this process."""
-
-    model: Any
-    seconds: float
-    steps: int
-    share: float
-
-
 def unreported(_: TuningProgress) -> None:
-    return
+    """Take a report of progress that nobody reads."""
 
 
 def align_sft(
@@ -87,7 +75,7 @@ def fit(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from deita_core.alignment.training import run_trainer, save_steps, steps_done, trainable_model
+    from deita_core.alignment.training import run_trainer, save_steps, trainable_model
 
     model = trainable_model(settings.base_model, settings, precision, device)
     arguments = SFTConfig(
@@ -106,16 +94,7 @@ def fit(
     rows = Dataset.from_dict({"input_ids": [row.ids for row in train], "labels": [row.labels for row in train]})
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     before = mean_loss(answer_losses(trainer.model, measured, precision)) if measured else None
-    last = last_checkpoint(checkpoints)
-    # Training removes old checkpoints.
-    done = steps_done(last)
-    seconds = run_trainer(trainer, last, report)
-    steps = trainer.state.max_steps
-    fitted = Fitted(trainer.model, seconds, steps, 1 - done / max(steps, 1))
-    del trainer
-    # Trainer and callbacks refer to each other; free their memory for what is loaded next.
-    gc.collect()
-    return before, fitted
+    return before, run_trainer(trainer, checkpoints, report)
 
 
 def _metrics(

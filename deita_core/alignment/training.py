@@ -3,6 +3,7 @@
 Imports torch and transformers: import this module inside the function that trains.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from deita_core.errors import ModelError, cause
 from deita_core.literals import Precision
 from deita_core.models.causal_lm import load_model
 from deita_core.models.devices import best_device
-from deita_core.models.fine_tuning import FineTuning, Report, TuningProgress, lora_config, training_state
+from deita_core.models.fine_tuning import (
+    FineTuning,
+    Fitted,
+    Report,
+    TuningProgress,
+    last_checkpoint,
+    lora_config,
+    training_state,
+)
 
 # A kill loses at most this share of a training.
 SAVES = 10
@@ -50,23 +59,22 @@ def save_steps(rows: int, settings: FineTuning) -> int:
     return max(1, steps // SAVES)
 
 
-def run_trainer(trainer: Any, last: Path | None, report: Report) -> float:
-    """Train from the last checkpoint, or from the start; returns seconds. Raises ModelError if training diverges.
+def run_trainer(trainer: Any, checkpoints: Path, report: Report) -> Fitted:
+    """Train from the last checkpoint, or from the start. Raises ModelError if training diverges.
 
     One process trains on one accelerator, unless several were started by `accelerate launch`.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Reporter(report))
+    last = last_checkpoint(checkpoints)
+    # Read now, since training removes old checkpoints.
+    done = int(training_state(last)["global_step"]) if last else 0
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if any(entry.get("loss") != entry.get("loss") for entry in trainer.state.log_history):
+    seconds, steps = time.monotonic() - started, trainer.state.max_steps
+    if any(math.isnan(entry.get("loss", 0.0)) for entry in trainer.state.log_history):
         raise ModelError("Training diverged: its loss is no number; lower learning_rate.")
-    return time.monotonic() - started
-
-
-def steps_done(checkpoint: Path | None) -> int:
-    """The steps before a checkpoint."""
-    return int(training_state(checkpoint)["global_step"]) if checkpoint else 0
+    return Fitted(trainer.model, seconds, steps, 1 - done / max(steps, 1))
 
 
 class Reporter(TrainerCallback):
@@ -91,7 +99,12 @@ def save_model(model: Any, tokenizer: Any, folder: Path, precision: Precision, f
     if full:
         model = model.to(getattr(torch, precision))
         # Some models have generation settings that cannot be saved again.
-        model.generation_config = GenerationConfig.from_model_config(model.config)
+        generation = GenerationConfig.from_model_config(model.config)
+        # Generation has to stop where answers were taught to end.
+        known = generation.eos_token_id
+        ends = known if isinstance(known, list) else [] if known is None else [known]
+        generation.eos_token_id = sorted({*ends, tokenizer.eos_token_id})
+        model.generation_config = generation
         model.save_pretrained(folder)
     else:
         model.save_pretrained(folder, selected_adapters=["default"])

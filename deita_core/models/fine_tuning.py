@@ -1,12 +1,13 @@
 """What every training of a language model shares: settings, adapter, trainer arguments, checkpoints, progress."""
 
 import json
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +15,7 @@ from deita_core.errors import InputError, ModelError
 from deita_core.literals import Method, Precision
 
 _INPUTS = "inputs.txt"
+Key = TypeVar("Key", str, tuple[int, ...])
 
 
 class FineTuning(BaseModel):
@@ -63,10 +65,27 @@ class TuningProgress:
 Report = Callable[[TuningProgress], None]
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model on its device; seconds of training, steps in all, and the share of them done in this process."""
+
+    model: Any
+    seconds: float
+    steps: int
+    share: float
+
+
 def check_installed() -> None:
     """Raise ModelError if the packages of the extra `align` are not installed."""
     if find_spec("trl") is None:
         raise ModelError("Fine-tuning needs the package trl; run pip install 'deita-flows[align]'.")
+
+
+def draw_held_out(keys: Iterable[Key], share: float, seed: int) -> set[Key]:
+    """Draw a share of distinct keys, at least one, and not all; the same for a seed whatever their order."""
+    distinct = sorted(set(keys))
+    random.Random(f"held out {seed}").shuffle(distinct)  # noqa: S311
+    return set(distinct[: min(max(1, round(share * len(distinct))), len(distinct) - 1)])
 
 
 def prepare_checkpoints(folder: Path, inputs: str, what: str) -> Path:

@@ -17,9 +17,7 @@ commands = typer.Typer(no_args_is_help=True, help="Fine-tune a language model on
 app.add_typer(commands, name="align")
 
 OutOption = Annotated[Path, typer.Option(help="Folder for the model.")]
-PresetOption = Annotated[
-    AlignmentPreset | None, typer.Option(help="default: LoRA; paper: the paper's settings. Default default.")
-]
+PresetOption = Annotated[AlignmentPreset | None, typer.Option(help="paper: the settings of the paper. Default: LoRA.")]
 TemplateOption = Annotated[
     str | None, typer.Option(help="vicuna, chatml, or a file with a template. Default: the model's own.")
 ]

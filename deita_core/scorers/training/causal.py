@@ -4,7 +4,6 @@ Paper, section 2.2 and the settings of its released scorers; LoRA by default, al
 """
 
 import gc
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from deita_core.models.encoder_spec import best_precision
 from deita_core.models.fine_tuning import (
     Report,
     TuningProgress,
+    draw_held_out,
     last_checkpoint,
     lora_config,
     prepare_checkpoints,
@@ -63,8 +63,7 @@ def split_by_seed(examples: Sequence[Example], share: float, seed: int) -> tuple
     seeds = sorted({example.group for example in examples})
     if len(seeds) < 2:
         raise InputError(f"The examples are of {len(seeds)} seeds; give two at least, one of them to be held out.")
-    random.Random(f"held out {seed}").shuffle(seeds)  # noqa: S311
-    kept_out = set(seeds[: min(max(1, round(share * len(seeds))), len(seeds) - 1)])
+    kept_out = draw_held_out(seeds, share, seed)
     train = [example for example in examples if example.group not in kept_out]
     return train, [example for example in examples if example.group in kept_out]
 
