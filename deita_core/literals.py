@@ -42,6 +42,8 @@ EncoderKind = Literal["sentence", "static", "causal"]
 Method = Literal["lora", "full"]
 AlignmentPreset = Literal["default", "paper"]
 Axes = Literal["complexity", "quality", "both"]
+# Subsets that a selection is proven against. full: the whole pool, for as many training tokens.
+Rival = Literal["random", "longest", "full"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 AXES: tuple[Axis, ...] = get_args(Axis)

@@ -223,6 +223,56 @@ class PairFates(TableModel):
         return data.lazyframe.select(pl.col("duplicate_of").is_not_null() == (pl.col("fate") == "near_identical"))
 
 
+class Overlaps(TableModel):
+    """One row per sample that stands in a held-out file, or nearly; `held_out` is the held-out one."""
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    reason: str = pa.Field(isin=("shared_words", "similar"))
+    held_out: str = pa.Field(str_matches=ID)
+    similarity: pl.Float64 = pa.Field(ge=-1, le=1)
+
+
+class AnswerPairs(TableModel):
+    """One row per held-out answer and weaker answer to the same instruction."""
+
+    instruction: str = pa.Field(str_matches=ID)
+    good: str = pa.Field(str_matches=ID)
+    weaker: str = pa.Field(str_matches=ID)
+
+
+class Subsets(TableModel):
+    """One row per sample of each subset of a proof, in the order in which they were taken."""
+
+    arm: str = pa.Field(str_length={"min_value": 1})
+    seed: pl.Int64 = pa.Field(ge=0)
+    rank: pl.Int32 = pa.Field(ge=1)
+    id: str = pa.Field(str_matches=ID)
+    tokens: pl.Int32 = pa.Field(ge=1)
+
+    @pa.dataframe_check
+    @classmethod
+    def a_subset_has_a_sample_once(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """No sample twice in the subset of one arm and seed."""
+        return data.lazyframe.select(pl.struct("arm", "seed", "id").is_first_distinct())
+
+
+class ArmLosses(TableModel):
+    """One row per measured answer and training: its negative log-likelihood in nats, summed over its tokens."""
+
+    arm: str = pa.Field(str_length={"min_value": 1})
+    seed: pl.Int64 = pa.Field(ge=0)
+    id: str = pa.Field(str_matches=ID)
+    held_out: pl.Boolean
+    loss: pl.Float64 = pa.Field(ge=0)
+    tokens: pl.Int64 = pa.Field(ge=1)
+
+    @pa.dataframe_check
+    @classmethod
+    def losses_are_finite(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """Neither NaN nor infinite."""
+        return data.lazyframe.select(pl.col("loss").is_finite())
+
+
 class Snapshots(TableModel):
     """One row per finished selection, written last; it makes the selection visible."""
 
@@ -284,6 +334,10 @@ RANKINGS = Table("rankings", ("ranking", "step"), Rankings)
 # Written to files, not to the store.
 PAIRS = Table("pairs", ("chosen",), Pairs)
 PAIR_FATES = Table("pair_fates", ("id",), PairFates)
+OVERLAPS = Table("overlaps", ("id",), Overlaps)
+ANSWER_PAIRS = Table("answer_pairs", ("good", "weaker"), AnswerPairs)
+SUBSETS = Table("subsets", ("arm", "seed", "id"), Subsets)
+ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
 
 
 def scores_table(scorer: str) -> Table:

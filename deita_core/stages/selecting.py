@@ -90,7 +90,7 @@ def _turn_ends(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:
 def select(store: Store, job: Job) -> Chosen:
     """Scan the pool in rank order and write the fate of every distinct sample; returns counts of the fates."""
     ranked = rank_pool(store, job)
-    threshold = _threshold(store, job, ranked.candidates)
+    threshold = find_threshold(store, job, ranked.candidates)
     scanned, rejected = _scan(store, job, ranked.candidates, threshold)
     decisions = _fates(ranked, scanned, rejected)
     _write_decisions(store, job.run_id, decisions)
@@ -99,7 +99,7 @@ def select(store: Store, job: Job) -> Chosen:
     return Chosen(samples=len(decisions), threshold=threshold, **fates)
 
 
-def _threshold(store: Store, job: Job, candidates: pl.DataFrame) -> float:
+def find_threshold(store: Store, job: Job, candidates: pl.DataFrame) -> float:
     """The threshold of the settings; for auto, the smallest that fills the budget."""
     budget, threshold = job.settings.budget, job.settings.threshold
     if threshold != "auto":

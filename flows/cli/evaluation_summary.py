@@ -9,12 +9,13 @@ from rich.markup import escape
 from deita_core.evaluation.figures import PairFigures
 from deita_core.stages.benchmarks import BenchmarkReport
 from deita_core.stages.evaluation.export import JudgeReport
+from deita_core.stages.proof.export import HEADER, ProofReport
 
 
 def print_judgement(report: JudgeReport, out: Path) -> None:
     """Print the figures, what was left out of them, and the usage."""
     console, figures = Console(highlight=False, soft_wrap=True), report.figures
-    _print_table(("figure", "mean", "error", "values"), report.table())
+    print_table(("figure", "mean", "error", "values"), report.table())
     if isinstance(figures, PairFigures):
         console.print(
             f"{figures.wins:,} won, {figures.ties:,} tied and {figures.losses:,} lost in both orders; on "
@@ -41,11 +42,22 @@ def print_judgement(report: JudgeReport, out: Path) -> None:
 
 def print_benchmarks(report: BenchmarkReport, out: Path) -> None:
     """Print the figures of tasks, and where the harness's results are."""
-    _print_table(("task", "figure", "value", "error"), report.table())
+    print_table(("task", "figure", "value", "error"), report.table())
     Console(highlight=False, soft_wrap=True).print(f"Everything is in [bold]{escape(str(out))}/results.json[/].")
 
 
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_proof(report: ProofReport, out: Path) -> None:
+    """Print the table of a proof, its notes, and the verdict."""
+    print_table(HEADER, report.table())
+    console = Console(highlight=False, soft_wrap=True)
+    for line in report.notes():
+        console.print(escape(line))
+    console.print(f"[bold]{escape(report.verdict)}[/]")
+    console.print(f"Look at [bold]{escape(str(out))}/README.md[/]; losses.parquet has every answer's loss.")
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table in columns."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:

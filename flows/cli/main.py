@@ -16,6 +16,7 @@ from flows.cli import align as align_commands
 from flows.cli import evaluate as evaluate_commands
 from flows.cli import operate
 from flows.cli import pool as pool_commands
+from flows.cli import prove as prove_commands
 from flows.cli import scorers as scorer_commands
 from flows.cli import snapshots as snapshot_commands
 from flows.cli.server import lost_server
@@ -44,7 +45,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pick the few thousand conversations worth fine-tuning on, and say why for each one.",
 )
-for commands in (pool_commands, snapshot_commands, scorer_commands, align_commands, evaluate_commands, operate):
+for commands in (
+    pool_commands,
+    snapshot_commands,
+    scorer_commands,
+    align_commands,
+    evaluate_commands,
+    prove_commands,
+    operate,
+):
     app.add_typer(commands.app)
 
 

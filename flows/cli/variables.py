@@ -25,11 +25,12 @@ def _of_settings() -> Iterator[str]:
     from deita_core.alignment.settings import DpoSettings, SftSettings
     from deita_core.config.evaluation import ANSWERING_KEY, BenchmarkSettings, JudgeSettings
     from deita_core.config.loader import variables_of
+    from deita_core.config.proof import ProofSettings
     from deita_core.config.settings import EvolutionSettings, SelectionSettings, TrainingSettings
     from deita_core.llm.errors import KEY_VARIABLES
 
     yield from (*KEY_VARIABLES, ANSWERING_KEY)
-    evaluation = (JudgeSettings, BenchmarkSettings)
+    evaluation = (JudgeSettings, BenchmarkSettings, ProofSettings)
     for model in (SelectionSettings, EvolutionSettings, TrainingSettings, SftSettings, DpoSettings, *evaluation):
         yield from variables_of(model)
 
