@@ -35,7 +35,7 @@ class SubsetReport(BaseModel):
 
     `tokens`: training tokens of each subset in one epoch; `rows`: rows of the selection; `overlaps`: rows of the pool
     and of other arms taken out, by reason; `unusable`: rows read that have no answer within the limit of tokens;
-    `short`: tokens of an arm that has fewer.
+    `short`: tokens of an arm that has less than 99% of them, of the seed with the fewest.
     """
 
     tokens: int
@@ -65,7 +65,7 @@ def make_subsets(store: Store, job: ProofJob) -> SubsetReport:
                 limit = job.settings.training.max_tokens
                 raise InputError(f"The arm {arm} has no row with an answer within {limit} tokens; give other data.")
             if (found := sum(size for _, size in rows)) < FULL * wanted:
-                short[arm] = found
+                short[arm] = min(found, short.get(arm, found))
             frames.append(_subset(arm, seed, rows))
     pairs = _answer_pairs(store, job)
     folder = job.folder(store)
