@@ -24,6 +24,7 @@ GUIDES = {
     "growing-pools",
     "scorers",
     "aligning",
+    "proving",
     "evaluating",
     "gpu",
     "scaling",

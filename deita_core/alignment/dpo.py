@@ -15,6 +15,7 @@ from deita_core.alignment.settings import DpoSettings
 from deita_core.alignment.sft import unreported
 from deita_core.errors import InputError
 from deita_core.literals import Precision
+from deita_core.models.distributed import is_main_process
 from deita_core.models.encoder_spec import best_precision
 from deita_core.models.fine_tuning import (
     Fitted,
@@ -70,10 +71,13 @@ def align_dpo(
     before, fitted = _fit(train, held_out, tokenizer, settings, checkpoints, precision, device, report)
     from deita_core.alignment.training import save_model
 
-    model = save_model(fitted.model, tokenizer, folder, precision, settings.method == "full")
+    model = fitted.model
+    if is_main_process():
+        model = save_model(model, tokenizer, folder, precision, settings.method == "full")
     after = _likelihoods(model, held_out, precision)
     metrics = _metrics(prepared, train, held_out, fitted, settings, before, after)
-    write_result(folder, inputs, data, settings.model, settings, metrics, prepared.dropped)
+    if is_main_process():
+        write_result(folder, inputs, data, settings.model, settings, metrics, prepared.dropped)
     return metrics
 
 

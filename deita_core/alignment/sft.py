@@ -10,6 +10,7 @@ from deita_core.alignment.records import SftMetrics, finished, peak_memory, run_
 from deita_core.alignment.rows import PreparedRows, TrainingRow, count_labels, read_rows, set_aside
 from deita_core.alignment.settings import SftSettings
 from deita_core.literals import Precision
+from deita_core.models.distributed import is_main_process
 from deita_core.models.encoder_spec import best_precision
 from deita_core.models.fine_tuning import (
     Fitted,
@@ -52,12 +53,15 @@ def align_sft(
     before, fitted = fit(train, tokenizer, settings, checkpoints, precision, device, report, held_out)
     from deita_core.alignment.training import save_model
 
-    model = save_model(fitted.model, tokenizer, folder, precision, settings.method == "full")
+    model = fitted.model
+    if is_main_process():
+        model = save_model(model, tokenizer, folder, precision, settings.method == "full")
     metrics = _metrics(prepared, train, held_out, fitted, settings)
     metrics = metrics.model_copy(
         update={"loss_before": before, "loss_after": mean_loss(answer_losses(model, held_out, precision))}
     )
-    write_result(folder, inputs, data, settings.base_model, settings, metrics, prepared.dropped)
+    if is_main_process():
+        write_result(folder, inputs, data, settings.base_model, settings, metrics, prepared.dropped)
     return metrics
 
 
@@ -89,7 +93,7 @@ def fit(
         # Rows are tokens with labels, and cut already.
         dataset_kwargs={"skip_prepare_dataset": not settings.packing},
     )
-    # One process trains on one accelerator; several would change the batch.
+    # A process trains on one accelerator; with several, one process would change the batch.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     rows = Dataset.from_dict({"input_ids": [row.ids for row in train], "labels": [row.labels for row in train]})
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)

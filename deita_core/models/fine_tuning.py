@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,8 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deita_core.errors import InputError, ModelError
 from deita_core.literals import Method, Precision
+from deita_core.models.distributed import is_main_process, process_count
 
 _INPUTS = "inputs.txt"
+# Seconds between two looks at what the main process has prepared.
+_LOOK = 0.2
 Key = TypeVar("Key", str, tuple[int, ...])
 
 
@@ -96,6 +100,11 @@ def prepare_checkpoints(folder: Path, inputs: str, what: str) -> Path:
     """
     checkpoints = folder / "checkpoints"
     marker = checkpoints / _INPUTS
+    if not is_main_process():
+        # Only the main process removes and writes; if it fails, the launcher ends this one as well.
+        while not marker.is_file() or marker.read_text() != inputs:
+            time.sleep(_LOOK)
+        return checkpoints
     if folder.exists() and any(folder.iterdir()) and not marker.is_file():
         raise InputError(f"The folder {folder} is not empty; give a new one for {what}.")
     if marker.is_file() and marker.read_text() != inputs:
@@ -137,14 +146,24 @@ def lora_config(settings: FineTuning) -> Any:
 
 
 def trainer_arguments(settings: FineTuning, checkpoints: Path, precision: Precision, device: str) -> dict[str, Any]:
-    """Arguments that transformers' and TRL's trainers share; nothing is reported anywhere but to callbacks."""
+    """Arguments that transformers' and TRL's trainers share; nothing is reported anywhere but to callbacks.
+
+    Raises InputError if the processes that train together cannot share a batch equally.
+    """
     import torch
+
+    together = settings.micro_batch * process_count()
+    if settings.batch % together:
+        raise InputError(
+            f"A batch of {settings.batch} rows cannot be shared by {process_count()} processes with "
+            f"{settings.micro_batch} rows in memory each; give a batch that {together} divides."
+        )
 
     return {
         "output_dir": str(checkpoints),
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.micro_batch,
-        "gradient_accumulation_steps": settings.batch // settings.micro_batch,
+        "gradient_accumulation_steps": settings.batch // together,
         "learning_rate": settings.rate,
         "warmup_steps": settings.warmup,
         "bf16": precision == "bfloat16",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deita_core.literals import AlignmentPreset, Method
+from deita_core.models.distributed import is_main_process
 from flows.cli.options import ConfigOption, LimitOption
 from flows.cli.server import start_server
 
@@ -75,6 +76,11 @@ def sft(
         "limit": limit,
     }
     settings = load(SftSettings, config, flags)
+    if not is_main_process():
+        from deita_core.alignment.sft import align_sft
+
+        align_sft(data, out, settings)
+        return
     server = start_server()
     from flows.align import sft as sft_flow
 
@@ -128,6 +134,11 @@ def dpo(
         "limit": limit,
     }
     settings = load(DpoSettings, config, flags)
+    if not is_main_process():
+        from deita_core.alignment.dpo import align_dpo
+
+        align_dpo(pairs, out, settings)
+        return
     server = start_server()
     from flows.align import dpo as dpo_flow
 

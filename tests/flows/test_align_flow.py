@@ -1,11 +1,14 @@
 """`deita align` as a user meets it: a model from a selection, a better one from pairs, errors in one sentence."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from tests.support.alignment import write_pairs, write_rows
 from tests.support.commands import deita
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 QUICK = ["--chat-template", "vicuna", "--batch", "8", "--max-tokens", "256", "--epochs", "1"]
@@ -42,3 +45,30 @@ def test_errors_are_one_sentence(prefect_server, tiny_llama, tmp_path):
     assert no_pairs.returncode != 0 and "There is no pair of answers" in no_pairs.stderr
     for said in (bare, unnamed, no_pairs):
         assert "Traceback" not in said.stderr
+
+
+def test_two_processes_train_as_one(prefect_server, tiny_llama, tmp_path):
+    """A step learns from the same rows, so that only the order of sums differs."""
+    rows = write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "settings.yaml").write_text("lora_dropout: 0.0\nmicro_batch: 2\n")
+    given = ["align", "sft", rows, "--base-model", tiny_llama, *QUICK, "--config", tmp_path / "settings.yaml"]
+    one = deita(*given, "--out", "one", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "flows.cli"]
+    two = subprocess.run(
+        [*launch, *given, "--out", tmp_path / "two"], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("The model is in") == 1
+    figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
+    assert figures[0]["steps"] == figures[1]["steps"]
+    assert figures[1]["loss_after"] == pytest.approx(figures[0]["loss_after"], rel=1e-3)
+    assert figures[1]["loss_after"] < figures[1]["loss_before"]
+    odd = subprocess.run(
+        [*launch, *given, "--batch", "6", "--out", tmp_path / "odd"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert odd.returncode != 0 and "cannot be shared by 2 processes with 2 rows in memory each" in odd.stderr

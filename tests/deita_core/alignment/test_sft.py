@@ -160,3 +160,15 @@ def test_the_paper_preset_has_the_released_settings_and_flags_go_over_it():
         "max_tokens": 2_048,
         "chat_template": "vicuna",
     }
+
+
+def test_packed_rows_carry_the_loss_of_rows_apart(tiny_llama, tmp_path):
+    """In one step over all rows, so that only the packing differs."""
+    rows, losses = write_rows(tmp_path / "rows.jsonl", 9), {}
+    for packing in (False, True):
+        reports = []
+        settings = settings_of(tiny_llama, packing=packing, batch=8, micro_batch=8, epochs=1, lora_dropout=0.0)
+        metrics = align_sft(str(rows), tmp_path / str(packing), settings, device="cpu", report=reports.append)
+        losses[packing] = reports[0].loss
+        assert (metrics.rows, len(reports)) == (8, 1)
+    assert losses[True] == pytest.approx(losses[False], rel=0.01)
