@@ -57,7 +57,7 @@ class SftSettings(AlignmentSettings):
     """Settings of supervised fine-tuning; by default LoRA, with the model's own chat template."""
 
     base_model: str = Field(description="Causal LM to start from: a folder, smollm2-135m, or a name on the hub.")
-    packing: bool = Field(False, description="Put several rows into one sequence; needs flash attention on a GPU.")
+    packing: bool = Field(False, description="Put several rows into one sequence; a batch counts sequences.")
 
     @classmethod
     def paper(cls) -> dict[str, Any]:
