@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deita_core.reading.pool import read_pool
     from deita_core.scorers import load_scorer
-    from deita_core.selection import DiversitySelector, select_diverse
+    from deita_core.selection import DiversitySelector, select_clusters, select_coverage, select_diverse
     from deita_core.store import Store
 
-__all__ = ["DiversitySelector", "Store", "load_scorer", "read_pool", "select_diverse"]
+__all__ = [
+    "DiversitySelector",
+    "Store",
+    "load_scorer",
+    "read_pool",
+    "select_clusters",
+    "select_coverage",
+    "select_diverse",
+]
 
 _MODULES = {
     "DiversitySelector": "deita_core.selection",
     "Store": "deita_core.store",
     "load_scorer": "deita_core.scorers",
     "read_pool": "deita_core.reading.pool",
+    "select_clusters": "deita_core.selection",
+    "select_coverage": "deita_core.selection",
     "select_diverse": "deita_core.selection",
 }
 
