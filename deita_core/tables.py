@@ -87,9 +87,22 @@ class Scores(TableModel):
     @classmethod
     def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:
         """A score is null exactly if its status is unreadable, and never NaN."""
-        unread = pl.col("status") == "unreadable"
-        finite = pl.col("score").is_finite().fill_null(False)
-        return data.lazyframe.select((unread & pl.col("score").is_null()) | (~unread & finite))
+        return data.lazyframe.select(_null_exactly_where_unreadable("score"))
+
+
+class RawScores(TableModel):
+    """One row per turn, of a scorer with a scale of its own; an unreadable value is null, its status unreadable."""
+
+    id: str = pa.Field(str_matches=ID)
+    turn: pl.Int32 = pa.Field(ge=0)
+    raw: pl.Float64 = pa.Field(nullable=True)
+    status: str = pa.Field(isin=get_args(Status))
+
+    @pa.dataframe_check
+    @classmethod
+    def null_exactly_where_unreadable(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """A value is null exactly if its status is unreadable, and always finite."""
+        return data.lazyframe.select(_null_exactly_where_unreadable("raw"))
 
 
 class Chains(TableModel):
@@ -340,9 +353,12 @@ SUBSETS = Table("subsets", ("arm", "seed", "id"), Subsets)
 ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
 
 
-def scores_table(scorer: str) -> Table:
-    """The table of one scorer's scores; `scorer` is its slug, which includes its fingerprint."""
-    return Table(f"scores__{scorer}", ("id", "turn"), Scores)
+def scores_table(scorer: str, raw: bool = False) -> Table:
+    """The table of one scorer's scores; `scorer` is its slug, which includes its fingerprint.
+
+    `raw`: of a scorer whose values have a scale of their own.
+    """
+    return Table(f"scores__{scorer}", ("id", "turn"), RawScores if raw else Scores)
 
 
 def vectors_table(encoder: str, dim: int, storage: Storage = "float32", zeros: bool = False) -> Table:
@@ -358,6 +374,12 @@ def vectors_table(encoder: str, dim: int, storage: Storage = "float32", zeros: b
         "vector": pa.Column(pl.Array(pl.Float16 if storage == "float16" else pl.Float32, dim), unit),
     }
     return Table(f"vectors__{encoder}", ("text_id",), pa.DataFrameSchema(columns, strict=True, ordered=True))
+
+
+def _null_exactly_where_unreadable(value: str) -> pl.Expr:
+    unread = pl.col("status") == "unreadable"
+    finite = pl.col(value).is_finite().fill_null(False)
+    return (unread & pl.col(value).is_null()) | (~unread & finite)
 
 
 def _is_unit(data: pa.PolarsData, zeros: bool) -> pl.LazyFrame:

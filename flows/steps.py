@@ -49,7 +49,8 @@ def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tup
     """Find the encoder and the scorer of each axis; those named `fast` are made at first use."""
     encoder = find_pool_encoder(settings)
     names = {"complexity": settings.complexity_scorer, "quality": settings.quality_scorer}
-    scorers = [find_scorer(names[axis], axis, encoder, limits=settings.llm) for axis in axes]
+    found = partial(find_scorer, encoder=encoder, limits=settings.llm, classifier_text=settings.classifier_text)
+    scorers = [found(names[axis], axis) for axis in axes]
     for scorer in scorers:
         if scorer.name == FAST_ENCODER:
             find_fast_head(scorer.axis, encoder)

@@ -11,6 +11,7 @@ from deita_core.config.loader import load
 from deita_core.errors import InputError
 from deita_core.literals import (
     Axis,
+    ClassifierText,
     Format,
     Layout,
     Modality,
@@ -101,6 +102,11 @@ class SelectionSettings(BaseModel):
     )
     quality_scorer: str = Field(
         "laptop", description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one."
+    )
+    classifier_text: ClassifierText | None = Field(
+        None,
+        description="What a classifier reads of a turn: chat (its chat template), pair, answer or instruction; none: "
+        "chat, or pair where there is no template. Of complexity always the instruction only.",
     )
     llm: ServedLimits | None = Field(
         None, description="How much a served scorer is asked: concurrency, timeout, requests_per_minute and the like."

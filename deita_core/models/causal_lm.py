@@ -1,9 +1,9 @@
-"""Loads causal language models from safetensors, with tokenizer and fingerprint, and puts them on a device."""
+"""Loads causal language models and classifiers from safetensors, with tokenizer and fingerprint, onto a device."""
 
 from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 32_768}
 # Increased whenever the same model would give the same text another score; part of every fingerprint.
 SCORING_VERSION = 1
+_KINDS = {"causal": "causal model", "classifier": "sequence classifier"}
 
 
-def load_model(name: str | Path, precision: Precision) -> Any:
-    """Load a causal LM and all its weights from a folder or the hub, in safetensors; raises ModelError."""
+def load_model(name: str | Path, precision: Precision, kind: Literal["causal", "classifier"] = "causal") -> Any:
+    """Load a model of a kind and all its weights from a folder or the hub, in safetensors; raises ModelError.
+
+    kind: a causal LM, or a sequence classifier.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     name = local_model(name)
+    loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = loader.from_pretrained(
             name,
             dtype=getattr(torch, precision),
             use_safetensors=True,
@@ -39,7 +44,7 @@ def load_model(name: str | Path, precision: Precision) -> Any:
         )
     except Exception as error:
         raise ModelError(
-            f"No causal model can be loaded from {name} ({cause(error)}); give a folder with its safetensors."
+            f"No {_KINDS[kind]} can be loaded from {name} ({cause(error)}); give a folder with its safetensors."
         ) from error
     if lost := [*found["missing_keys"], *found["mismatched_keys"]]:
         # The library fills missing weights with random numbers, so scores would be random.

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
-from deita_core.literals import Axis, Precision, Reasoning
+from deita_core.literals import Axis, ClassifierText, Precision, Reasoning, ScorerKind
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles, best_precision, find_encoder
 from deita_core.models.small_lm import local_model
 from deita_core.scorers.heads import HeadScorer
+from deita_core.scorers.label_values import are_scores, label_values
 from deita_core.scorers.served import ServedLimits, ServedScorer, find_served, is_served
 
 __all__ = ["Axis", "HeadScorer", "Scorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
@@ -30,7 +31,10 @@ class Scorer(Protocol):
     fingerprint: str
 
     def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
-        """Return a frame of score (float64, null if unreadable) and status, one row per text in their order."""
+        """Return a frame of score (float64, null if unreadable) and status, one row per text in their order.
+
+        A classifier with a scale of its own has a column `raw` as well, and null for every score.
+        """
 
 
 class ScorerFiles(BaseModel):
@@ -40,11 +44,14 @@ class ScorerFiles(BaseModel):
 
     name: str
     axis: Axis
-    kind: Literal["head", "causal", "served"] = "head"
+    kind: ScorerKind = "head"
     path: Path | None
     precision: Precision = "float32"
     fingerprint: str
     reasoning: Reasoning = "ignore"
+    # Of a classifier: what it reads of a turn, and whether its values have a scale of their own.
+    classifier_text: ClassifierText | None = None
+    raw: bool = False
     # The limits do not affect scores, so they are excluded from the record of a selection.
     limits: ServedLimits | None = Field(None, exclude=True)
 
@@ -63,22 +70,30 @@ def load_scorer(
     max_tokens_per_batch: int | None = None,
     store: Path | None = None,
     limits: ServedLimits | None = None,
+    classifier_text: ClassifierText | None = None,
 ) -> Scorer:
-    """Load the scorer of an axis: "laptop", "fast", a folder that `deita train` wrote, or a causal LM.
+    """Load the scorer of an axis: "laptop", "fast", a folder that `deita train` wrote, a causal LM, or a classifier.
 
     "laptop" is the shipped head; "fast" a head on a static encoder, and both are made at first use on this machine.
     A causal LM is a folder, a hub name, or a served model: http://HOST:PORT/v1#MODEL, whose answers are cached in the
-    folder `store`. `dtype` is its precision; a head uses that of its encoder. `max_tokens_per_batch` limits batches;
-    the default depends on the device. `limits`: request limits of a served model, by default from DEITA_LLM__*
-    variables. Raises ModelError if there is no such scorer, or it scores the other axis.
+    folder `store`. A classifier is a folder or hub name of a model for sequence classification, such as a reward model;
+    `classifier_text` says what it reads of a turn: "chat", "pair", "answer" or "instruction". `dtype` is the precision;
+    a head uses that of its encoder. `max_tokens_per_batch` limits batches; the default depends on the device. `limits`:
+    request limits of a served model, by default from DEITA_LLM__* variables. Raises ModelError if there is no such
+    scorer, or it scores the other axis.
     """
     if is_served(name_or_path):
         return ServedScorer(name_or_path, axis, store, limits)
     if name_or_path == FAST_ENCODER:
         return _fast_head(axis, device, max_tokens_per_batch)
     folder = _folder(name_or_path, axis)
-    if _kind(folder) == "head":
+    kind = _kind(folder)
+    if kind == "head":
         return _head(folder, name_or_path, axis, device, max_tokens_per_batch)
+    if kind == "classifier":
+        from deita_core.scorers.classifier import ClassifierScorer
+
+        return ClassifierScorer(folder, axis, device, dtype, max_tokens_per_batch, classifier_text)
     from deita_core.scorers.causal import CausalScorer
 
     max_tokens = _read_tokens(folder, name_or_path, axis)
@@ -91,10 +106,12 @@ def find_scorer(
     encoder: EncoderFiles,
     precision: Precision | None = None,
     limits: ServedLimits | None = None,
+    classifier_text: ClassifierText | None = None,
 ) -> ScorerFiles:
     """Find a scorer and load as little as possible; a head must fit this encoder's vectors.
 
-    `precision`: of a language model, by default the best on this machine. `limits` as for `load_scorer`.
+    `precision`: of a language model, by default the best on this machine. `limits` and `classifier_text` as for
+    `load_scorer`.
 
     The fingerprint covers everything that a score depends on: for a head also the encoder; for a served model, which is
     not contacted, the model's name instead of its weights; for "fast", which is not made, what it is made from.
@@ -106,13 +123,20 @@ def find_scorer(
         fingerprint = find_served(name_or_path, axis, limits).fingerprint
         return found(kind="served", path=None, fingerprint=fingerprint, limits=limits)
     folder = _folder(name_or_path, axis)
-    if _kind(folder) == "head":
+    kind = _kind(folder)
+    if kind == "head":
         scorer = _head(folder, name_or_path, axis)
         scorer.check_encoder(encoder)
         return found(kind="head", path=folder, fingerprint=_on(encoder, scorer.fingerprint))
+    precision = precision or best_precision()
+    if kind == "classifier":
+        from deita_core.scorers.classifier import classifier_fingerprint
+
+        fingerprint = classifier_fingerprint(folder, precision, classifier_text)
+        found = partial(found, classifier_text=classifier_text, raw=not are_scores(label_values(folder)))
+        return found(kind="classifier", path=folder, precision=precision, fingerprint=fingerprint)
     from deita_core.models.causal_lm import causal_fingerprint
 
-    precision = precision or best_precision()
     fingerprint = causal_fingerprint(folder, precision, _read_tokens(folder, name_or_path, axis), "middle")
     return found(kind="causal", path=folder, precision=precision, fingerprint=fingerprint)
 
@@ -120,10 +144,14 @@ def find_scorer(
 def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = None) -> Scorer:
     """Load a scorer found earlier; `store` as for `load_scorer`. Raises ModelError if it has changed since then."""
     # A worker may have another processor type than the run's machine, so the precision is passed on.
-    if find_scorer(files.name, files.axis, encoder, files.precision).fingerprint != files.fingerprint:
+    text = files.classifier_text
+    found = find_scorer(files.name, files.axis, encoder, files.precision, classifier_text=text)
+    if found.fingerprint != files.fingerprint:
         where = files.path or files.name
         raise ModelError(f"The {files.axis} scorer in {where} has changed since the run began; run it again.")
-    return load_scorer(files.name, files.axis, dtype=files.precision, store=store, limits=files.limits)
+    return load_scorer(
+        files.name, files.axis, dtype=files.precision, store=store, limits=files.limits, classifier_text=text
+    )
 
 
 def _on(encoder: EncoderFiles, fingerprint: str) -> str:
@@ -172,13 +200,16 @@ def _read_tokens(folder: Path, name: str, axis: Axis) -> int:
     return card.max_tokens if card else RELEASED_TOKENS
 
 
-def _kind(folder: Path) -> Literal["head", "causal"]:
-    """Return the kind of scorer in a folder: its config.json is a head's card or a language model's configuration."""
+def _kind(folder: Path) -> Literal["head", "causal", "classifier"]:
+    """Return the kind of scorer in a folder: its config.json is a head's card or a model's configuration."""
     try:
         config = orjson.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return "head"
-    return "causal" if isinstance(config, dict) and "architectures" in config else "head"
+    if not isinstance(config, dict) or "architectures" not in config:
+        return "head"
+    architecture = str((config["architectures"] or [""])[0])
+    return "classifier" if architecture.endswith("ForSequenceClassification") else "causal"
 
 
 def _folder(name_or_path: str, axis: Axis) -> Path:
@@ -193,7 +224,9 @@ def _folder(name_or_path: str, axis: Axis) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        return Path(
+            snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
+        )
     except Exception as error:
         raise ModelError(
             f"The scorer {name_or_path} is neither a folder nor on the hub as seen from here ({cause(error)}); check "

@@ -89,10 +89,10 @@ class PromptTokenizer:
             excess = min(len(encoded["input_ids"]) - self.limit, len(spans) - keep)
             if excess <= 0 or not text:
                 return texts
-            texts = (*texts[:place], _without(text, spans, excess, self._cut), *texts[place + 1 :])
+            texts = (*texts[:place], without(text, spans, excess, self._cut), *texts[place + 1 :])
 
 
-def _without(text: str, spans: list[tuple[int, int]], excess: int, cut: Cut) -> str:
+def without(text: str, spans: list[tuple[int, int]], excess: int, cut: Cut) -> str:
     """Remove the characters of `excess` tokens from a text's middle or end; always at least one character."""
     kept = len(spans) - excess
     first = kept if cut == "end" else (kept + 1) // 2

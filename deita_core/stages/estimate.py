@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, text_id
-from deita_core.literals import PresetName
+from deita_core.literals import Axis, PresetName
 from deita_core.models.distillation import fast_spec, is_fast_made, write_stand_in
 from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER, EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
@@ -131,11 +131,12 @@ def _units(sample: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
 
 def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, samples: set[str]) -> int:
     ids = pl.Series(sorted(samples), dtype=pl.String)
-    scorers = (
-        find_scorer(settings.complexity_scorer, "complexity", encoder),
-        find_scorer(settings.quality_scorer, "quality", encoder),
+    names: tuple[tuple[str, Axis], ...] = (
+        (settings.complexity_scorer, "complexity"),
+        (settings.quality_scorer, "quality"),
     )
-    return max(len(store.missing(scores_table(scorer.slug), ids)) for scorer in scorers)
+    scorers = [find_scorer(name, axis, encoder, classifier_text=settings.classifier_text) for name, axis in names]
+    return max(len(store.missing(scores_table(scorer.slug, scorer.raw), ids)) for scorer in scorers)
 
 
 def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:

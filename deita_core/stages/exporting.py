@@ -21,7 +21,7 @@ from deita_core.export.placing import drop_prepared, partial_path
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.ingest import removals
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import Job, decisions_of, with_nearest_selected
+from deita_core.stages.selecting import Job, decisions_of, raw_values, with_nearest_selected
 from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, REJECTS, SAMPLES, SOURCES
@@ -106,7 +106,8 @@ def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:
     """The fate and source of every row of the pool: distinct samples in rank order, then rejected rows.
 
-    Rows removed since the run are among the rejected rows.
+    Rows removed since the run are among the rejected rows. A scorer with a scale of its own adds its values, as
+    complexity_raw or quality_raw.
     """
     there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
@@ -117,6 +118,7 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
         how="left",
         maintain_order="left",
     )
+    decided = decided.join(raw_values(store, job), on="id", how="left", maintain_order="left")
     rejects = store.fetch(REJECTS, "file_id", list(job.file_ids), ["file", "line", "reason", "detail"])
     unread = rejects.sort("file", "line").select(
         "file", "line", fate=pl.lit("rejected"), reason=pl.format("{}: {}", "reason", "detail")

@@ -15,17 +15,27 @@ from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibrate
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.selecting import candidate_vectors
+from deita_core.stages.turn_scores import turn_scores
 from deita_core.store import Store
-from deita_core.tables import SOURCES, scores_table
+from deita_core.tables import SOURCES
 
 
 def pool_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[ScorerFiles]) -> pl.DataFrame:
-    """One row per turn of the pool: id, turn, score and status of each axis, first file and line of the sample."""
+    """One row per turn of the pool: id, turn, score and status of each axis, first file and line of the sample.
+
+    A scorer with a scale of its own adds its values, as complexity_raw or quality_raw.
+    """
     ids = pool_ids(store, file_ids).to_list()
     table = pl.DataFrame(schema={"id": pl.String, "turn": pl.Int32})
     for scorer in scorers:
-        scores = store.fetch(scores_table(scorer.slug), "id", ids)
-        named = scores.rename({"score": scorer.axis, "status": f"{scorer.axis}_status"})
+        scores = turn_scores(store, scorer, ids)
+        named = scores.select(
+            "id",
+            "turn",
+            pl.col("score").alias(scorer.axis),
+            pl.col("status").alias(f"{scorer.axis}_status"),
+            *([pl.col("raw").alias(f"{scorer.axis}_raw")] if scorer.raw else []),
+        )
         table = table.join(named, on=["id", "turn"], how="full", coalesce=True)
     position = pl.DataFrame({"file_id": file_ids}).with_row_index("nth")
     sources = store.fetch(SOURCES, "file_id", list(file_ids), ["sample_id", "file_id", "file", "line"])

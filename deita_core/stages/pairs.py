@@ -18,9 +18,10 @@ from deita_core.scorers import ScorerFiles
 from deita_core.selection.pairs import PairRules, make_pairs
 from deita_core.stages.encoding import encoder_table, mean_vectors
 from deita_core.stages.ingest import pool_ids
+from deita_core.stages.turn_scores import turn_scores
 from deita_core.stages.turns import as_read
 from deita_core.store import Store
-from deita_core.tables import PAIR_FATES, PAIRS, REJECTS, SAMPLES, SOURCES, scores_table
+from deita_core.tables import PAIR_FATES, PAIRS, REJECTS, SAMPLES, SOURCES
 
 # Samples whose texts or vectors are read at a time.
 BLOCK = 8_192
@@ -107,7 +108,7 @@ def pair_pool(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The pairs of a pool, clearest margin first, and the fate of each distinct sample, as in PAIRS and PAIR_FATES."""
     answers = pool_answers(store, pool_ids(store, file_ids))
-    scores = store.fetch(scores_table(quality.slug), "id", answers["id"], ["id", "turn", "score"])
+    scores = turn_scores(store, quality, answers["id"]).select("id", "turn", "score")
     answers = answers.join(scores, on=["id", "turn"], how="left", maintain_order="left")
     trained = answers.filter("trained")
     pairs, fates = [PAIRS.empty()], [PAIR_FATES.empty()]

@@ -18,13 +18,13 @@ from deita_core.tables import SAMPLES, scores_table
 STAGE = "score"
 # A head takes less than a millisecond per sample, a language model on a CPU a second. A served model scores many
 # samples at once, but few at the end of a shard.
-SAMPLES_PER_SHARD = {"head": 8_192, "causal": 256, "served": 2_048}
+SAMPLES_PER_SHARD = {"head": 8_192, "causal": 256, "classifier": 256, "served": 2_048}
 
 
 def plan_scoring(store: Store, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Shards of the samples that this scorer has not scored yet."""
     work = pool_ids(store, file_ids).rename("id").to_frame().with_columns(owner=pl.lit(""), size=pl.lit(1))
-    return plan_shards(store, STAGE, scores_table(scorer.slug), work, SAMPLES_PER_SHARD[scorer.kind])
+    return plan_shards(store, STAGE, scores_table(scorer.slug, scorer.raw), work, SAMPLES_PER_SHARD[scorer.kind])
 
 
 def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
@@ -39,7 +39,8 @@ def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: Encod
     else:
         scored = scorer.score(instructions, responses)
     keys = turns.select(samples["id"].gather(turns["owner"]), "turn")
-    store.write(scores_table(files.slug), pl.concat([keys, scored], how="horizontal"))
+    table = scores_table(files.slug, files.raw)
+    store.write(table, pl.concat([keys, scored], how="horizontal").select(table.empty().columns))
     return len(keys)
 
 

@@ -16,9 +16,10 @@ from deita_core.selection.evol_score import evol_scores
 from deita_core.selection.threshold import smallest_filling
 from deita_core.stages.encoding import encoder_table, mean_vectors, message_tokens
 from deita_core.stages.ingest import pool_ids
+from deita_core.stages.turn_scores import turn_scores
 from deita_core.stages.turns import as_read, indexed_messages, turns_of
 from deita_core.store import Store
-from deita_core.tables import DECISIONS, SAMPLES, scores_table
+from deita_core.tables import DECISIONS, SAMPLES
 
 # Candidates whose vectors are read at a time: 0.1 GB with 4,096 dimensions.
 BLOCK = 8_192
@@ -56,15 +57,19 @@ class Chosen(BaseModel):
 
 
 def rank_pool(store: Store, job: Job) -> Ranked:
-    """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored."""
+    """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored.
+
+    A scorer with a scale of its own adds its values, as complexity_raw or quality_raw.
+    """
     ids = pool_ids(store, job.file_ids)
     samples = store.fetch(SAMPLES, "id", ids, ["id", "n_turns"])
-    columns = ["id", "turn", "score"]
-    complexity = store.fetch(scores_table(job.complexity.slug), "id", ids, columns)
-    quality = store.fetch(scores_table(job.quality.slug), "id", ids, columns)
-    turns = complexity.rename({"score": "complexity"}).join(
-        quality.rename({"score": "quality"}), on=["id", "turn"], how="full", coalesce=True
+    complexity, quality = (
+        turn_scores(store, scorer, ids)
+        .drop("status")
+        .rename({"score": scorer.axis, "raw": f"{scorer.axis}_raw"}, strict=False)
+        for scorer in (job.complexity, job.quality)
     )
+    turns = complexity.join(quality, on=["id", "turn"], how="full", coalesce=True)
     several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))["id"]
     turns = turns.join(_turn_ends(store, job, several), on=["id", "turn"], how="left").with_columns(
         pl.col("end").fill_null(0)
@@ -173,6 +178,15 @@ def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None
     """Write a run's decisions, after deleting those of a failed attempt of the same run."""
     store.delete(DECISIONS, f"run_id = '{run_id}'")
     store.write(DECISIONS, decisions.with_columns(run_id=pl.lit(run_id)).select(DECISIONS.empty().columns))
+
+
+def raw_values(store: Store, job: Job) -> pl.DataFrame:
+    """The values of the job's scorers that have a scale of their own, means over the turns that count, by sample.
+
+    Columns: id, and complexity_raw, quality_raw or none. The store keeps them by turn, and decisions only the scores.
+    """
+    names = [f"{scorer.axis}_raw" for scorer in (job.complexity, job.quality) if scorer.raw]
+    return rank_pool(store, job).candidates.select("id", *names) if names else pl.DataFrame(schema={"id": pl.String})
 
 
 def decisions_of(store: Store, job: Job, columns: Sequence[str] | None = None) -> pl.DataFrame:

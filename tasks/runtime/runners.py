@@ -86,7 +86,7 @@ def _submit(
 def _computes(given: Given) -> bool:
     """Whether a shard runs a large model here: heads only read vectors, and served models run elsewhere."""
     scorer = given.get("scorer")
-    return scorer.kind == "causal" if isinstance(scorer, ScorerFiles) else "encoder" in given
+    return scorer.kind in ("causal", "classifier") if isinstance(scorer, ScorerFiles) else "encoder" in given
 
 
 @contextmanager
