@@ -353,12 +353,12 @@ SUBSETS = Table("subsets", ("arm", "seed", "id"), Subsets)
 ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
 
 
-def scores_table(scorer: str, raw: bool = False) -> Table:
+def scores_table(scorer: str) -> Table:
     """The table of one scorer's scores; `scorer` is its slug, which includes its fingerprint.
 
-    `raw`: of a scorer whose values have a scale of their own.
+    A slug that begins with "raw-" is of a scorer whose values have a scale of their own.
     """
-    return Table(f"scores__{scorer}", ("id", "turn"), RawScores if raw else Scores)
+    return Table(f"scores__{scorer}", ("id", "turn"), RawScores if scorer.startswith("raw-") else Scores)
 
 
 def vectors_table(encoder: str, dim: int, storage: Storage = "float32", zeros: bool = False) -> Table:

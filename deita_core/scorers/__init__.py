@@ -58,8 +58,9 @@ class ScorerFiles(BaseModel):
     @property
     def slug(self) -> str:
         """A short name for the scores table, different for every fingerprint."""
+        raw = "raw-" if self.raw else ""
         read = "-reasoning" if self.axis == "quality" and self.reasoning == "score" else ""
-        return f"{self.axis}-{self.fingerprint[:12]}{read}"
+        return f"{raw}{self.axis}-{self.fingerprint[:12]}{read}"
 
 
 def load_scorer(

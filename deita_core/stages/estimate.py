@@ -136,7 +136,7 @@ def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, 
         (settings.quality_scorer, "quality"),
     )
     scorers = [find_scorer(name, axis, encoder, classifier_text=settings.classifier_text) for name, axis in names]
-    return max(len(store.missing(scores_table(scorer.slug, scorer.raw), ids)) for scorer in scorers)
+    return max(len(store.missing(scores_table(scorer.slug), ids)) for scorer in scorers)
 
 
 def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:

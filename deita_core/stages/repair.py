@@ -138,7 +138,7 @@ def check(store: Store, name: str) -> tuple[int, str | None]:
 def _table(name: str, frame: pl.DataFrame) -> Table | None:
     kind, _, made_by = name.partition("__")
     if kind == "scores":
-        return scores_table(made_by, raw="raw" in frame.columns)
+        return scores_table(made_by)
     if kind == "vectors":
         vector = frame.schema.get("vector")
         if not isinstance(vector, pl.Array):

@@ -24,7 +24,7 @@ SAMPLES_PER_SHARD = {"head": 8_192, "causal": 256, "classifier": 256, "served": 
 def plan_scoring(store: Store, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Shards of the samples that this scorer has not scored yet."""
     work = pool_ids(store, file_ids).rename("id").to_frame().with_columns(owner=pl.lit(""), size=pl.lit(1))
-    return plan_shards(store, STAGE, scores_table(scorer.slug, scorer.raw), work, SAMPLES_PER_SHARD[scorer.kind])
+    return plan_shards(store, STAGE, scores_table(scorer.slug), work, SAMPLES_PER_SHARD[scorer.kind])
 
 
 def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
@@ -39,7 +39,7 @@ def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: Encod
     else:
         scored = scorer.score(instructions, responses)
     keys = turns.select(samples["id"].gather(turns["owner"]), "turn")
-    table = scores_table(files.slug, files.raw)
+    table = scores_table(files.slug)
     store.write(table, pl.concat([keys, scored], how="horizontal").select(table.empty().columns))
     return len(keys)
 

@@ -16,5 +16,5 @@ def turn_scores(store: Store, scorer: ScorerFiles, ids: Sequence[str] | pl.Serie
     A scorer with a scale of its own has its values as `raw` as well, and its scores are their `quantile_scores` among
     the turns of these samples, each conversation counted once.
     """
-    scores = store.fetch(scores_table(scorer.slug, scorer.raw), "id", ids)
+    scores = store.fetch(scores_table(scorer.slug), "id", ids)
     return scores.with_columns(score=quantile_scores("raw")) if scorer.raw else scores

@@ -23,6 +23,7 @@ from deita_core.tables import (
 )
 
 SCORES = scores_table("quality-1")
+RAW_SCORES = scores_table("raw-quality-1")
 VECTORS = vectors_table("minilm-1", 3)
 A, B, C, D = (letter * 32 for letter in "abcd")
 
@@ -57,6 +58,11 @@ ROWS = {
         {"id": A, "turn": 0, "score": 1.0, "status": "ok"},
         {"id": A, "turn": 1, "score": 6.0, "status": "truncated"},
         {"id": B, "turn": 0, "score": None, "status": "unreadable"},
+    ],
+    RAW_SCORES.name: [
+        {"id": A, "turn": 0, "raw": -71.5, "status": "ok"},
+        {"id": A, "turn": 1, "raw": 0.0, "status": "truncated"},
+        {"id": B, "turn": 0, "raw": None, "status": "unreadable"},
     ],
     CHAINS.name: [
         SEED,
@@ -144,6 +150,15 @@ REFUSED = {
         {"status": "guessed", "score": 3.0},
         {"turn": -1},
         {"turn": None},
+        {"id": "b"},
+    ],
+    RAW_SCORES.name: [
+        {"raw": 2.0},
+        {"status": "ok"},
+        {"status": "ok", "raw": float("nan")},
+        {"status": "unreadable", "raw": float("nan")},
+        {"status": "ok", "raw": float("-inf")},
+        {"turn": -1},
         {"id": "b"},
     ],
     CHAINS.name: [
@@ -241,6 +256,7 @@ TABLES = [
     SOURCES,
     REJECTS,
     SCORES,
+    RAW_SCORES,
     CHAINS,
     RANKINGS,
     PLANS,

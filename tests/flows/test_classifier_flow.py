@@ -37,7 +37,7 @@ def selected(prefect_server, models, tmp_path_factory):
 
 def table_of(models, axis="quality"):
     scorer = find_scorer(models[f"{axis}_scorer"], axis, find_encoder(models["encoder"]))
-    return scores_table(scorer.slug, scorer.raw)
+    return scores_table(scorer.slug)
 
 
 def test_decisions_have_the_models_values_and_scores_on_the_scale(selected, models):

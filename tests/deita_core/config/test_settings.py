@@ -72,6 +72,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "encoder_storage": "float16",
         "complexity_scorer": "one",
         "quality_scorer": "other",
+        "classifier_text": "pair",
         "llm": {**ServedLimits().model_dump(), "concurrency": 3},
         "layout": "sharegpt",
         "map": {"role": "from", "content": "value"},
