@@ -133,10 +133,7 @@ def measure(preset: PresetName, pool: pl.DataFrame, folder: Path, data: Path, ro
     store, seconds = Store(folder / preset), {}
     started = perf_counter()
     encoder = find_pool_encoder(settings)
-    scorers = [
-        find_scorer(name, axis, encoder)
-        for axis, name in zip(AXES, (settings.complexity_scorer, settings.quality_scorer), strict=True)
-    ]
+    scorers = [find_scorer(name, axis, encoder) for axis in AXES for name in settings.scorers(axis)]
     heads = [load_found(scorer, encoder) for scorer in scorers]
     seconds["first use"] = perf_counter() - started
     file_id = ingest_file(store, describe_file(str(folder / POOL))).file_id

@@ -41,4 +41,4 @@ def pairs(
             encode_pool(progress, submit, settings.store, encoder, file_ids)
             score_pool(progress, submit, settings.store, encoder, scorers, file_ids)
         with progress.step("pairing"):
-            return write_pairs(settings.store, file_ids, encoder, scorers[0], rules or PairRules(), out, decisions)
+            return write_pairs(settings.store, file_ids, encoder, scorers, rules or PairRules(), out, decisions)

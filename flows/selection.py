@@ -100,13 +100,15 @@ class _Wanted:
     @property
     def job(self) -> Job:
         """The inputs that the selection depends on."""
-        complexity, quality = self.scorers
+        complexity, *others = (scorer for scorer in self.scorers if scorer.axis == "complexity")
+        quality, *also = (scorer for scorer in self.scorers if scorer.axis == "quality")
         return Job(
             run_id=str(flow_run.id),
             file_ids=tuple(file.file_id for file in self.files),
             encoder=self.encoder,
             complexity=complexity,
             quality=quality,
+            also=(*others, *also),
             settings=self.settings,
         )
 

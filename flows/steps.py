@@ -46,11 +46,10 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
 
 
 def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tuple[EncoderFiles, list[ScorerFiles]]:
-    """Find the encoder and the scorer of each axis; those named `fast` are made at first use."""
+    """Find the encoder and the scorers of each axis; those named `fast` are made at first use."""
     encoder = find_pool_encoder(settings)
-    names = {"complexity": settings.complexity_scorer, "quality": settings.quality_scorer}
     found = partial(find_scorer, encoder=encoder, limits=settings.llm, classifier_text=settings.classifier_text)
-    scorers = [found(names[axis], axis) for axis in axes]
+    scorers = [found(name, axis) for axis in axes for name in settings.scorers(axis)]
     for scorer in scorers:
         if scorer.name == FAST_ENCODER:
             find_fast_head(scorer.axis, encoder)
@@ -127,8 +126,10 @@ def score_pool(
 ) -> int:
     """Score the turns without a score on each axis; returns the number of new scores."""
     scored = 0
+    axes = [scorer.axis for scorer in scorers]
     for scorer in scorers:
         shards = plan_turns(store, scorer, file_ids)
         given: Given = {"store": store, "scorer": scorer, "encoder": encoder}
-        scored += progress.shards(f"scoring {scorer.axis}", shards, partial(submit, score_turns, given))
+        name = f"scoring {scorer.axis}" + (f" with {scorer.name}" if axes.count(scorer.axis) > 1 else "")
+        scored += progress.shards(name, shards, partial(submit, score_turns, given))
     return scored

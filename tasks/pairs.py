@@ -21,7 +21,7 @@ def write_pairs(
     store: str,
     file_ids: Sequence[str],
     encoder: EncoderFiles,
-    quality: ScorerFiles,
+    quality: Sequence[ScorerFiles],
     rules: PairRules,
     out: str,
     decisions: str | None,

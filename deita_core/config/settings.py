@@ -56,6 +56,18 @@ def _as_list(given: Any) -> Any:
     return [given] if isinstance(given, str) else given
 
 
+def _as_names(given: Any) -> Any:
+    """A list of one scorer as its name."""
+    if not isinstance(given, list | tuple):
+        return given
+    if not given or any(given.count(name) > 1 for name in given):
+        raise PydanticCustomError("scorers", "it names no scorer, or one of them twice")
+    return given[0] if len(given) == 1 else list(given)
+
+
+ScorerNames = Annotated[str | list[str], BeforeValidator(_as_names)]
+
+
 class SelectionSettings(BaseModel):
     """Settings of a selection; those not given are the preset's."""
 
@@ -97,11 +109,13 @@ class SelectionSettings(BaseModel):
     encoder_storage: Storage = Field(
         "float32", description="What a language model's vectors are stored in; float16 takes half the room."
     )
-    complexity_scorer: str = Field(
-        "laptop", description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one."
+    complexity_scorer: ScorerNames = Field(
+        "laptop",
+        description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one; of a list the mean rank.",
     )
-    quality_scorer: str = Field(
-        "laptop", description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one."
+    quality_scorer: ScorerNames = Field(
+        "laptop",
+        description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one; of a list the mean rank.",
     )
     classifier_text: ClassifierText | None = Field(
         None,
@@ -135,6 +149,11 @@ class SelectionSettings(BaseModel):
         description="What computes the shards: threads, processes, dask://HOST:PORT or ray://HOST:PORT; a cluster of "
         "its own on this machine without HOST:PORT.",
     )
+
+    def scorers(self, axis: Axis) -> list[str]:
+        """The names of an axis's scorers."""
+        names = self.complexity_scorer if axis == "complexity" else self.quality_scorer
+        return [names] if isinstance(names, str) else names
 
     @property
     def reading(self) -> ReadOptions:

@@ -1,11 +1,13 @@
 """Compares two snapshots: the rows added and dropped, and why."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import InputError
+from deita_core.literals import AXES
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.ingest import Ingested, pool_ids, removals
@@ -13,8 +15,6 @@ from deita_core.stages.report import Report
 from deita_core.stages.selecting import decisions_of
 from deita_core.stages.snapshots import Snapshot, read_snapshot
 from deita_core.store import Store
-
-MODELS = ("encoder", "complexity", "quality")
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,19 @@ def _files(before: Report, after: Report) -> list[tuple[str, str, str]]:
 
 def _models(before: Report, after: Report) -> list[tuple[str, str, str]]:
     """Models whose fingerprints differ, even if their names are equal."""
-    parts = [(part, getattr(before.job, part), getattr(after.job, part)) for part in MODELS]
 
-    def described(model: EncoderFiles | ScorerFiles) -> str:
-        return f"{model.name} ({model.fingerprint[:12]})"
+    def fingerprints(models: Sequence[EncoderFiles | ScorerFiles]) -> list[str]:
+        return [model.fingerprint for model in models]
 
-    return [(part, described(old), described(new)) for part, old, new in parts if old.fingerprint != new.fingerprint]
+    def described(models: Sequence[EncoderFiles | ScorerFiles]) -> str:
+        return ", ".join(f"{model.name} ({model.fingerprint[:12]})" for model in models)
+
+    pairs: list[tuple[str, Sequence[EncoderFiles | ScorerFiles], Sequence[EncoderFiles | ScorerFiles]]]
+    pairs = [("encoder", [before.job.encoder], [after.job.encoder])]
+    pairs += [(axis, before.job.scorers(axis), after.job.scorers(axis)) for axis in AXES]
+    return [
+        (part, described(old), described(new)) for part, old, new in pairs if fingerprints(old) != fingerprints(new)
+    ]
 
 
 def _listed(title: str, rows: list[tuple[str, str, str]]) -> list[str]:

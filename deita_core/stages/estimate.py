@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, text_id
-from deita_core.literals import Axis, PresetName
+from deita_core.literals import AXES, PresetName
 from deita_core.models.distillation import fast_spec, is_fast_made, write_stand_in
 from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER, EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
@@ -131,11 +132,8 @@ def _units(sample: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
 
 def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, samples: set[str]) -> int:
     ids = pl.Series(sorted(samples), dtype=pl.String)
-    names: tuple[tuple[str, Axis], ...] = (
-        (settings.complexity_scorer, "complexity"),
-        (settings.quality_scorer, "quality"),
-    )
-    scorers = [find_scorer(name, axis, encoder, classifier_text=settings.classifier_text) for name, axis in names]
+    found = partial(find_scorer, encoder=encoder, classifier_text=settings.classifier_text)
+    scorers = [found(name, axis) for axis in AXES for name in settings.scorers(axis)]
     return max(len(store.missing(scores_table(scorer.slug), ids)) for scorer in scorers)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from deita_core.conversation import content_id
 from deita_core.errors import StoreError
 from deita_core.export.card import dataset_card
 from deita_core.export.files import (
@@ -18,6 +19,8 @@ from deita_core.export.files import (
     prepare_selection,
 )
 from deita_core.export.placing import drop_prepared, partial_path
+from deita_core.literals import AXES
+from deita_core.scorers import ScorerFiles
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.ingest import removals
 from deita_core.stages.report import Report
@@ -106,8 +109,8 @@ def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:
     """The fate and source of every row of the pool: distinct samples in rank order, then rejected rows.
 
-    Rows removed since the run are among the rejected rows. A scorer with a scale of its own adds its values, as
-    complexity_raw or quality_raw.
+    Rows removed since the run are among the rejected rows. The values of scorers are added as in
+    `raw_values`.
     """
     there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
@@ -165,11 +168,17 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
         "encoder": job.encoder.model_dump(
             include={"name", "kind", "precision", "pooling", "storage", "max_tokens", "fingerprint"}
         ),
-        "scorers": {
-            scorer.axis: {"name": scorer.name, "fingerprint": scorer.fingerprint}
-            for scorer in (job.complexity, job.quality)
-        },
+        "scorers": {axis: _described(job.scorers(axis)) for axis in AXES},
         "counts": {**report.counts.model_dump(), "skipped": report.counts.skipped},
         "seconds": report.seconds,
         "store": {"uri": store.uri, "versions": store.versions()},
     }
+
+
+def _described(scorers: list[ScorerFiles]) -> dict[str, Any]:
+    """The name and fingerprint of an axis's scorer; for several those of their combination, and `each`."""
+    each = [{"name": scorer.name, "fingerprint": scorer.fingerprint} for scorer in scorers]
+    if len(each) == 1:
+        return each[0]
+    together = content_id("\n".join(scorer.fingerprint for scorer in scorers).encode())
+    return {"name": " + ".join(scorer.name for scorer in scorers), "fingerprint": together, "each": each}

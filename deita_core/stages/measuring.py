@@ -21,22 +21,12 @@ from deita_core.tables import SOURCES
 
 
 def pool_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[ScorerFiles]) -> pl.DataFrame:
-    """One row per turn of the pool: id, turn, score and status of each axis, first file and line of the sample.
-
-    A scorer with a scale of its own adds its values, as complexity_raw or quality_raw.
-    """
+    """One row per turn of the pool: id, turn, what `turn_scores` has of each axis, first file and line."""
     ids = pool_ids(store, file_ids).to_list()
     table = pl.DataFrame(schema={"id": pl.String, "turn": pl.Int32})
-    for scorer in scorers:
-        scores = turn_scores(store, scorer, ids)
-        named = scores.select(
-            "id",
-            "turn",
-            pl.col("score").alias(scorer.axis),
-            pl.col("status").alias(f"{scorer.axis}_status"),
-            *([pl.col("raw").alias(f"{scorer.axis}_raw")] if scorer.raw else []),
-        )
-        table = table.join(named, on=["id", "turn"], how="full", coalesce=True)
+    for axis in dict.fromkeys(scorer.axis for scorer in scorers):
+        scores = turn_scores(store, [scorer for scorer in scorers if scorer.axis == axis], ids)
+        table = table.join(scores, on=["id", "turn"], how="full", coalesce=True)
     position = pl.DataFrame({"file_id": file_ids}).with_row_index("nth")
     sources = store.fetch(SOURCES, "file_id", list(file_ids), ["sample_id", "file_id", "file", "line"])
     first = sources.join(position, on="file_id").sort("nth", "line").unique("sample_id", keep="first")
@@ -55,7 +45,7 @@ def export_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[Score
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     place_file(out, write[out.suffix])
-    statuses = pl.concat([table.select(status=f"{scorer.axis}_status") for scorer in scorers])
+    statuses = pl.concat([table.select(status=name) for name in table.columns if name.endswith("_status")])
     return dict(statuses.group_by("status").len().sort("status").iter_rows())
 
 

@@ -104,11 +104,11 @@ def _answer(id_: str, sample: Conversation, n_turns: int) -> tuple:
 
 
 def pair_pool(
-    store: Store, file_ids: Sequence[str], encoder: EncoderFiles, quality: ScorerFiles, rules: PairRules
+    store: Store, file_ids: Sequence[str], encoder: EncoderFiles, quality: Sequence[ScorerFiles], rules: PairRules
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The pairs of a pool, clearest margin first, and the fate of each distinct sample, as in PAIRS and PAIR_FATES."""
     answers = pool_answers(store, pool_ids(store, file_ids))
-    scores = turn_scores(store, quality, answers["id"]).select("id", "turn", "score")
+    scores = turn_scores(store, quality, answers["id"]).select("id", "turn", score="quality")
     answers = answers.join(scores, on=["id", "turn"], how="left", maintain_order="left")
     trained = answers.filter("trained")
     pairs, fates = [PAIRS.empty()], [PAIR_FATES.empty()]
@@ -145,7 +145,7 @@ def export_pairs(
     store: Store,
     file_ids: Sequence[str],
     encoder: EncoderFiles,
-    quality: ScorerFiles,
+    quality: Sequence[ScorerFiles],
     rules: PairRules,
     out: Path,
     decisions: Path | None = None,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import StoreError
+from deita_core.literals import AXES, Axis
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection import DiversitySelector, Ranked, rank_candidates, with_nearest
@@ -16,7 +17,7 @@ from deita_core.selection.evol_score import evol_scores
 from deita_core.selection.threshold import smallest_filling
 from deita_core.stages.encoding import encoder_table, mean_vectors, message_tokens
 from deita_core.stages.ingest import pool_ids
-from deita_core.stages.turn_scores import turn_scores
+from deita_core.stages.turn_scores import turn_scores, value_columns
 from deita_core.stages.turns import as_read, indexed_messages, turns_of
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES
@@ -42,7 +43,14 @@ class Job(BaseModel):
     encoder: EncoderFiles
     complexity: ScorerFiles
     quality: ScorerFiles
+    # More scorers of both axes, combined with the first ones.
+    also: tuple[ScorerFiles, ...] = ()
     settings: SelectionSettings
+
+    def scorers(self, axis: Axis) -> list[ScorerFiles]:
+        """The scorers of an axis, as in the settings."""
+        first = self.complexity if axis == "complexity" else self.quality
+        return [first, *(scorer for scorer in self.also if scorer.axis == axis)]
 
 
 class Chosen(BaseModel):
@@ -59,16 +67,11 @@ class Chosen(BaseModel):
 def rank_pool(store: Store, job: Job) -> Ranked:
     """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored.
 
-    A scorer with a scale of its own adds its values, as complexity_raw or quality_raw.
+    The values of scorers are added as in `turn_scores`: complexity_raw and quality_raw.
     """
     ids = pool_ids(store, job.file_ids)
     samples = store.fetch(SAMPLES, "id", ids, ["id", "n_turns"])
-    complexity, quality = (
-        turn_scores(store, scorer, ids)
-        .drop("status")
-        .rename({"score": scorer.axis, "raw": f"{scorer.axis}_raw"}, strict=False)
-        for scorer in (job.complexity, job.quality)
-    )
+    complexity, quality = (turn_scores(store, job.scorers(axis), ids).drop(f"{axis}_status") for axis in AXES)
     turns = complexity.join(quality, on=["id", "turn"], how="full", coalesce=True)
     several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))["id"]
     turns = turns.join(_turn_ends(store, job, several), on=["id", "turn"], how="left").with_columns(
@@ -181,11 +184,11 @@ def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None
 
 
 def raw_values(store: Store, job: Job) -> pl.DataFrame:
-    """The values of the job's scorers that have a scale of their own, means over the turns that count, by sample.
+    """The values of the job's scorers, means over the turns that count: id, and `value_columns` of both axes.
 
-    Columns: id, and complexity_raw, quality_raw or none. The store keeps them by turn, and decisions only the scores.
+    The store keeps them by turn, and decisions only the scores.
     """
-    names = [f"{scorer.axis}_raw" for scorer in (job.complexity, job.quality) if scorer.raw]
+    names = [name for axis in AXES for name in value_columns(job.scorers(axis))]
     return rank_pool(store, job).candidates.select("id", *names) if names else pl.DataFrame(schema={"id": pl.String})
 
 

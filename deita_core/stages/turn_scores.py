@@ -10,11 +10,45 @@ from deita_core.store import Store
 from deita_core.tables import scores_table
 
 
-def turn_scores(store: Store, scorer: ScorerFiles, ids: Sequence[str] | pl.Series) -> pl.DataFrame:
-    """The scores of all turns of a pool's samples: id, turn, score (1 to 6, null if unreadable), status.
+def turn_scores(store: Store, scorers: Sequence[ScorerFiles], ids: Sequence[str] | pl.Series) -> pl.DataFrame:
+    """The scores of one axis of all turns of a pool's samples: id, turn, AXIS, AXIS_status, and `value_columns`.
 
-    A scorer with a scale of its own has its values as `raw` as well, and its scores are their `quantile_scores` among
-    the turns of these samples, each conversation counted once.
+    A scorer with a scale of its own gives `quantile_scores` of its values among the turns of these samples, each
+    conversation counted once. Several scorers give the mean of such scores of each, so that all weigh the same whatever
+    their scales. A score is null if one of them is unreadable.
     """
-    scores = store.fetch(scores_table(scorer.slug), "id", ids)
-    return scores.with_columns(score=quantile_scores("raw")) if scorer.raw else scores
+    axis, values = scorers[0].axis, value_columns(scorers)
+    if len(scorers) == 1:
+        found = _values(store, scorers[0], ids, axis, f"{axis}_status")
+        return found.with_columns(quantile_scores(axis).alias(axis), pl.col(axis).alias(values[0])) if values else found
+    statuses = [f"status_{i}" for i in range(len(scorers))]
+    first, *others = (
+        _values(store, *given) for given in zip(scorers, [ids] * len(scorers), values, statuses, strict=True)
+    )
+    for other in others:
+        first = first.join(other, on=["id", "turn"], how="full", coalesce=True)
+    scores = pl.sum_horizontal([quantile_scores(name) for name in values], ignore_nulls=False) / len(values)
+    shortened = pl.any_horizontal(pl.col(name) == "truncated" for name in statuses)
+    status = pl.when(pl.col(axis).is_null()).then(pl.lit("unreadable")).when(shortened).then(pl.lit("truncated"))
+    found = first.with_columns(scores.alias(axis)).with_columns(status.otherwise(pl.lit("ok")).alias(f"{axis}_status"))
+    return found.select("id", "turn", axis, f"{axis}_status", *values)
+
+
+def value_columns(scorers: Sequence[ScorerFiles]) -> list[str]:
+    """The columns of what the scorers of one axis gave, if that is not the score itself.
+
+    AXIS_raw for one with a scale of its own; for several AXIS_raw_1, AXIS_raw_2 and so on, on whatever scale.
+    """
+    name = f"{scorers[0].axis}_raw"
+    if len(scorers) > 1:
+        return [f"{name}_{i}" for i in range(1, len(scorers) + 1)]
+    return [name] if scorers[0].raw else []
+
+
+def _values(store: Store, scorer: ScorerFiles, ids: Sequence[str] | pl.Series, value: str, status: str) -> pl.DataFrame:
+    """What a scorer gave to turns, on its own scale: id, turn, and its value and status under these names."""
+    table = scores_table(scorer.slug)
+    found = store.fetch(table, "id", ids)
+    return found.select(
+        "id", "turn", pl.col("raw" if scorer.raw else "score").alias(value), pl.col("status").alias(status)
+    )

@@ -21,7 +21,12 @@ PresetOption = Annotated[
 EncoderOption = Annotated[
     str | None, typer.Option(help="A sentence-transformers model or a language model: fast, hub name or folder.")
 ]
-ScorerOption = Annotated[str | None, typer.Option(help="laptop, fast, a folder, a hub name, or URL#MODEL.")]
+ScorerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="laptop, fast, a folder, a hub name, or URL#MODEL; repeat it to combine several."
+    ),
+]
 LayoutOption = Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")]
 MapOption = Annotated[
     str | None, typer.Option(help="Your own names: messages=dialog,role=from,content=value. Default: the usual ones.")

@@ -1,5 +1,7 @@
 """Selecting with a reward model: its values stay in the store, and their quantiles in the pool are the scores."""
 
+import json
+
 import polars as pl
 import pytest
 
@@ -13,6 +15,8 @@ from deita_core.stages.pairs import PairReport
 from deita_core.stages.repair import examine
 from deita_core.store import Store
 from deita_core.tables import scores_table
+from tests.support.commands import deita
+from tests.support.installation import make_heads
 from tests.support.pools import ALPACA, MESSAGES, MORE, Place, talk
 from tests.support.tiny_classifiers import make_encoder_classifier, make_reward_llama
 
@@ -142,6 +146,37 @@ def test_both_axes_may_have_classifiers_and_labels_of_one_to_six_need_no_quantil
     row = decisions.row(by_predicate=pl.col("id") == place.id_of(asked), named=True)
     assert row["quality"] == pytest.approx(scorer.score([asked], [answered])["score"][0], rel=1e-4)
     assert place.update().job.settings.classifier_text == "answer"
+
+
+def test_several_scorers_of_an_axis_are_combined_and_each_ones_values_are_told(selected, models):
+    place, _ = selected
+    both = [models["quality_scorer"], str(make_reward_llama(place.folder / "other", seed=1))]
+    report = place.select(out=place.folder / "both", budget=3, **{**models, "quality_scorer": both})
+    one = pl.read_parquet(place.folder / "both" / "decisions.parquet")
+    # The first scorer has scored everything before.
+    assert report.scored == len(Store(place.store).read(table_of({**models, "quality_scorer": both[1]})))
+    assert {"quality_raw_1", "quality_raw_2"} <= set(one.columns) and "quality_raw" not in one.columns
+    before = place.decisions.select("id", "quality_raw").join(one, on="id")
+    assert before["quality_raw"].to_list() == before["quality_raw_1"].to_list()
+    manifest = json.loads((place.folder / "both" / "manifest.json").read_text())
+    assert manifest["settings"]["quality_scorer"] == both
+    assert [scorer["name"] for scorer in manifest["scorers"]["quality"]["each"]] == both
+
+
+def test_the_commands_take_a_scorer_more_than_once(prefect_server, models, tmp_path):
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in FIRST))
+    words = ["--encoder", models["encoder"], "--complexity-scorer", models["complexity_scorer"], "--store", "store"]
+    fast = str(make_heads(tmp_path / "heads", models["encoder"]) / "quality")
+    twice = ["--quality-scorer", models["quality_scorer"], "--quality-scorer", fast]
+    done = deita("score", "pool.jsonl", "--out", "scores.parquet", *words, *twice, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pl.read_parquet(tmp_path / "scores.parquet")
+    assert table["quality"].is_between(1, 6).all() and table["quality_raw_2"].is_between(1, 6).all()
+    done = deita("select", "pool.jsonl", "--out", "out", *words, *twice, "--budget", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0 turns scored" in done.stdout
+    wrong = deita("select", "pool.jsonl", "--out", "out", *words, *twice[:2], *twice[:2], cwd=tmp_path)
+    assert wrong.returncode == 2 and "quality_scorer cannot be" in wrong.stderr and "twice" in wrong.stderr
 
 
 def test_a_text_that_no_classifier_reads_is_named(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ class Pool:
         """The report and the rows of pairs."""
         chosen = PairRules(**rules)
         report = export_pairs(
-            self.store, [self.read.file_id], ENCODER, QUALITY, chosen, out or self.out, self.decisions
+            self.store, [self.read.file_id], ENCODER, [QUALITY], chosen, out or self.out, self.decisions
         )
         assert sum(report.fates.values()) == report.read == self.read.rows
         return report, [json.loads(line) for line in self.out.read_text().splitlines()] if out is None else []
@@ -201,7 +201,7 @@ def test_with_a_language_model_as_the_encoder_the_vectors_of_whole_conversations
     same = np.eye(DIM, dtype="f4")[0].tolist()
     rows = [{"text_id": id_, "n_tokens": 1, "vector": same} for id_ in pool.samples["id"]]
     pool.store.write(table, pl.DataFrame(rows, schema=table.empty().schema))
-    pairs, fates = module.pair_pool(pool.store, [pool.read.file_id], encoder, QUALITY, PairRules())
+    pairs, fates = module.pair_pool(pool.store, [pool.read.file_id], encoder, [QUALITY], PairRules())
     assert pairs.is_empty() and sorted(fates["fate"]) == ["near_identical", "no_other_answer"]
 
 
