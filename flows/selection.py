@@ -29,7 +29,7 @@ from deita_core.stages.snapshots import (
 from deita_core.store import Store
 from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
 from tasks.artifacts import publish
-from tasks.export import close_run, place_files, prepare_files, tidy_store
+from tasks.export import close_run, place_files, prepare_files, tidy_store, write_page
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner
 from tasks.selection import select_samples
@@ -145,6 +145,8 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
 def _publish_files(report: Report, out: str, names: Sequence[str]) -> Report:
     """Move a finished snapshot's files into place and publish them; a retry of a run that failed here starts here."""
     place_files(out, names)
+    if report.job.settings.report:
+        write_page(report, out)
     publish(report, out)
     tidy_store(report)
     return report

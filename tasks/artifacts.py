@@ -67,7 +67,7 @@ class ProgressArtifact:
             return UUID(str(send()))
         except httpx.HTTPError as error:
             _silent_until = monotonic() + SILENCE
-            _warn(
+            warn(
                 f"The Prefect server could not be told of progress ({_cause(error)}); the run goes on, and leaves it "
                 f"alone for {SILENCE / 60:.0f} minutes."
             )
@@ -97,14 +97,14 @@ def shown_if_possible(where: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        _warn(f"The Prefect server could not be shown the results ({_cause(error)}); they are complete {where}.")
+        warn(f"The Prefect server could not be shown the results ({_cause(error)}); they are complete {where}.")
 
 
 def _cause(error: httpx.HTTPError) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _warn(line: str) -> None:
+def warn(line: str) -> None:
     """Print to stderr, above any progress bar, because the run's log goes to the unreachable server."""
     print(line, file=sys.stderr, flush=True)
 

@@ -6,16 +6,18 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from deita_core.export.files import place_selection
+from deita_core.errors import cause
+from deita_core.export.files import REPORT, place_selection
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibration_text
 from deita_core.stages.exporting import prepare_export
 from deita_core.stages.measuring import calibrate_pool, export_scores
 from deita_core.stages.report import Report
+from deita_core.stages.reporting import write_report
 from deita_core.stages.snapshots import keep_last, record_snapshot
 from deita_core.store import Store
-from tasks.artifacts import shown_if_possible
+from tasks.artifacts import shown_if_possible, warn
 from tasks.runtime.policy import RETRIES
 
 
@@ -36,6 +38,18 @@ def close_run(report: Report) -> None:
 def place_files(folder: str, names: Sequence[str]) -> None:
     """Move the prepared files into place."""
     place_selection(Path(folder), names)
+
+
+@task(task_run_name="report in {folder}")
+def write_page(report: Report, folder: str) -> None:
+    """Write report.html. The selection is complete without it, so that a failure is a warning."""
+    try:
+        write_report(Store(report.job.settings.store), report, Path(folder))
+    except Exception as error:
+        warn(
+            f"{REPORT} could not be written ({type(error).__name__}: {cause(error)}); all other files are complete. "
+            f"Try again with: deita report {folder}"
+        )
 
 
 @task(task_run_name="tidy store", **RETRIES)

@@ -141,6 +141,7 @@ class SelectionSettings(BaseModel):
         [], description="Globs of files and folders of the pool that are not read."
     )
     format: Format = Field("same", description="The layout of selected.jsonl.")
+    report: bool = Field(True, description="Whether to write report.html, a page to look at the selection.")
     keep_snapshots: Annotated[int, Field(ge=2)] | None = Field(
         None, description="How many of the folder's last snapshots to keep; none: all."
     )

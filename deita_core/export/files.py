@@ -18,7 +18,17 @@ from deita_core.tables import MESSAGE
 
 MANIFEST = "manifest.json"
 OF_CHANGES = ("added.jsonl", "dropped.jsonl", "CHANGES.md")
-SELECTION_FILES = ("selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", *OF_CHANGES, MANIFEST)
+# Written when all others are in place.
+REPORT = "report.html"
+SELECTION_FILES = (
+    "selected.jsonl",
+    "selected.parquet",
+    "decisions.parquet",
+    "README.md",
+    *OF_CHANGES,
+    MANIFEST,
+    REPORT,
+)
 
 SELECTED_SCHEMA: dict[str, Any] = {
     "id": pl.String,
@@ -96,8 +106,8 @@ def prepare_selection(
 
 
 def place_selection(folder: Path, names: Sequence[str]) -> None:
-    """Replace the files of an earlier selection with the prepared ones."""
-    place_files(folder, names, obsolete=[name for name in OF_CHANGES if name not in names])
+    """Replace the files of an earlier selection with the prepared ones; an earlier report goes with them."""
+    place_files(folder, names, obsolete=[name for name in (*OF_CHANGES, REPORT) if name not in names])
 
 
 def _with_reason(row: dict[str, Any], reason: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from deita_core.errors import InputError
 from deita_core.export.files import SELECTION_FILES
 from deita_core.export.placing import drop_prepared
 from deita_core.stages.ingest import removals, removed_rows
+from deita_core.stages.reporting import forget_pages
 from deita_core.stages.snapshots import forget_unfinished, read_snapshot, snapshots
 from deita_core.store import Store
 from deita_core.tables import CHAINS, PLANS, RANKINGS, REJECTS, REMOVALS, SAMPLES, SOURCES
@@ -107,6 +108,7 @@ def finish_removals(store: Store) -> None:
     # Last, because the sample names the texts to delete.
     store.delete_rows(SAMPLES.name, "id", here)
     store.compact(purge=True)
+    forget_pages(store, snapshots(store)["folder"].unique().to_list())
     store.write(REMOVALS, removed.select("id", pl.lit("finished").alias("status"), "removed", "reason"))
 
 

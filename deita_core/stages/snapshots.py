@@ -109,6 +109,12 @@ def place_of(folder: Path | str) -> str:
     return str(Path(folder).expanduser().resolve())
 
 
+def store_of(folder: Path) -> str | None:
+    """The store that the files of a folder were selected from, as their manifest says; None if it does not."""
+    store = _manifest(folder).get("store")
+    return store.get("uri") if isinstance(store, dict) else None
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     """The content of a folder's manifest; empty if there is none."""
     try:

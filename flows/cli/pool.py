@@ -16,6 +16,7 @@ from flows.cli.options import (
     LimitOption,
     MapOption,
     ModalityOption,
+    NoReportOption,
     PreferenceOption,
     PresetOption,
     ReasoningOption,
@@ -56,12 +57,14 @@ def select(
     limit: LimitOption = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
+    no_report: NoReportOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
 ) -> None:
     """Select the best and most diverse conversations of a pool.
 
     Writes selected.jsonl (your rows, with a `deita` object that says why), selected.parquet, decisions.parquet (the
-    fate of every row), README.md (a dataset card) and manifest.json. A second run computes only what is new.
+    fate of every row), README.md (a dataset card), manifest.json and report.html (a page to look at). A second run
+    computes only what is new.
     """
     from deita_core.config.settings import load_settings
 
@@ -85,6 +88,7 @@ def select(
         format=format,
         limit=limit,
         runner=runner,
+        report=False if no_report else None,
     )
     if dry_run:
         from deita_core.stages.estimate import estimate

@@ -15,6 +15,7 @@ from flows.cli.options import (
     LeaveOutOption,
     MapOption,
     ModalityOption,
+    NoReportOption,
     PreferenceOption,
     PresetOption,
     ReasoningOption,
@@ -55,6 +56,7 @@ def update(
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl.")] = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
+    no_report: NoReportOption = False,
 ) -> None:
     """Select again from a pool that has grown; only new texts are encoded and scored.
 
@@ -82,6 +84,7 @@ def update(
         "leave_out": leave_out or None,
         "format": format,
         "runner": runner,
+        "report": False if no_report else None,
     }
     settings = load(SelectionSettings, config, flags)
     server = start_server()

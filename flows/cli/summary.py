@@ -9,6 +9,7 @@ from rich.markup import escape
 from deita_core.config.settings import EvolutionSettings
 from deita_core.diagnosis import diagnose
 from deita_core.evolution.agreement import Audit
+from deita_core.export.files import REPORT
 from deita_core.export.layouts import fields_left_out
 from deita_core.stages.estimate import Estimate
 from deita_core.stages.evolution.estimate import EvolutionEstimate
@@ -51,8 +52,9 @@ def print_report(report: Report, out: Path) -> None:
         begins = begins[: max(20, console.width - 37)]
         print(f"{row['rank']:>5}{row['score']:>8.2f}{row['complexity']:>12.2f}{row['quality']:>9.2f}  {begins}")
     _show_rejects(console, out)
+    page = REPORT if (out / REPORT).is_file() else "README.md"
     console.print(
-        f"Look at [bold]{escape(str(out))}/README.md[/] and selected.jsonl; decisions.parquet has every row's fate."
+        f"Look at [bold]{escape(str(out))}/{page}[/] and selected.jsonl; decisions.parquet has every row's fate."
     )
 
 

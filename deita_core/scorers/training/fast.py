@@ -26,10 +26,14 @@ def fast_fingerprint(axis: Axis, encoder: EncoderFiles) -> str:
     return content_id(f"{axis} {HEADS_VERSION} {FEATURES_VERSION} {RIDGE} {encoder.weights} {chains}".encode())
 
 
+def fast_head_folder(axis: Axis, encoder: EncoderFiles) -> Path:
+    """Where an axis's head for a distilled encoder is kept once it is made."""
+    return cache_folder() / "fast" / f"{axis}-{fast_fingerprint(axis, encoder)[:16]}"
+
+
 def find_fast_head(axis: Axis, encoder: EncoderFiles) -> Path:
     """The folder of an axis's head for a distilled encoder; it is trained at first use, which takes up to a minute."""
-    folder = cache_folder() / "fast" / f"{axis}-{fast_fingerprint(axis, encoder)[:16]}"
-
+    folder = fast_head_folder(axis, encoder)
     what = f"the {axis} head of {FAST_ENCODER}: {_DURATION[axis]}"
     make_once(folder, lambda empty: _train(axis, encoder, empty), what)
     return folder
