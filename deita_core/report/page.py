@@ -90,7 +90,9 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A share in percent; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}%"
+    if value is None:
+        return "–"
+    return "< 0.1%" if 0 < value < 0.0005 else f"{100 * value:.1f}%"
 
 
 def place(value: float, chart: Histogram) -> float:

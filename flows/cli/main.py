@@ -17,6 +17,7 @@ from flows.cli import evaluate as evaluate_commands
 from flows.cli import operate
 from flows.cli import pool as pool_commands
 from flows.cli import prove as prove_commands
+from flows.cli import report as report_commands
 from flows.cli import scorers as scorer_commands
 from flows.cli import snapshots as snapshot_commands
 from flows.cli.server import lost_server
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 for commands in (
     pool_commands,
+    report_commands,
     snapshot_commands,
     scorer_commands,
     align_commands,
