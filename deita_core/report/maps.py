@@ -15,6 +15,8 @@ CLUSTERS = 24
 ROWS_PER_CLUSTER = 40
 # Rows between which another one is placed.
 NEIGHBOURS = 3
+# Differences below it are rounding errors.
+ALIKE = 1e-4
 BLOCK = 4_096
 SIDE = 4_095
 WORD = re.compile(r"[^\W\d_]{3,}")
@@ -39,11 +41,14 @@ class RowMap:
 
         size = min(DIMENSIONS, *anchors.shape)
         # Threads of these small steps wait for each other, on a busy machine longer than the steps take.
-        with threadpool_limits(1):
+        # Rows that do not differ have no variance to divide by.
+        with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
             self._pca = PCA(size, svd_solver="randomized" if min(anchors.shape) > 500 else "full", random_state=0)
             self._anchors = self._pca.fit_transform(anchors)
             self._positions = _unfolded(self._anchors)
-            count = min(CLUSTERS, max(1, len(anchors) // ROWS_PER_CLUSTER), len(np.unique(self._anchors, axis=0)))
+            count = min(
+                CLUSTERS, max(1, len(anchors) // ROWS_PER_CLUSTER), len(np.unique(self._anchors.round(5), axis=0))
+            )
             self._clusters = KMeans(count, n_init=1, random_state=0).fit(self._anchors)
 
     def place(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +67,7 @@ class RowMap:
 
 def _unfolded(reduced: np.ndarray) -> np.ndarray:
     """Positions (n, 2) by t-SNE, or the first principal components of fewer than ten rows."""
-    if len(reduced) < 10 or reduced.shape[1] < 2 or not reduced.std():
+    if len(reduced) < 10 or reduced.shape[1] < 2 or reduced.std() < ALIKE:
         return np.pad(reduced[:, :2], ((0, 0), (0, max(0, 2 - reduced.shape[1]))))
     from sklearn.manifold import TSNE
 
@@ -80,7 +85,7 @@ def make_map(ids: Sequence[str], anchors: np.ndarray, blocks: Iterable[tuple[lis
         names += some
         parts.append(fitted.place(vectors))
     places = np.concatenate([place for place, _ in parts])
-    low, span = places.min(0), np.maximum(np.ptp(places, axis=0), 1e-9)
+    low, span = places.min(0), np.maximum(np.ptp(places, axis=0), ALIKE)
     scaled = np.round((places - low) / span * SIDE).astype(np.int16)
     clusters = np.concatenate([cluster for _, cluster in parts]).astype(np.int16)
     frame = pl.DataFrame({"id": names, "x": scaled[:, 0], "y": scaled[:, 1], "cluster": clusters}, schema=SCHEMA)

@@ -279,10 +279,10 @@ def _what_it_takes(report: Report, row: dict[str, Any], cut: float | None, neare
             f"higher fill the budget or are more similar to it."
         )
     if row["fate"] == "over_budget":
-        more = f" It would then be a near-duplicate of {alike.id} ({alike.similarity:.4f})." if alike else ""
+        others = f"{alike.id} (similarity {alike.similarity:.4f}) is" if alike else "it is a near-duplicate of a row"
         return (
-            f"A score above {cut:.4f} (its own is {row['score']:.4f}), or a larger budget: {row['rank']:,} is enough."
-            f"{more}"
+            f"A score above {cut:.4f} (its own is {row['score']:.4f}), or a larger budget: {row['rank']:,} reaches it. "
+            f"Either selects it unless {others} selected before it."
         )
     return "It has to be scored and encoded first; the reason says what is missing."
 

@@ -82,6 +82,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "limit": 3,
         "leave_out": ["*.tmp.jsonl"],
         "format": "alpaca",
+        "report": False,
         "keep_snapshots": 30,
         "runner": "processes",
     }
