@@ -21,6 +21,7 @@ from tests.support.paths import ROOT
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 GUIDES = {
+    "report",
     "growing-pools",
     "scorers",
     "aligning",
@@ -44,9 +45,9 @@ SHOWN = {"text", "yaml", "json"}
 SELECTION = {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"}
 # What a command leaves in its folder, or the kind of its file.
 WRITTEN = {
-    "select": SELECTION,
+    "select": SELECTION | {"report.html"},
     "export": SELECTION,
-    "update": SELECTION | {"added.jsonl", "dropped.jsonl", "CHANGES.md"},
+    "update": SELECTION | {"report.html", "added.jsonl", "dropped.jsonl", "CHANGES.md"},
     "train": {"model.safetensors", "config.json", "README.md", "trained.json"},
     "score": {".parquet"},
     "evaluate": {"README.md", "results.json"},
