@@ -9,7 +9,8 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.config.settings import SelectionSettings, fitting
-from deita_core.export.files import SELECTION_FILES
+from deita_core.errors import cause
+from deita_core.export.files import REPORT, SELECTION_FILES
 from deita_core.export.placing import check_folder
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
@@ -28,7 +29,7 @@ from deita_core.stages.snapshots import (
 )
 from deita_core.store import Store
 from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
-from tasks.artifacts import publish
+from tasks.artifacts import publish, warn
 from tasks.export import close_run, place_files, prepare_files, tidy_store, write_page
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner
@@ -146,7 +147,18 @@ def _publish_files(report: Report, out: str, names: Sequence[str]) -> Report:
     """Move a finished snapshot's files into place and publish them; a retry of a run that failed here starts here."""
     place_files(out, names)
     if report.job.settings.report:
-        write_page(report, out)
+        _write_page(report, out)
     publish(report, out)
     tidy_store(report)
     return report
+
+
+def _write_page(report: Report, out: str) -> None:
+    """Write report.html; the selection is complete without it, so that a failure is a warning."""
+    try:
+        write_page(report, out)
+    except Exception as error:
+        warn(
+            f"{REPORT} could not be written ({type(error).__name__}: {cause(error)}); all other files are complete. "
+            f"Try again with: deita report {out}"
+        )

@@ -6,8 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from deita_core.errors import cause
-from deita_core.export.files import REPORT, place_selection
+from deita_core.export.files import place_selection
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibration_text
@@ -17,7 +16,7 @@ from deita_core.stages.report import Report
 from deita_core.stages.reporting import write_report
 from deita_core.stages.snapshots import keep_last, record_snapshot
 from deita_core.store import Store
-from tasks.artifacts import shown_if_possible, warn
+from tasks.artifacts import shown_if_possible
 from tasks.runtime.policy import RETRIES
 
 
@@ -40,16 +39,10 @@ def place_files(folder: str, names: Sequence[str]) -> None:
     place_selection(Path(folder), names)
 
 
-@task(task_run_name="report in {folder}")
+@task(task_run_name="report in {folder}", **RETRIES)
 def write_page(report: Report, folder: str) -> None:
-    """Write report.html. The selection is complete without it, so that a failure is a warning."""
-    try:
-        write_report(Store(report.job.settings.store), report, Path(folder))
-    except Exception as error:
-        warn(
-            f"{REPORT} could not be written ({type(error).__name__}: {cause(error)}); all other files are complete. "
-            f"Try again with: deita report {folder}"
-        )
+    """Write report.html beside the files of a selection."""
+    write_report(Store(report.job.settings.store), report, Path(folder))
 
 
 @task(task_run_name="tidy store", **RETRIES)

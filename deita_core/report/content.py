@@ -13,16 +13,16 @@ import polars as pl
 
 # Rows drawn on the map. All selected rows are, and as many of the others as there is room for.
 DRAWN = 50_000
-BEGINS = 60
-# Bytes of the rows before compression, which halves them at least; the page must fit into an email.
-ROOM = 8_000_000
+BEGINS = 50
+# Bytes of beginnings and texts before compression, which leaves half of them; the page must fit into an email.
+ROOM = 6_500_000
 # Characters of a message: of the rows in the lists and pairs, and of the others.
 LISTED_CHARS, OTHER_CHARS = 1_500, 300
 LISTED_MESSAGES, OTHER_MESSAGES = 12, 2
 LISTED = 10
 DISAGREEING = 6
 # Digits of an id on the page; enough to tell rows apart, and `deita explain` takes them.
-DIGITS = 12
+DIGITS = 10
 # Words whose differences are marked; more take too long.
 COMPARED_WORDS = 250
 WORDS = re.compile(r"\s+|\w+|[^\w\s]")
@@ -191,7 +191,7 @@ def page_content(
     `drawn`: decisions with x, y, cluster and begins, in the order of the page; `messages`: owner, role, text.
     """
     columns = _columns(drawn)
-    size = sum(len(orjson.dumps(values)) for values in columns.values())
+    size = sum(len(begins.encode()) for begins in columns["begins"])
     texts = held_texts(drawn, messages, lists.ids, ROOM - size)
     position = {id_: i for i, id_ in enumerate(drawn["id"])}
     content = {
@@ -211,7 +211,7 @@ def _names(files: pl.Series) -> list[str]:
 
 def _columns(drawn: pl.DataFrame) -> dict[str, list[Any]]:
     number = {file: i for i, file in enumerate(_names(drawn["file"]))}
-    scores = [pl.col(name).round(3) for name in ("score", "complexity", "quality")]
+    scores = [pl.col(name).round(2) for name in ("score", "complexity", "quality")]
     frame = drawn.select(
         "x", "y", "cluster", "fate", "rank", "line", "begins", *scores, pl.col("similarity").round(4),
         id=pl.col("id").str.slice(0, DIGITS),

@@ -174,7 +174,6 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("encoder", f"{job.encoder.name} ({job.encoder.fingerprint[:12]})"),
         ("complexity scorer", f"{job.complexity.name} ({job.complexity.fingerprint[:12]})"),
         ("quality scorer", f"{job.quality.name} ({job.quality.fingerprint[:12]})"),
-        ("seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items())),
     ]
 
 

@@ -10,7 +10,7 @@ MESSAGES = 6
 PLACES = 3
 # Characters of a row's beginning, and digits of its id, on one line.
 WORDS = 60
-DIGITS = 12
+DIGITS = 10
 
 
 def print_explanation(found: Explanation) -> None:

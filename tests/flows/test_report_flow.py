@@ -177,13 +177,13 @@ def test_scorers_are_told_with_the_turns_that_could_not_be_read(place, page):
 
 def test_the_rows_of_the_map_are_those_of_the_decisions(place, page):
     points, files = page.content["points"], page.content["files"]
-    decisions = {row["id"][:12]: row for row in place.decisions.rows(named=True) if row["id"]}
+    decisions = {row["id"][:10]: row for row in place.decisions.rows(named=True) if row["id"]}
     assert page.figures["map.drawn"] == len(points["id"]) == len(decisions) == len(set(points["id"]))
     for i, id_ in enumerate(points["id"]):
         row = decisions[id_]
         assert (points["fate"][i], points["rank"][i], points["line"][i]) == (row["fate"], row["rank"], row["line"])
         assert files[points["file"][i]] == row["file"]
-        assert points["score"][i] == (None if row["score"] is None else pytest.approx(row["score"], abs=1e-3))
+        assert points["score"][i] == (None if row["score"] is None else pytest.approx(row["score"], abs=5.1e-3))
         assert points["x"][i] is not None and points["cluster"][i] is not None
 
 
@@ -234,7 +234,7 @@ def small(tmp_path, prefect_server, tiny_models):
 
 
 def test_a_report_that_fails_costs_a_warning_and_nothing_else(small, capfd):
-    with patch("tasks.export.write_report", side_effect=RuntimeError("no room left")):
+    with patch("tasks.export.write_report", side_effect=ValueError("no room left")):
         report = small.select(**small.models)
     assert report.counts.selected == 5
     names = {path.name for path in small.out.iterdir()}
@@ -253,6 +253,14 @@ def test_a_report_never_stays_beside_files_of_another_selection(small):
     assert read_page(small.out / REPORT).figures["funnel.selected"] == 5
 
 
+def test_a_page_written_again_is_the_same_to_the_byte(small):
+    small.select(**small.models)
+    written = (small.out / REPORT).read_bytes()
+    shutil.rmtree(small.store / MAPS)
+    assert deita("report", small.out, cwd=small.folder).returncode == 0
+    assert (small.out / REPORT).read_bytes() == written
+
+
 def test_a_map_is_made_once_for_the_same_rows(small):
     small.select(**small.models)
     [map_] = (small.store / MAPS).iterdir()
@@ -265,12 +273,12 @@ def test_a_removal_takes_the_reports_with_it_and_the_next_is_without_the_row(sma
     small.select(**small.models)
     text = ALPACA[0]["instruction"]
     id_ = small.id_of(text)
-    assert id_[:12] in read_page(small.out / REPORT).content["points"]["id"]
+    assert id_[:10] in read_page(small.out / REPORT).content["points"]["id"]
     small.remove(ids=[id_])
     assert not (small.out / REPORT).exists() and not list((small.store / MAPS).iterdir())
     assert deita("report", small.out, cwd=small.folder).returncode == 0
     page = read_page(small.out / REPORT)
-    assert id_[:12] not in page.content["points"]["id"]
+    assert id_[:10] not in page.content["points"]["id"]
     assert text not in json.dumps(page.content)
     assert page.figures["funnel.rejected"] == 1 and "removed" in "".join(page.words)
 
@@ -431,7 +439,7 @@ def test_the_map_can_be_searched_filtered_clicked_and_marked(place, page, browse
         assert browser.run("legend.children.length") > 0
     browser.run("document.querySelector('.map').scrollIntoView({block: 'center'})")
     box = browser.run("(({left, top, width, height}) => [left, top, width, height])(canvas.getBoundingClientRect())")
-    row = points["id"].index(place.id_of("Summarise Hamlet")[:12])
+    row = points["id"].index(place.id_of("Summarise Hamlet")[:10])
     x = box[0] + 8 + points["x"][row] / 4095 * (box[2] - 18)
     y = box[1] + 8 + (1 - points["y"][row] / 4095) * (box[3] - 18)
     browser.mouse((x, y))
