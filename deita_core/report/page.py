@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deita_core.report.content import packed
-from deita_core.report.figures import STEP, Composition, Histogram, Reason, Rewards, Step, Threshold
+from deita_core.report.figures import ACROSS, STEP, UP, Composition, Histogram, Reason, Rewards, Step, Threshold
 
 HERE = Path(__file__).parent
 # Pixels of the charts, before they are scaled to the page.
@@ -77,7 +77,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     found.filters |= {"number": number, "percent": percent, "bars": bars, "place": place}
-    found.globals |= {"width": WIDTH, "height": HEIGHT}
+    found.globals |= {"width": WIDTH, "height": HEIGHT, "across": ACROSS, "up": UP}
     return found
 
 

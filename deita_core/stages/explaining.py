@@ -115,11 +115,16 @@ def explain(store: Store, snapshot: Snapshot, row: str) -> Explanation:
     Raises InputError if no row of the snapshot's pool fits, or several do.
     """
     report = snapshot.report
-    decisions = decisions_of(store, report.job)
+    decisions = _decisions(store, report.job)
     found = _find(store, report, decisions, row)
     if not isinstance(found, str):
         return _of_reject(snapshot, report, found)
     return _of_sample(store, snapshot, decisions, found)
+
+
+def _decisions(store: Store, job: Job) -> pl.DataFrame:
+    """The decisions on the samples that have not been removed since."""
+    return decisions_of(store, job).join(removals(store), on="id", how="anti", maintain_order="left")
 
 
 def _find(store: Store, report: Report, decisions: pl.DataFrame, row: str) -> str | dict[str, Any]:
@@ -203,9 +208,8 @@ def _of_sample(store: Store, snapshot: Snapshot, decisions: pl.DataFrame, id_: s
     row = decisions.row(by_predicate=pl.col("id") == id_, named=True)
     scores = decisions.filter(pl.col("fate") == "selected")["score"].to_list()
     cut = scores[-1] if scores else None
-    removed = id_ in set(removals(store)["id"])
-    nearest = [] if removed or row["rank"] is None else _nearest(store, report.job, decisions, row)
-    messages = store.fetch(SAMPLES, "id", [id_], ["messages"])["messages"].to_list()
+    nearest = [] if row["rank"] is None else _nearest(store, report.job, decisions, row)
+    messages = store.fetch(SAMPLES, "id", [id_], ["messages"])["messages"].to_list()[0]
     return Explanation(
         snapshot=snapshot.number,
         **{name: row[name] for name in ("id", "fate", "reason", "rank", "score", "complexity", "quality")},
@@ -217,7 +221,7 @@ def _of_sample(store: Store, snapshot: Snapshot, decisions: pl.DataFrame, id_: s
         budget=report.job.settings.budget,
         would_be_selected=_what_it_takes(report, row, cut, nearest),
         snapshots=_in_snapshots(store, id_),
-        messages=messages[0] if messages else [],
+        messages=messages,
     )
 
 
@@ -296,7 +300,7 @@ def _in_snapshots(store: Store, id_: str) -> list[InSnapshot]:
 def rows_at_the_cut(store: Store, snapshot: Snapshot) -> AtTheCut:
     """The rows nearest the cut of a selection, on both sides."""
     report = snapshot.report
-    decisions = with_nearest_selected(store, report.job, decisions_of(store, report.job))
+    decisions = with_nearest_selected(store, report.job, _decisions(store, report.job))
     selected = decisions.filter(pl.col("fate") == "selected")
     beyond = decisions.filter(pl.col("fate") == "over_budget")
     if len(beyond):
@@ -320,7 +324,5 @@ def _beside(store: Store, job: Job, rows: pl.DataFrame) -> list[Beside]:
     places, begins = _places(store, job, ids), _beginnings(store, ids)
     columns = ["id", "rank", "score", "similarity", "fate"]
     return [
-        Beside(**row, place=places[row["id"]][0], begins=begins[row["id"]])
-        for row in rows.select(columns).to_dicts()
-        if places[row["id"]]
+        Beside(**row, place=places[row["id"]][0], begins=begins[row["id"]]) for row in rows.select(columns).to_dicts()
     ]

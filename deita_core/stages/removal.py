@@ -75,7 +75,11 @@ def counted(store: Store, ids: Sequence[str]) -> Removed:
 
 
 def remove(store: Store, ids: Sequence[str], reason: str) -> None:
-    """Remove samples. Requires the store's lock. If interrupted, the next run finishes."""
+    """Remove samples. Requires the store's lock. If interrupted, the next run finishes.
+
+    Reports go first: one that cannot be deleted stops the removal before it has begun.
+    """
+    forget_pages(store, snapshots(store)["folder"].unique().to_list())
     today = datetime.now(UTC).date().isoformat()
     rows = pl.DataFrame({"id": ids}, schema={"id": pl.String}).with_columns(
         status=pl.lit("started"), removed=pl.lit(today), reason=pl.lit(reason)
@@ -108,7 +112,6 @@ def finish_removals(store: Store) -> None:
     # Last, because the sample names the texts to delete.
     store.delete_rows(SAMPLES.name, "id", here)
     store.compact(purge=True)
-    forget_pages(store, snapshots(store)["folder"].unique().to_list())
     store.write(REMOVALS, removed.select("id", pl.lit("finished").alias("status"), "removed", "reason"))
 
 

@@ -122,17 +122,12 @@ def find_map(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:
     return found
 
 
-def forget_pages(store: Store, folders: list[str]) -> list[Path]:
-    """Delete the maps, and the reports in folders of the store's snapshots; returns the reports deleted.
-
-    A report holds texts of rows that no other file of its folder holds.
-    """
+def forget_pages(store: Store, folders: list[str]) -> None:
+    """Delete the maps, and the reports in some folders, which hold texts that no other file there holds."""
     for path in (store.side / MAPS).glob("*.parquet"):
         path.unlink(missing_ok=True)
-    pages = [Path(folder) / REPORT for folder in folders if (Path(folder) / REPORT).is_file()]
-    for page in pages:
-        page.unlink(missing_ok=True)
-    return pages
+    for folder in folders:
+        (Path(folder) / REPORT).unlink(missing_ok=True)
 
 
 def _with_beginnings(store: Store, job: Job, drawn: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

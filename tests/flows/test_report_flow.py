@@ -281,6 +281,12 @@ def test_a_removal_takes_the_reports_with_it_and_the_next_is_without_the_row(sma
     assert id_[:10] not in page.content["points"]["id"]
     assert text not in json.dumps(page.content)
     assert page.figures["funnel.rejected"] == 1 and "removed" in "".join(page.words)
+    with pytest.raises(InputError, match="name an id"):
+        explained(small, id_)
+    assert explained(small, "a.jsonl:1").reason.startswith("removed: ")
+    assert id_ not in {
+        row.id for row in rows_at_the_cut(Store(small.store), read_snapshot(Store(small.store))).selected
+    }
 
 
 def test_a_folder_without_a_selection_is_named(small):
