@@ -91,7 +91,10 @@
   let haystack = null;
   let shown = [], at = [], grid = new Map();
 
-  const hue = (n) => "hsl(" + ((n % HUES) * 360 / HUES) + " 65% " + (isDark() ? 65 : 42) + "%)";
+  const hue = (n) => {
+    const second = Math.floor(n / HUES) % 2, light = isDark() ? [62, 80] : [45, 28];
+    return "hsl(" + ((n % HUES) * 360 / HUES) + " 65% " + light[second] + "%)";
+  };
   const shade = (share) => "hsl(" + (230 - 190 * share) + " 80% " + (isDark() ? 45 + 25 * share : 60 - 20 * share) + "%)";
   const painter = () => {
     const by = byId("colour").value;
@@ -112,7 +115,7 @@
     };
     let keys = FATES.map((fate) => key(words(fate), colour(fate)));
     if (by === "score") keys = [key("score " + least.toFixed(1), shade(0)), key(most.toFixed(1), shade(1))];
-    if (by === "file") keys = page.files.slice(0, HUES).map((file, n) => key(file, hue(n)));
+    if (by === "file") keys = page.files.slice(0, 2 * HUES).map((file, n) => key(file, hue(n)));
     if (by === "cluster") keys = Object.entries(page.clusters).map(([n, name]) => key(name, hue(Number(n))));
     box.replaceChildren(...keys);
   };
