@@ -1,145 +1,195 @@
-"""Do the scorers agree with judges and with known defects? Each figure is shown beside that of text length alone.
+"""Do the scorers agree with judges and with known defects? Every figure stands beside text length alone and random.
 
-    python -m benchmarks.truth [--data ../shared/data] [--rows 3000]
+    python -m benchmarks.truth [--data ../shared/data] [--rows 1000] [--cache FOLDER]
+                               [--quality-scorer laptop --quality-scorer FOLDER] [--complexity-scorer laptop]
 
-Nothing is fitted on this data: it measures the scorers as they are.
+A figure is averaged within an instruction first. The difference from length has a 95 % bootstrap interval over
+instructions. Nothing is fitted on this data: it measures the scorers as they are. `--cache` keeps text vectors, so that
+a second run with other heads takes seconds.
 """
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from deita_core.scorers import Scorer, load_scorer
+from benchmarks.truth_figures import AUC, ORDER, RANK, RANK_OVER, Question, Values, compare
+from deita_core.conversation import content_id
+from deita_core.export.markdown import markdown_table
+from deita_core.literals import Axis
+from deita_core.models.encoder_spec import find_encoder
+from deita_core.models.static_encoder import TextEncoder, load_text_encoder
+from deita_core.scorers import HeadScorer, Scorer, load_scorer
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table: name, rows, the figures of the scorer and of text length, and the target, if any."""
-
-    name: str
-    rows: int
-    scorer: float
-    length: float
-    bar: float | None = None
+ROOT = Path(__file__).parents[1]
+# Graded instructions that no head is trained on.
+HELD_OUT = ROOT / "examples" / "evolution" / "held_out_complexity.jsonl"
+ANSWERS_PER_INSTRUCTION = 8
+# The labels of usefulness with several answers to one instruction.
+RATINGS = ("pairwise_shown_score_1_10", "rubric_score_1_5", "pointwise_score_1_10")
+DEFECTS = ("weak", "wrong_pair", "truncated", "mid")
 
 
 def main() -> None:
-    """Print the table."""
-    parser = ArgumentParser(description=__doc__)
+    """Print the tables of both axes."""
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--rows", type=int, default=None, help="at most so many rows of each kind")
-    parser.add_argument("--complexity-scorer", default="laptop")
-    parser.add_argument("--quality-scorer", default="laptop")
+    parser.add_argument("--rows", type=int, default=None, help="about so many rows of each figure, whole instructions")
+    parser.add_argument("--cache", type=Path, default=None, help="folder of text vectors")
+    parser.add_argument("--quality-scorer", action="append", metavar="NAME")
+    parser.add_argument("--complexity-scorer", action="append", metavar="NAME")
     options = parser.parse_args()
-    quality = load_scorer(options.quality_scorer, "quality")
-    complexity = load_scorer(options.complexity_scorer, "complexity")
-    print(f"{'figure':<58}{'rows':>7}{'scorer':>9}{'length':>9}{'bar':>7}")
-    for figures in (
-        pair_figures(quality, options.data, options.rows),
-        planted_figures(quality, options.data, options.rows),
-        difficulty_figures(complexity, options.data, options.rows),
-    ):
-        for f in figures:
-            bar = "" if f.bar is None else f"{f.bar:.2f}"
-            print(f"{f.name:<58}{f.rows:>7,}{f.scorer:>9.3f}{f.length:>9.3f}{bar:>7}", flush=True)
+    vectors = Vectors(options.cache)
+    axes: tuple[tuple[Axis, list[str], Iterator[Question]], ...] = (
+        ("quality", options.quality_scorer or ["laptop"], quality_questions(options.data)),
+        ("complexity", options.complexity_scorer or ["laptop"], complexity_questions(options.data)),
+    )
+    for axis, names, questions in axes:
+        scorers = [load_scorer(name, axis) for name in names]
+        print(table(names, [figures(question.head(options.rows), scorers, vectors) for question in questions]), "\n")
 
 
-def pair_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
-    """Pairs of answers to one instruction: how often the better answer scores higher."""
-    pairs = pl.read_parquet(data / "quality_pairs_dev.parquet")
-    pairs = pairs.filter((pl.col("judge") == "derived_v2") & pl.col("length_matched"))
-    yield pair_accuracy(scorer, head(pairs, rows), "pref_b", 0.5, "length-matched pairs, GPT-4 judge: accuracy", 0.62)
-    extra = pl.read_parquet(data / "pairs_extra_dev.parquet").filter(pl.col("length_matched"))
-    yield pair_accuracy(scorer, head(extra, rows), "label", 0.5, "length-matched pairs, human-checked: accuracy", None)
+def figures(question: Question, scorers: Sequence[Scorer], vectors: "Vectors") -> list[str]:
+    """One line of the table."""
+    rows = question.rows
+    length = rows[question.scored].str.len_chars().to_numpy().astype(float)
+    random = np.random.default_rng(0).random(len(rows))
+    found = [vectors.score(scorer, rows) for scorer in scorers]
+    compared = [compare(question, values, length) for values in found]
+    line = [question.name, f"{len(rows):,}", f"{rows['group'].n_unique():,}"]
+    line += [f"{compare(question, random, length).figure:.3f}", f"{compared[0].length:.3f}"]
+    for one, values in zip(compared, found, strict=True):
+        unreadable = f" ({np.isnan(values).sum()} unreadable)" if np.isnan(values).any() else ""
+        line += [
+            f"{one.figure:.3f}{unreadable}",
+            f"{one.above.mean:+.3f} ({one.above.low:+.3f} to {one.above.high:+.3f})",
+        ]
+    return line
 
 
-def pair_accuracy(
-    scorer: Scorer, pairs: pl.DataFrame, column: str, middle: float, name: str, bar: float | None
-) -> Figure:
-    """Share of pairs in which the preferred answer scores higher."""
-    # A null and the middle express no preference.
-    pairs = pairs.filter(pl.col(column) != middle)
-    a, b = (score(scorer, pairs["instruction"], pairs[f"response_{side}"]) for side in "ab")
-    b_better = (pairs[column] > middle).to_numpy()
-    longer = (pairs["response_b"].str.len_chars() > pairs["response_a"].str.len_chars()).to_numpy()
-    return Figure(name, len(pairs), hits((b > a) == b_better), hits(longer == b_better), bar)
+def table(names: Sequence[str], lines: list[list[str]]) -> str:
+    """The figures as a Markdown table."""
+    header = ["figure", "rows", "instructions", "random", "length"]
+    return markdown_table([*header, *(part for name in names for part in (name, f"{name} above length"))], lines)
 
 
-def planted_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
-    """AUC of strong models' answers against weak, mid and defective ones, in a pool with planted answers."""
+def quality_questions(data: Path) -> Iterator[Question]:
+    """Pairs, rankings and ratings of answers to one instruction, and answers with planted defects."""
+    judged = pl.read_parquet(data / "quality_pairs_dev.parquet")
+    judged = judged.filter((pl.col("judge") == "derived_v2") & pl.col("length_matched"))
+    yield pairs("pairs of like length, GPT-4 judge: right order", judged, "pref_b")
+    checked = pl.read_parquet(data / "pairs_extra_dev.parquet").with_columns(instruction_id="instruction")
+    yield pairs("pairs, human-checked: right order", checked, "label")
+    yield pairs("the same, of like length: right order", checked.filter("length_matched"), "label")
+    ranked = pl.read_parquet(data / "quality_rank_dev.parquet")
+    some = pl.int_range(pl.len()).shuffle(seed=0).over("instruction_id") < ANSWERS_PER_INSTRUCTION
+    ranked = ranked.sort("instruction_id", "model").filter(some)
+    yield answers("44 models, the answer's preference: rank", ranked, "instruction_id", "item_pref_v2")
+    yield answers("44 models, the model's win rate: rank", ranked, "instruction_id", "win_rate_lc")
+    rated = pl.read_parquet(data / "ratings_dev.parquet")
+    ratings = rated.group_by("label", "instruction", "response", maintain_order=True).agg(pl.col("value").mean())
+    for label in RATINGS:
+        yield answers(f"ratings, {label}: rank", ratings.filter(pl.col("label") == label), "instruction", "value")
+    yield from planted(data)
+
+
+def pairs(name: str, frame: pl.DataFrame, column: str) -> Question:
+    """Which of two answers is better; a null and 0.5 express no preference."""
+    frame = frame.filter(pl.col(column).is_not_null() & (pl.col(column) != 0.5)).with_row_index("chain")
+    sides = [
+        frame.select("chain", "instruction", group="instruction_id", response=f"response_{side}", truth=better)
+        for side, better in (("a", pl.col(column) < 0.5), ("b", pl.col(column) > 0.5))
+    ]
+    return Question(name, ORDER, pl.concat(sides).sort("chain", maintain_order=True))
+
+
+def answers(name: str, frame: pl.DataFrame, group: str, truth: str) -> Question:
+    """How the values of several answers to one instruction rank them."""
+    frame = frame.drop_nulls(truth).select(
+        "instruction", "response", group=group, truth=truth, chain=pl.concat_str(group, pl.lit(""))
+    )
+    return Question(name, RANK, frame.filter(pl.col("truth").n_unique().over("group") > 1))
+
+
+def planted(data: Path) -> Iterator[Question]:
+    """Answers of strong models against weak, mid and defective ones."""
     pool = pl.read_parquet(data / "planted_pool.parquet").join(pl.read_parquet(data / "planted_truth.parquet"), on="id")
     first, last = pl.col("messages").list.first(), pl.col("messages").list.last()
-    pool = pool.select("kind", instruction=first.struct.field("content"), response=last.struct.field("content")).filter(
-        pl.col("response").str.strip_chars() != ""
-    )
-    bars = {"weak": 0.78, "wrong_pair": 0.75}
-    kinds = {kind: head(pool.filter(pl.col("kind") == kind), rows) for kind in ("strong", "mid", "truncated", *bars)}
-    scores = {kind: score(scorer, rows["instruction"], rows["response"]) for kind, rows in kinds.items()}
-    lengths = {kind: rows["response"].str.len_chars().to_numpy().astype(float) for kind, rows in kinds.items()}
-    for kind in ("weak", "wrong_pair", "truncated", "mid"):
-        n = len(kinds["strong"]) + len(kinds[kind])
-        found, alone = auc(scores["strong"], scores[kind]), auc(lengths["strong"], lengths[kind])
-        yield Figure(f"planted pool, strong above {kind}: AUC", n, found, alone, bars.get(kind))
+    pool = pool.select(
+        "kind",
+        instruction=first.struct.field("content"),
+        response=last.struct.field("content"),
+        group=pl.coalesce("prompt_group", "id"),
+        truth=pl.col("kind") == "strong",
+        chain=pl.lit(""),
+    ).filter(pl.col("response").str.strip_chars() != "")
+    for kind in DEFECTS:
+        yield Question(
+            f"planted pool, strong above {kind}: AUC", AUC, pool.filter(pl.col("kind").is_in(["strong", kind]))
+        )
 
 
-def difficulty_figures(scorer: Scorer, data: Path, rows: int | None) -> Iterator[Figure]:
-    """Agreement with levels of difficulty of instructions: within each chain, or over the whole source."""
-    table = pl.read_parquet(data / "difficulty_dev.parquet")
-    tiers = table.filter(pl.col("label") == "coarse_tier")
-    for (source,), part in table.filter(pl.col("label") != "coarse_tier").group_by("source", maintain_order=True):
-        part = head(part, rows)
-        scores = score(scorer, part["instruction"])
-        lengths = part["instruction"].str.len_chars().to_numpy().astype(float)
-        within = part["group"].n_unique() > 1
-        measure = order_within if within else order_over
-        name = f"{source}, {part['label'][0]}: {'order within a chain' if within else 'rank correlation'}"
-        levels, groups = part["level"].to_numpy(), part["group"].to_list()
-        yield Figure(name, len(part), measure(scores, levels, groups), measure(lengths, levels, groups))
-    easy, hard = (head(tiers.filter(pl.col("level") == level), rows) for level in (0, 2))
-    found = auc(score(scorer, hard["instruction"]), score(scorer, easy["instruction"]))
-    alone = auc(*(part["instruction"].str.len_chars().to_numpy().astype(float) for part in (hard, easy)))
-    yield Figure("arena-hard above plain seeds: AUC", len(easy) + len(hard), found, alone)
+def complexity_questions(data: Path) -> Iterator[Question]:
+    """Levels of difficulty of instructions: within a chain, or over a source."""
+    levels = pl.read_parquet(data / "difficulty_dev.parquet").rename({"level": "truth"})
+    tiers = levels.filter(pl.col("label") == "coarse_tier").with_columns(chain=pl.lit(""), group="id")
+    yield Question("arena-hard above plain seeds: AUC", AUC, tiers.with_columns(truth=pl.col("truth") > 0))
+    for (source,), part in levels.filter(pl.col("label") != "coarse_tier").group_by("source", maintain_order=True):
+        if part["group"].n_unique() > 1:
+            part = part.filter(pl.col("truth").n_unique().over("group") > 1).with_columns(chain="group")
+            yield Question(f"{source}, {part['label'][0]}: right order", ORDER, part)
+        else:
+            yield Question(
+                f"{source}, {part['label'][0]}: rank", RANK_OVER, part.with_columns(group="id", chain=pl.lit(""))
+            )
+    if HELD_OUT.exists():
+        rows = pl.read_ndjson(HELD_OUT).explode("variants").unnest("variants")
+        rows = rows.select(instruction="text", truth="score", group="text", chain=pl.lit(""))
+        yield Question("single instructions, authored, never trained on: rank", RANK_OVER, rows)
 
 
-def score(scorer: Scorer, instructions: pl.Series, responses: pl.Series | None = None) -> np.ndarray:
-    """Scores as an array; NaN if unreadable, which never counts as a hit."""
-    frame = scorer.score(instructions.to_list(), None if responses is None else responses.to_list())
-    return frame["score"].to_numpy()
+class Vectors:
+    """Text vectors of heads' encoders, kept in a folder if one is given."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._known: dict[str, dict[str, np.ndarray]] = {}
+        self._encoders: dict[str, TextEncoder] = {}
+
+    def score(self, scorer: Scorer, rows: pl.DataFrame) -> Values:
+        """The scores of rows, NaN where a row is unreadable."""
+        asked = rows["instruction"].to_list()
+        answered = rows["response"].to_list() if scorer.axis == "quality" else None
+        if not isinstance(scorer, HeadScorer):
+            return scorer.score(asked, answered)["score"].fill_null(float("nan")).to_numpy()
+        vector_of = self._of(scorer.card.encoder, [*asked, *(answered or [])])
+        found = [None if texts is None else np.array([vector_of[t] for t in texts]) for texts in (asked, answered)]
+        assert found[0] is not None
+        return scorer.score_vectors(asked, found[0], answered, found[1])["score"].fill_null(float("nan")).to_numpy()
+
+    def _of(self, encoder: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        files = find_encoder(encoder)
+        file = None if self._folder is None else self._folder / f"vectors-{files.fingerprint[:16]}.npz"
+        if encoder not in self._known:
+            self._known[encoder] = read(file) if file and file.exists() else {}
+            self._encoders[encoder] = load_text_encoder(files)
+        known = self._known[encoder]
+        id_of = {text: content_id(text.encode()) for text in texts}
+        if missing := [text for text, id_ in id_of.items() if id_ not in known]:
+            made = self._encoders[encoder].encode(missing).vectors
+            known.update(zip((id_of[text] for text in missing), made, strict=True))
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                np.savez(file, ids=np.array(list(known)), vectors=np.array(list(known.values())))
+        return {text: known[id_] for text, id_ in id_of.items()}
 
 
-def head(frame: pl.DataFrame, rows: int | None) -> pl.DataFrame:
-    """A fixed random sample of at most `rows` rows."""
-    return frame if rows is None or rows >= len(frame) else frame.sample(rows, seed=0)
-
-
-def hits(which: np.ndarray) -> float:
-    """The share of true values."""
-    return float(which.mean())
-
-
-def auc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """Probability that a value of `higher` is above one of `lower`; a tie counts half."""
-    below = np.sort(lower)
-    left, right = np.searchsorted(below, higher, "left"), np.searchsorted(below, higher, "right")
-    return float((left + right).mean() / 2 / len(below))
-
-
-def order_within(values: np.ndarray, levels: np.ndarray, groups: list[str]) -> float:
-    """Share of pairs in a group with different levels that the values order correctly; a tie counts half."""
-    frame = pl.DataFrame({"group": groups, "level": levels, "value": values})
-    pairs = frame.join(frame, on="group").filter(pl.col("level") > pl.col("level_right"))
-    right = (pairs["value"] > pairs["value_right"]).cast(float) + 0.5 * (pairs["value"] == pairs["value_right"])
-    return hits(right.to_numpy())
-
-
-def order_over(values: np.ndarray, levels: np.ndarray, groups: list[str]) -> float:
-    """Spearman's rank correlation over all rows."""
-    frame = pl.DataFrame({"value": values, "level": levels})
-    return float(frame.select(pl.corr("value", "level", method="spearman")).item())
+def read(file: Path) -> dict[str, np.ndarray]:
+    """Vectors by the ids of their texts."""
+    with np.load(file) as saved:
+        return dict(zip(saved["ids"].tolist(), saved["vectors"], strict=True))
 
 
 if __name__ == "__main__":
