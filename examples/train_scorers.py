@@ -13,11 +13,10 @@ from deita_core.literals import Axis
 from deita_core.models.encoder_spec import find_encoder
 from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.scorers.heads import save_head
-from deita_core.scorers.training.examples import read_chains, with_defects
+from deita_core.scorers.training.examples import read_chains, shipped_chains, with_defects
 from deita_core.scorers.training.head import model_card, train_head
 from deita_core.scorers.training.metrics import figures_table
 
-CHAINS = Path(__file__).parent / "evolution"
 SHIPPED = Path(deita_core.scorers.__file__).parent / "weights"
 
 
@@ -27,7 +26,7 @@ def main(folder: Path) -> None:
     encoder = SentenceEncoder(find_encoder(precision="float32"), device="cpu")
     axes: tuple[Axis, Axis] = ("complexity", "quality")
     for axis in axes:
-        examples = with_defects(read_chains([CHAINS / f"{axis}.jsonl", CHAINS / f"{axis}_contrast.jsonl"], axis))
+        examples = with_defects(read_chains(shipped_chains(axis), axis))
         head, card = train_head(axis, examples, encoder.files, lambda texts: encoder.encode(texts).vectors)
         target = folder / f"laptop-{axis}"
         save_head(head, card, target)

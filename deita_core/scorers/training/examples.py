@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from deita_core.config.folders import example_chains
 from deita_core.errors import InputError, cause
 from deita_core.literals import Axis
 
@@ -31,7 +32,7 @@ FILLER = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training text: `response` is None on the complexity axis; `authored` is False for rows made by code.
+    """One training text: `response` is None on the complexity axis; `authored` is False for rows made by code or a model.
 
     Rows of one chain are compared with each other; a split never separates rows of one `seed`.
     """
@@ -54,10 +55,16 @@ class Example:
         return self.instruction if self.response is None else self.response
 
 
+def shipped_chains(axis: Axis) -> list[Path]:
+    """The files that the shipped scorers of an axis are trained on."""
+    return sorted(example_chains().glob(f"{axis}*.jsonl"))
+
+
 def read_chains(files: Iterable[Path], axis: Axis) -> list[Example]:
     """Read chains from JSON Lines: id, axis, variants [{text, score}], instruction (quality axis), optional seed.
 
-    Raises InputError with the file and the line.
+    A chain with an `origin`, the name of what wrote its texts, is not authored. Raises InputError with the file and the
+    line.
     """
     examples: list[Example] = []
     for file in files:
@@ -88,7 +95,7 @@ def _chain_examples(chain: Any, axis: Axis) -> list[Example]:
         if score not in range(1, 7):
             raise ValueError(f"a score is {score}, and not one of 1 to 6")
         response = text if axis == "quality" else None
-        examples.append(Example(chain["id"], instruction, response, int(score), seed=seed))
+        examples.append(Example(chain["id"], instruction, response, int(score), "origin" not in chain, seed))
     return examples
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from deita_core.config.folders import cache_folder, example_chains, make_once
+from deita_core.config.folders import cache_folder, make_once
 from deita_core.conversation import content_id
 from deita_core.literals import Axis
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles
 from deita_core.scorers.features import FEATURES_VERSION
 from deita_core.scorers.heads import save_head
-from deita_core.scorers.training.examples import read_chains, with_defects
+from deita_core.scorers.training.examples import read_chains, shipped_chains, with_defects
 from deita_core.scorers.training.head import model_card, train_head
 
 # Increased whenever the same vectors and chains would give another head; part of its fingerprint.
@@ -22,7 +22,7 @@ def fast_fingerprint(axis: Axis, encoder: EncoderFiles) -> str:
 
     It is that of what the head is made from, because files of different processors differ in the last digits.
     """
-    chains = "\n".join(content_id(file.read_bytes()) for file in _chains(axis))
+    chains = "\n".join(content_id(file.read_bytes()) for file in shipped_chains(axis))
     return content_id(f"{axis} {HEADS_VERSION} {FEATURES_VERSION} {RIDGE} {encoder.weights} {chains}".encode())
 
 
@@ -42,15 +42,11 @@ def find_fast_head(axis: Axis, encoder: EncoderFiles) -> Path:
 _DURATION: dict[Axis, str] = {"complexity": "a few seconds", "quality": "about half a minute"}
 
 
-def _chains(axis: Axis) -> list[Path]:
-    return sorted(example_chains().glob(f"{axis}*.jsonl"))
-
-
 def _train(axis: Axis, encoder: EncoderFiles, folder: Path) -> None:
     from deita_core.models.static_encoder import StaticEncoder
 
     model = StaticEncoder(encoder)
-    examples = with_defects(read_chains(_chains(axis), axis))
+    examples = with_defects(read_chains(shipped_chains(axis), axis))
     head, card = train_head(axis, examples, encoder, lambda texts: model.encode(texts).vectors, [RIDGE])
     save_head(head, card, folder)
     (folder / "README.md").write_text(model_card(card), encoding="utf-8")
