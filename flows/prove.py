@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from deita_core.alignment.arms import ArmRun
@@ -15,8 +14,7 @@ from deita_core.export.placing import check_folder
 from deita_core.models.fine_tuning import check_installed
 from deita_core.stages.proof.export import ProofReport
 from deita_core.stages.proof.job import ProofJob
-from deita_core.stages.selecting import Job
-from flows.steps import encode_pool, find_models, holding, read_pool, score_pool
+from flows.steps import encode_pool, find_models, holding, read_pool, score_pool, selection_job
 from tasks.prove import choose_subsets, train_arm, write_proof
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner
@@ -38,19 +36,12 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
     check_installed()
     check_runner(selection.runner)
     with holding(selection.store), Progress() as progress:
-        encoder, (complexity, quality) = find_models(selection)
+        encoder, scorers = find_models(selection)
         pool_ids = _read(progress, selection, pool, out)
         # These have layouts of their own.
         plain = SelectionSettings(store=selection.store)
         job = ProofJob(
-            selection=Job(
-                run_id=str(flow_run.id),
-                file_ids=pool_ids,
-                encoder=encoder,
-                complexity=complexity,
-                quality=quality,
-                settings=selection,
-            ),
+            selection=selection_job(encoder, scorers, pool_ids, selection),
             settings=settings,
             heldout=_read(progress, plain, [settings.heldout]),
             weaker=_read(progress, plain, [settings.weaker]) if settings.weaker else (),
@@ -58,7 +49,7 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
         )
         with open_runner(selection.runner) as submit:
             encode_pool(progress, submit, selection.store, encoder, job.encoded_files)
-            score_pool(progress, submit, selection.store, encoder, (complexity, quality), pool_ids)
+            score_pool(progress, submit, selection.store, encoder, scorers, pool_ids)
         with progress.step("making subsets"):
             subsets = choose_subsets(job)
         runs = _train(progress, job)

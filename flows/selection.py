@@ -28,7 +28,7 @@ from deita_core.stages.snapshots import (
     snapshot_to_follow,
 )
 from deita_core.store import Store
-from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool
+from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool, selection_job
 from tasks.artifacts import publish, warn
 from tasks.export import close_run, place_files, prepare_files, tidy_store, write_page
 from tasks.runtime.progress import Progress
@@ -101,17 +101,7 @@ class _Wanted:
     @property
     def job(self) -> Job:
         """The inputs that the selection depends on."""
-        complexity, *others = (scorer for scorer in self.scorers if scorer.axis == "complexity")
-        quality, *also = (scorer for scorer in self.scorers if scorer.axis == "quality")
-        return Job(
-            run_id=str(flow_run.id),
-            file_ids=tuple(file.file_id for file in self.files),
-            encoder=self.encoder,
-            complexity=complexity,
-            quality=quality,
-            also=(*others, *also),
-            settings=self.settings,
-        )
+        return selection_job(self.encoder, self.scorers, [file.file_id for file in self.files], self.settings)
 
 
 def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:

@@ -16,6 +16,7 @@ from deita_core.scorers.training.fast import find_fast_head
 from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.removal import finish_interrupted, take_back
+from deita_core.stages.selecting import Job
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.store import Store
 from tasks.embed import encode_texts, plan_texts
@@ -54,6 +55,23 @@ def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tup
         if scorer.name == FAST_ENCODER:
             find_fast_head(scorer.axis, encoder)
     return encoder, scorers
+
+
+def selection_job(
+    encoder: EncoderFiles, scorers: Sequence[ScorerFiles], file_ids: Sequence[str], settings: SelectionSettings
+) -> Job:
+    """Everything that this run's selection depends on; `scorers`: of both axes, each in the order of the settings."""
+    complexity, *others = (scorer for scorer in scorers if scorer.axis == "complexity")
+    quality, *also = (scorer for scorer in scorers if scorer.axis == "quality")
+    return Job(
+        run_id=str(flow_run.id),
+        file_ids=tuple(file_ids),
+        encoder=encoder,
+        complexity=complexity,
+        quality=quality,
+        also=(*others, *also),
+        settings=settings,
+    )
 
 
 def read_pool(
