@@ -14,7 +14,16 @@ from deita_core.export.placing import check_folder
 from deita_core.models.fine_tuning import check_installed
 from deita_core.stages.proof.export import ProofReport
 from deita_core.stages.proof.job import ProofJob
-from flows.steps import encode_pool, find_models, holding, read_pool, score_pool, selection_job
+from flows.steps import (
+    encode_pool,
+    find_models,
+    find_refiner,
+    holding,
+    read_pool,
+    refine_best,
+    score_pool,
+    selection_job,
+)
 from tasks.prove import choose_subsets, train_arm, write_proof
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner
@@ -41,7 +50,7 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
         # These have layouts of their own.
         plain = SelectionSettings(store=selection.store)
         job = ProofJob(
-            selection=selection_job(encoder, scorers, pool_ids, selection),
+            selection=selection_job(encoder, scorers, find_refiner(selection, encoder), pool_ids, selection),
             settings=settings,
             heldout=_read(progress, plain, [settings.heldout]),
             weaker=_read(progress, plain, [settings.weaker]) if settings.weaker else (),
@@ -50,6 +59,7 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
         with open_runner(selection.runner) as submit:
             encode_pool(progress, submit, selection.store, encoder, job.encoded_files)
             score_pool(progress, submit, selection.store, encoder, scorers, pool_ids)
+            refine_best(progress, submit, selection.store, job.selection)
         with progress.step("making subsets"):
             subsets = choose_subsets(job)
         runs = _train(progress, job)

@@ -28,7 +28,17 @@ from deita_core.stages.snapshots import (
     snapshot_to_follow,
 )
 from deita_core.store import Store
-from flows.steps import encode_pool, find_models, holding, read_grown_pool, read_pool, score_pool, selection_job
+from flows.steps import (
+    encode_pool,
+    find_models,
+    find_refiner,
+    holding,
+    read_grown_pool,
+    read_pool,
+    refine_best,
+    score_pool,
+    selection_job,
+)
 from tasks.artifacts import publish, warn
 from tasks.export import close_run, place_files, prepare_files, tidy_store, write_page
 from tasks.runtime.progress import Progress
@@ -55,7 +65,8 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
         check_runner(settings.runner)
         encoder, scorers = find_models(settings)
         files = read_pool(progress, pool, settings, own=[out])
-        return _make_snapshot(progress, _Wanted(pool, files, encoder, scorers, settings, out, previous))
+        refine = find_refiner(settings, encoder)
+        return _make_snapshot(progress, _Wanted(pool, files, encoder, scorers, refine, settings, out, previous))
 
 
 @flow(name="update", flow_run_name="update {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
@@ -83,7 +94,8 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
         encoder, scorers = find_models(settings)
         files = read_grown_pool(progress, pool, previous, settings, own=[out])
         all_files = list(dict.fromkeys([*(previous.report.pool if previous else []), *pool]))
-        return _make_snapshot(progress, _Wanted(all_files, files, encoder, scorers, settings, out, previous))
+        refine = find_refiner(settings, encoder)
+        return _make_snapshot(progress, _Wanted(all_files, files, encoder, scorers, refine, settings, out, previous))
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ class _Wanted:
     files: Sequence[Ingested]
     encoder: EncoderFiles
     scorers: Sequence[ScorerFiles]
+    refine: ScorerFiles | None
     settings: SelectionSettings
     out: str
     previous: Snapshot | None
@@ -101,7 +114,8 @@ class _Wanted:
     @property
     def job(self) -> Job:
         """The inputs that the selection depends on."""
-        return selection_job(self.encoder, self.scorers, [file.file_id for file in self.files], self.settings)
+        file_ids = [file.file_id for file in self.files]
+        return selection_job(self.encoder, self.scorers, self.refine, file_ids, self.settings)
 
 
 def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
@@ -110,6 +124,7 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
     with open_runner(wanted.settings.runner) as submit:
         encoded = encode_pool(progress, submit, store, job.encoder, job.file_ids)
         scored = score_pool(progress, submit, store, job.encoder, wanted.scorers, job.file_ids)
+        scored += refine_best(progress, submit, store, job)
 
     with progress.step("selecting"):
         chosen = select_samples(store, job)

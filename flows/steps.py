@@ -23,7 +23,7 @@ from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import Given, Submit
-from tasks.score import plan_turns, score_turns
+from tasks.score import plan_refining, plan_turns, score_turns
 
 
 @contextmanager
@@ -58,7 +58,11 @@ def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tup
 
 
 def selection_job(
-    encoder: EncoderFiles, scorers: Sequence[ScorerFiles], file_ids: Sequence[str], settings: SelectionSettings
+    encoder: EncoderFiles,
+    scorers: Sequence[ScorerFiles],
+    refine: ScorerFiles | None,
+    file_ids: Sequence[str],
+    settings: SelectionSettings,
 ) -> Job:
     """Everything that this run's selection depends on; `scorers`: of both axes, each in the order of the settings."""
     complexity, *others = (scorer for scorer in scorers if scorer.axis == "complexity")
@@ -70,7 +74,17 @@ def selection_job(
         complexity=complexity,
         quality=quality,
         also=(*others, *also),
+        refine=refine,
         settings=settings,
+    )
+
+
+def find_refiner(settings: SelectionSettings, encoder: EncoderFiles) -> ScorerFiles | None:
+    """Find the scorer that scores the best samples again, if the settings name one."""
+    if settings.refine is None:
+        return None
+    return find_scorer(
+        settings.refine, "quality", encoder, limits=settings.llm, classifier_text=settings.classifier_text
     )
 
 
@@ -151,3 +165,11 @@ def score_pool(
         name = f"scoring {scorer.axis}" + (f" with {scorer.name}" if axes.count(scorer.axis) > 1 else "")
         scored += progress.shards(name, shards, partial(submit, score_turns, given))
     return scored
+
+
+def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int:
+    """Score the best samples again with the job's scorer `refine`, those that it has not scored; returns the turns."""
+    if job.refine is None:
+        return 0
+    given: Given = {"store": store, "scorer": job.refine, "encoder": job.encoder}
+    return progress.shards("refining", plan_refining(store, job), partial(submit, score_turns, given))

@@ -9,7 +9,8 @@ from prefect import task
 from deita_core.models.cancellation import check_cancelled
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import Scorer, ScorerFiles, load_found
-from deita_core.stages.scoring import plan_scoring, score_shard
+from deita_core.stages.scoring import plan_samples, plan_scoring, score_shard
+from deita_core.stages.selecting import Job, best_to_refine
 from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.artifacts import naming_rows
@@ -35,6 +36,13 @@ def _loaded(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
 def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Return shards of the samples that this scorer has not scored."""
     return plan_scoring(Store(store), scorer, file_ids)
+
+
+@task(task_run_name="plan refining", **RETRIES)
+def plan_refining(store: str, job: Job) -> list[Shard]:
+    """Return shards of the job's best samples that its scorer `refine` has not scored; none without such a scorer."""
+    opened = Store(store)
+    return plan_samples(opened, job.refine, best_to_refine(opened, job)) if job.refine else []
 
 
 @task(task_run_name="score {scorer.axis} of {shard.rows} samples", **RETRIES)

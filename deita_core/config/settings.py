@@ -117,6 +117,12 @@ class SelectionSettings(BaseModel):
         "laptop",
         description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one; of a list the mean rank.",
     )
+    refine: str | None = Field(
+        None, description="A slow quality scorer that scores the best conversations again; they are ranked by it."
+    )
+    refine_factor: Annotated[int, Field(ge=1)] = Field(
+        4, description="How many times the budget the scorer of refine scores again."
+    )
     classifier_text: ClassifierText | None = Field(
         None,
         description="What a classifier reads of a turn: chat (its chat template), pair, answer or instruction; none: "
@@ -235,6 +241,8 @@ def fitting(settings: SelectionSettings) -> SelectionSettings:
     """The settings, if they are consistent; raises InputError if not."""
     if settings.threshold == "auto" and settings.budget is None:
         raise InputError("Threshold auto looks for what fills a budget; give a budget as well.")
+    if settings.refine is not None and settings.budget is None:
+        raise InputError("The scorer of refine scores a multiple of the budget again; give a budget as well.")
     return settings
 
 

@@ -137,11 +137,13 @@ def _models(before: Report, after: Report) -> list[tuple[str, str, str]]:
         return [model.fingerprint for model in models]
 
     def described(models: Sequence[EncoderFiles | ScorerFiles]) -> str:
-        return ", ".join(f"{model.name} ({model.fingerprint[:12]})" for model in models)
+        return ", ".join(f"{model.name} ({model.fingerprint[:12]})" for model in models) or "none"
 
     pairs: list[tuple[str, Sequence[EncoderFiles | ScorerFiles], Sequence[EncoderFiles | ScorerFiles]]]
     pairs = [("encoder", [before.job.encoder], [after.job.encoder])]
     pairs += [(axis, before.job.scorers(axis), after.job.scorers(axis)) for axis in AXES]
+    old_refine, new_refine = ([job.refine] if job.refine else [] for job in (before.job, after.job))
+    pairs.append(("refine", old_refine, new_refine))
     return [
         (part, described(old), described(new)) for part, old, new in pairs if fingerprints(old) != fingerprints(new)
     ]

@@ -41,9 +41,10 @@ class _Unit(NamedTuple):
 class Estimate(BaseModel):
     """Counts of the pool, of the results missing in the store, and the seconds to encode them on this machine.
 
-    `texts` counts distinct message texts, or conversations if the encoder is a language model. `others`: the seconds
-    with the other of the presets laptop and fast, if the encoder is that of one of them. `fast_is_made`: false if the
-    models of fast are still to be made in this run.
+    `texts` counts distinct message texts, or conversations if the encoder is a language model. `to_refine`: at most so
+    many are scored again by the scorer of `refine`. `others`: the seconds with the other of the presets laptop and
+    fast, if the encoder is that of one of them. `fast_is_made`: false if the models of fast are still to be made in
+    this run.
     """
 
     files: int
@@ -53,6 +54,7 @@ class Estimate(BaseModel):
     texts: int
     to_encode: int
     to_score: int
+    to_refine: int
     seconds: float
     chars_per_second: float | None
     others: dict[PresetName, float] = {}
@@ -89,6 +91,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
         texts=len(chars),
         to_encode=missing,
         to_score=_unscored(store, encoder, settings, samples),
+        to_refine=min(len(samples), settings.refine_factor * (settings.budget or 0)) if settings.refine else 0,
         seconds=seconds,
         chars_per_second=rate,
         others={name: _encoding(store, other, chars, example.kept)[2] for name, other in _alternatives(encoder)},

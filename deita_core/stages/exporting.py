@@ -24,7 +24,7 @@ from deita_core.scorers import ScorerFiles
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.ingest import removals
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import Job, decisions_of, raw_values, with_nearest_selected
+from deita_core.stages.selecting import REFINED, Job, decisions_of, raw_values, with_nearest_selected
 from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, REJECTS, SAMPLES, SOURCES
@@ -43,7 +43,7 @@ def export_selection(store: Store, report: Report, folder: Path) -> list[str]:
 
 def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
     """Prepare the selection's files, with the changes since the previous snapshot; returns their names."""
-    placed = all_decisions(store, report.job)
+    placed = _with_deciding_scorer(all_decisions(store, report.job), report)
     selected = selected_rows(store, placed)
     decisions = placed.drop("key")
     manifest = manifest_of(store, report) | {"counts": counted(report, decisions)}
@@ -55,6 +55,19 @@ def prepare_export(store: Store, report: Report, folder: Path) -> list[str]:
     names = prepare_selection(folder, selected, decisions, manifest, card, report.job.settings.format, changed)
     check_prepared(store, report, folder)
     return names
+
+
+def _with_deciding_scorer(decisions: pl.DataFrame, report: Report) -> pl.DataFrame:
+    """Decisions with `scorer`, the one that decided the quality, if some were scored again, and REFINED of these."""
+    job = report.job
+    if job.refine is None:
+        return decisions
+    is_refined, names = pl.col("rank") <= report.chosen.refined, [scorer.name for scorer in job.scorers("quality")]
+    others = pl.when(pl.col("rank").is_not_null()).then(pl.lit(" + ".join(names)))
+    return decisions.with_columns(
+        pl.when(is_refined).then(REFINED).alias(REFINED),
+        scorer=pl.when(is_refined).then(pl.lit(job.refine.name)).otherwise(others),
+    )
 
 
 def check_prepared(store: Store, report: Report, folder: Path) -> None:
@@ -168,7 +181,10 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
         "encoder": job.encoder.model_dump(
             include={"name", "kind", "precision", "pooling", "storage", "max_tokens", "fingerprint"}
         ),
-        "scorers": {axis: _described(job.scorers(axis)) for axis in AXES},
+        "scorers": {
+            **{axis: _described(job.scorers(axis)) for axis in AXES},
+            **({"refining": _described([job.refine])} if job.refine else {}),
+        },
         "counts": {**report.counts.model_dump(), "skipped": report.counts.skipped},
         "seconds": report.seconds,
         "store": {"uri": store.uri, "versions": store.versions()},

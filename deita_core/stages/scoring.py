@@ -22,8 +22,13 @@ SAMPLES_PER_SHARD = {"head": 8_192, "causal": 256, "classifier": 256, "served": 
 
 
 def plan_scoring(store: Store, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the samples that this scorer has not scored yet."""
-    work = pool_ids(store, file_ids).rename("id").to_frame().with_columns(owner=pl.lit(""), size=pl.lit(1))
+    """Shards of the samples of files that this scorer has not scored yet."""
+    return plan_samples(store, scorer, pool_ids(store, file_ids))
+
+
+def plan_samples(store: Store, scorer: ScorerFiles, ids: pl.Series) -> list[Shard]:
+    """Shards of those of these samples that this scorer has not scored yet."""
+    work = ids.rename("id").to_frame().with_columns(owner=pl.lit(""), size=pl.lit(1))
     return plan_shards(store, STAGE, scores_table(scorer.slug), work, SAMPLES_PER_SHARD[scorer.kind])
 
 

@@ -17,13 +17,15 @@ from deita_core.selection.evol_score import evol_scores
 from deita_core.selection.threshold import smallest_filling
 from deita_core.stages.encoding import encoder_table, mean_vectors, message_tokens
 from deita_core.stages.ingest import pool_ids
-from deita_core.stages.turn_scores import turn_scores, value_columns
+from deita_core.stages.turn_scores import own_values, turn_scores, value_columns
 from deita_core.stages.turns import as_read, indexed_messages, turns_of
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES
 
 # Candidates whose vectors are read at a time: 0.1 GB with 4,096 dimensions.
 BLOCK = 8_192
+# The column of what the scorer `refine` gave.
+REFINED = "quality_refined"
 TOKENS = {"counted": pl.String, "tokens": pl.Int64}
 # Why a sample was rejected, by the code of the scan or the ranking.
 REJECTED = {
@@ -45,6 +47,8 @@ class Job(BaseModel):
     quality: ScorerFiles
     # More scorers of both axes, combined with the first ones.
     also: tuple[ScorerFiles, ...] = ()
+    # Scores the quality of the best samples again.
+    refine: ScorerFiles | None = None
     settings: SelectionSettings
 
     def scorers(self, axis: Axis) -> list[ScorerFiles]:
@@ -54,7 +58,7 @@ class Job(BaseModel):
 
 
 class Chosen(BaseModel):
-    """Counts of distinct samples by fate, and the threshold used."""
+    """Counts of distinct samples by fate, the threshold used, and how many of the first ranks `refine` decided."""
 
     samples: int
     selected: int
@@ -62,23 +66,59 @@ class Chosen(BaseModel):
     over_budget: int
     rejected: int
     threshold: float
+    refined: int = 0
 
 
 def rank_pool(store: Store, job: Job) -> Ranked:
-    """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored.
+    """The pool's distinct samples in rank order: id, score, complexity, quality, n_scored, refined.
 
-    The values of scorers are added as in `turn_scores`: complexity_raw and quality_raw.
+    `refined`: the scorer `refine` gave the quality. These samples rank by their new scores; the rest follows in its old
+    order, with its old scores.
     """
+    ids, turns = _pool_turns(store, job)
+    ranked = _ranked(job, ids, turns)
+    if job.refine is None:
+        return _with_refined(ranked.candidates.clear(), ranked)
+    best = to_refine(job, ranked)
+    slow = turn_scores(store, [job.refine], best).select("id", "turn", "quality")
+    again = turns.filter(pl.col("id").is_in(best.implode())).drop("quality")
+    # A sample that the slow scorer cannot read has no new score, and so keeps its old place among the rest.
+    refined = _ranked(job, best, again.join(slow, on=["id", "turn"], how="left"))
+    return _with_refined(refined.candidates.select(ranked.candidates.columns), ranked)
+
+
+def best_to_refine(store: Store, job: Job) -> pl.Series:
+    """The ids of `to_refine`, before any of them is scored again."""
+    return to_refine(job, _ranked(job, *_pool_turns(store, job)))
+
+
+def to_refine(job: Job, ranked: Ranked) -> pl.Series:
+    """The ids of the best samples of a ranking: `refine_factor` times the budget."""
+    return ranked.candidates["id"].head(job.settings.refine_factor * (job.settings.budget or 0))
+
+
+def _with_refined(refined: pl.DataFrame, ranked: Ranked) -> Ranked:
+    """Candidates with those that are refined first."""
+    rest = ranked.candidates.join(refined.select("id"), on="id", how="anti", maintain_order="left")
+    marked = (frame.with_columns(refined=pl.lit(value)) for frame, value in ((refined, True), (rest, False)))
+    return Ranked(pl.concat(marked), ranked.unscored)
+
+
+def _pool_turns(store: Store, job: Job) -> tuple[pl.Series, pl.DataFrame]:
+    """The ids of the pool's samples, and their turns as `evol_scores` reads them, with the values of scorers."""
     ids = pool_ids(store, job.file_ids)
     samples = store.fetch(SAMPLES, "id", ids, ["id", "n_turns"])
     complexity, quality = (turn_scores(store, job.scorers(axis), ids).drop(f"{axis}_status") for axis in AXES)
     turns = complexity.join(quality, on=["id", "turn"], how="full", coalesce=True)
     several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))["id"]
-    turns = turns.join(_turn_ends(store, job, several), on=["id", "turn"], how="left").with_columns(
-        pl.col("end").fill_null(0)
-    )
+    ends = _turn_ends(store, job, several)
+    turns = turns.join(ends, on=["id", "turn"], how="left").with_columns(pl.col("end").fill_null(0))
+    return samples["id"], turns
+
+
+def _ranked(job: Job, ids: pl.Series, turns: pl.DataFrame) -> Ranked:
     scored = evol_scores(turns, job.settings.turns, job.settings.training_tokens)
-    return rank_candidates(samples.select("id").join(scored, on="id", how="left").sort("id"))
+    return rank_candidates(ids.to_frame().join(scored, on="id", how="left").sort("id"))
 
 
 def _turn_ends(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:
@@ -104,7 +144,8 @@ def select(store: Store, job: Job) -> Chosen:
     _write_decisions(store, job.run_id, decisions)
     counted = dict(decisions.group_by("fate").len().iter_rows())
     fates = {fate: counted.get(fate, 0) for fate in ("selected", "near_duplicate", "over_budget", "rejected")}
-    return Chosen(samples=len(decisions), threshold=threshold, **fates)
+    refined = len(decisions.filter(pl.col("refined") & pl.col("rank").is_not_null()))
+    return Chosen(samples=len(decisions), threshold=threshold, refined=refined, **fates)
 
 
 def find_threshold(store: Store, job: Job, candidates: pl.DataFrame) -> float:
@@ -184,12 +225,21 @@ def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None
 
 
 def raw_values(store: Store, job: Job) -> pl.DataFrame:
-    """The values of the job's scorers, means over the turns that count: id, and `value_columns` of both axes.
+    """The values of the job's scorers, means over the turns that count: id, `value_columns` of both axes, and REFINED.
 
-    The store keeps them by turn, and decisions only the scores.
+    The last is what the scorer `refine` gave to the samples that it has ever scored, if there is such a scorer. The
+    store keeps values by turn, and decisions only the scores.
     """
     names = [name for axis in AXES for name in value_columns(job.scorers(axis))]
-    return rank_pool(store, job).candidates.select("id", *names) if names else pl.DataFrame(schema={"id": pl.String})
+    if not names and job.refine is None:
+        return pl.DataFrame(schema={"id": pl.String})
+    ids, turns = _pool_turns(store, job)
+    if job.refine is not None:
+        names.append(REFINED)
+        turns = turns.join(
+            own_values(store, job.refine, ids, REFINED).drop(f"{REFINED}_status"), on=["id", "turn"], how="left"
+        )
+    return evol_scores(turns, job.settings.turns, job.settings.training_tokens).select("id", *names)
 
 
 def decisions_of(store: Store, job: Job, columns: Sequence[str] | None = None) -> pl.DataFrame:

@@ -19,16 +19,13 @@ def turn_scores(store: Store, scorers: Sequence[ScorerFiles], ids: Sequence[str]
     """
     axis, values = scorers[0].axis, value_columns(scorers)
     if len(scorers) == 1:
-        found = _values(store, scorers[0], ids, axis, f"{axis}_status")
+        found = own_values(store, scorers[0], ids, axis)
         return found.with_columns(quantile_scores(axis).alias(axis), pl.col(axis).alias(values[0])) if values else found
-    statuses = [f"status_{i}" for i in range(len(scorers))]
-    first, *others = (
-        _values(store, *given) for given in zip(scorers, [ids] * len(scorers), values, statuses, strict=True)
-    )
+    first, *others = (own_values(store, scorer, ids, name) for scorer, name in zip(scorers, values, strict=True))
     for other in others:
         first = first.join(other, on=["id", "turn"], how="full", coalesce=True)
     scores = pl.sum_horizontal([quantile_scores(name) for name in values], ignore_nulls=False) / len(values)
-    shortened = pl.any_horizontal(pl.col(name) == "truncated" for name in statuses)
+    shortened = pl.any_horizontal(pl.col(f"{name}_status") == "truncated" for name in values)
     status = pl.when(pl.col(axis).is_null()).then(pl.lit("unreadable")).when(shortened).then(pl.lit("truncated"))
     found = first.with_columns(scores.alias(axis)).with_columns(status.otherwise(pl.lit("ok")).alias(f"{axis}_status"))
     return found.select("id", "turn", axis, f"{axis}_status", *values)
@@ -45,10 +42,8 @@ def value_columns(scorers: Sequence[ScorerFiles]) -> list[str]:
     return [name] if scorers[0].raw else []
 
 
-def _values(store: Store, scorer: ScorerFiles, ids: Sequence[str] | pl.Series, value: str, status: str) -> pl.DataFrame:
-    """What a scorer gave to turns, on its own scale: id, turn, and its value and status under these names."""
-    table = scores_table(scorer.slug)
-    found = store.fetch(table, "id", ids)
-    return found.select(
-        "id", "turn", pl.col("raw" if scorer.raw else "score").alias(value), pl.col("status").alias(status)
-    )
+def own_values(store: Store, scorer: ScorerFiles, ids: Sequence[str] | pl.Series, name: str) -> pl.DataFrame:
+    """What a scorer gave to turns of samples, on its own scale: id, turn, NAME and NAME_status."""
+    found = store.fetch(scores_table(scorer.slug), "id", ids)
+    value = pl.col("raw" if scorer.raw else "score").alias(name)
+    return found.select("id", "turn", value, pl.col("status").alias(f"{name}_status"))

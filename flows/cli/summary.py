@@ -146,6 +146,8 @@ def print_estimate(found: Estimate) -> None:
     console.print(
         f"Would encode {found.to_encode:,} of {found.texts:,} distinct texts, score {found.to_score:,} conversations."
     )
+    if found.to_refine:
+        console.print(f"Would score at most {found.to_refine:,} of them again, the best, to refine their ranking.")
     if found.chars_per_second:
         console.print(
             f"About {_duration(found.seconds)} of encoding, at {found.chars_per_second:,.0f} characters a second "

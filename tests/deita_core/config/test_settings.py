@@ -72,6 +72,8 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "encoder_storage": "float16",
         "complexity_scorer": "one",
         "quality_scorer": "other",
+        "refine": "third",
+        "refine_factor": 2,
         "classifier_text": "pair",
         "llm": {**ServedLimits().model_dump(), "concurrency": 3},
         "layout": "sharegpt",
