@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 RAW_SCHEMA = {**SCORE_SCHEMA, "raw": pl.Float64}
 # Tokens after which a text is shortened, unless the model's window is smaller.
 MAX_TOKENS = 4_096
+# Texts of different lengths.
+PROBE = ("Why?", "Why is it so, and since when?")
 # Increased whenever the same classifier would give the same text another value; part of every fingerprint.
 VERSION = 1
 
@@ -63,7 +65,8 @@ class ClassifierScorer:
         model = on_device(load_model(folder, precision, "classifier"), device).eval()
         limit = min(MAX_TOKENS, _window(model), tokenizer.model_max_length)
         self._tokenizer = ClassifierTokenizer(tokenizer, axis, text, limit, str(folder))
-        self._reader = OutputReader(model, max_tokens_per_batch)
+        probe = [self._tokenizer.texts(text, text) for text in PROBE]
+        self._reader = OutputReader(model, [row for row in self._tokenizer.encode(probe) if row], max_tokens_per_batch)
         self._turn = Lock()
 
     def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
@@ -117,9 +120,13 @@ def _window(model: Any) -> int:
 
 
 class OutputReader:
-    """A loaded sequence classifier that computes the outputs of rows of token ids, batched by length and memory."""
+    """A loaded sequence classifier that computes the outputs of rows of token ids, batched by length and memory.
 
-    def __init__(self, model: Any, max_tokens_per_batch: int | None = None) -> None:
+    `probe`: rows of different lengths, which show whether padding changes this model's outputs. Then rows of one length
+    share a batch.
+    """
+
+    def __init__(self, model: Any, probe: list[ClassifierIds], max_tokens_per_batch: int | None = None) -> None:
         import inspect
 
         self._model, self._config, self._device = model, model.config.get_text_config(), model.device
@@ -129,7 +136,7 @@ class OutputReader:
         if self._pad is not None and not 0 <= self._pad < self._config.vocab_size:
             self._pad = None
         _compute_head_in_float32(model)
-        self._may_pad = self._is_padding_harmless()
+        self._may_pad = self._is_padding_harmless(probe)
 
     def outputs(self, rows: list[ClassifierIds]) -> np.ndarray:
         """Return outputs (n, k) float64 of rows of any lengths; batching changes them by rounding only."""
@@ -138,9 +145,9 @@ class OutputReader:
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
         while order:
             check_cancelled()
-            lengths = [len(rows[i].ids) for i in order]
-            size = batch_size(lengths, self._budget)
-            batch = order[: size if self._may_pad else min(size, lengths.count(lengths[0]))]
+            batch = order[: batch_size((len(rows[i].ids) for i in order), self._budget)]
+            if not self._may_pad:
+                batch = [i for i in batch if len(rows[i].ids) == len(rows[batch[0]].ids)]
             if (outputs := self._within_memory([rows[i] for i in batch])) is not None:
                 found[batch] = outputs
                 order = order[len(batch) :]
@@ -193,12 +200,10 @@ class OutputReader:
         self._config.pad_token_id = next(id_ for id_ in range(len(ends) + 1) if id_ not in ends)
         return self._config.pad_token_id
 
-    def _is_padding_harmless(self) -> bool:
-        """Whether a padded row has the value that it has alone; else rows of one length share a batch."""
+    def _is_padding_harmless(self, rows: list[ClassifierIds]) -> bool:
+        """Whether these rows have the outputs together that they have alone."""
         import torch
 
-        ids = [id_ for id_ in range(2, 12) if id_ != self._pad and id_ < self._config.vocab_size]
-        rows = [ClassifierIds(part, [0] * len(part), False) for part in (ids, ids[:3])]
         together, alone = self._forward(rows), np.concatenate([self._forward([row]) for row in rows])
         allowed = 1e-3 if self._model.dtype == torch.float32 else 0.1
         return bool((abs(together - alone) <= allowed * (1 + abs(alone))).all())

@@ -135,6 +135,24 @@ def test_a_model_that_padding_disturbs_reads_rows_of_one_length_together(tmp_pat
     assert frame["raw"].to_list() == pytest.approx(plain.tolist(), abs=1e-4)
 
 
+def test_an_encoder_and_decoder_is_read_at_its_end_token(tmp_path):
+    """BART takes its value from the last end token, and refuses rows that have none."""
+    import torch
+    from transformers import BartConfig, BartForSequenceClassification
+
+    torch.manual_seed(0)
+    folder = make_reward_llama(tmp_path / "bart", template=VICUNA)
+    config = BartConfig(
+        vocab_size=514, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, num_labels=1,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=256, init_std=0.3,
+        bos_token_id=0, eos_token_id=1, pad_token_id=2, decoder_start_token_id=1, forced_eos_token_id=None,
+    )  # fmt: skip
+    BartForSequenceClassification(config).save_pretrained(folder)
+    frame = loaded(folder).score(ASKED, ANSWERED)
+    plain = plain_outputs(folder, list(zip(ASKED, ANSWERED, strict=True)))[:, 0]
+    assert frame["raw"].to_list() == pytest.approx(plain.tolist(), abs=1e-4)
+
+
 def test_values_in_bfloat16_are_near_and_seldom_tie(folders):
     exact, rounded = (
         loaded(folders["llama without padding"], dtype=dtype).score(ASKED, ANSWERED)["raw"].to_numpy()
