@@ -4,8 +4,8 @@
                                [--quality-scorer laptop --quality-scorer FOLDER] [--complexity-scorer laptop]
 
 A figure is averaged within an instruction first. The difference from length has a 95 % bootstrap interval over
-instructions. Nothing is fitted on this data: it measures the scorers as they are. `--cache` keeps text vectors, so that
-a second run with other heads takes seconds.
+instructions. Nothing is fitted on this data: it measures the scorers as they are. Without a scorer, those of both axes
+named laptop are measured. `--cache` keeps text vectors, so that a second run with other heads takes seconds.
 """
 
 from argparse import ArgumentParser
@@ -24,8 +24,8 @@ from deita_core.models.static_encoder import TextEncoder, load_text_encoder
 from deita_core.scorers import HeadScorer, Scorer, load_scorer
 
 ROOT = Path(__file__).parents[1]
-# Graded instructions that no head is trained on.
-HELD_OUT = ROOT / "examples" / "evolution" / "held_out_complexity.jsonl"
+# Authored and graded, and never trained on: answers and single instructions.
+HELD_OUT = {axis: ROOT / "examples" / "evolution" / f"held_out_{axis}.jsonl" for axis in ("quality", "complexity")}
 ANSWERS_PER_INSTRUCTION = 8
 # The labels of usefulness with several answers to one instruction.
 RATINGS = ("pairwise_shown_score_1_10", "rubric_score_1_5", "pointwise_score_1_10")
@@ -42,13 +42,18 @@ def main() -> None:
     parser.add_argument("--complexity-scorer", action="append", metavar="NAME")
     options = parser.parse_args()
     vectors = Vectors(options.cache)
-    axes: tuple[tuple[Axis, list[str], Iterator[Question]], ...] = (
-        ("quality", options.quality_scorer or ["laptop"], quality_questions(options.data)),
-        ("complexity", options.complexity_scorer or ["laptop"], complexity_questions(options.data)),
+    laptop = None if options.quality_scorer or options.complexity_scorer else ["laptop"]
+    axes: tuple[tuple[Axis, list[str] | None, Iterator[Question]], ...] = (
+        ("quality", options.quality_scorer or laptop, quality_questions(options.data)),
+        ("complexity", options.complexity_scorer or laptop, complexity_questions(options.data)),
     )
     for axis, names, questions in axes:
-        scorers = [load_scorer(name, axis) for name in names]
-        print(table(names, [figures(question.head(options.rows), scorers, vectors) for question in questions]), "\n")
+        if names:
+            scorers = [load_scorer(name, axis) for name in names]
+            print(f"\n{header(names)}", flush=True)
+            for question in questions:
+                line = figures(question.head(options.rows), scorers, vectors)
+                print(markdown_table(line, []).partition("\n")[0], flush=True)
 
 
 def figures(question: Question, scorers: Sequence[Scorer], vectors: "Vectors") -> list[str]:
@@ -69,10 +74,10 @@ def figures(question: Question, scorers: Sequence[Scorer], vectors: "Vectors") -
     return line
 
 
-def table(names: Sequence[str], lines: list[list[str]]) -> str:
-    """The figures as a Markdown table."""
-    header = ["figure", "rows", "instructions", "random", "length"]
-    return markdown_table([*header, *(part for name in names for part in (name, f"{name} above length"))], lines)
+def header(names: Sequence[str]) -> str:
+    """The first two lines of an axis's Markdown table."""
+    columns = ["figure", "rows", "instructions", "random", "length"]
+    return markdown_table([*columns, *(part for name in names for part in (name, f"{name} above length"))], [])
 
 
 def quality_questions(data: Path) -> Iterator[Question]:
@@ -93,6 +98,9 @@ def quality_questions(data: Path) -> Iterator[Question]:
     for label in RATINGS:
         yield answers(f"ratings, {label}: rank", ratings.filter(pl.col("label") == label), "instruction", "value")
     yield from planted(data)
+    rows = pl.read_ndjson(HELD_OUT["quality"]).explode("variants").unnest("variants")
+    rows = rows.select("instruction", response="text", truth="score", group="id", chain="id")
+    yield Question("answers, authored, never trained on: right order", ORDER, rows)
 
 
 def pairs(name: str, frame: pl.DataFrame, column: str) -> Question:
@@ -144,10 +152,9 @@ def complexity_questions(data: Path) -> Iterator[Question]:
             yield Question(
                 f"{source}, {part['label'][0]}: rank", RANK_OVER, part.with_columns(group="id", chain=pl.lit(""))
             )
-    if HELD_OUT.exists():
-        rows = pl.read_ndjson(HELD_OUT).explode("variants").unnest("variants")
-        rows = rows.select(instruction="text", truth="score", group="text", chain=pl.lit(""))
-        yield Question("single instructions, authored, never trained on: rank", RANK_OVER, rows)
+    rows = pl.read_ndjson(HELD_OUT["complexity"]).explode("variants").unnest("variants")
+    rows = rows.select(instruction="text", truth="score", group="text", chain=pl.lit(""))
+    yield Question("single instructions, authored, never trained on: rank", RANK_OVER, rows)
 
 
 class Vectors:

@@ -32,7 +32,7 @@ FILLER = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training text: `response` is None on the complexity axis; `authored` is False for rows made by code or a model.
+    """One training text: `response` is None on the complexity axis; `authored` is False for rows made by code.
 
     Rows of one chain are compared with each other; a split never separates rows of one `seed`.
     """
@@ -63,8 +63,7 @@ def shipped_chains(axis: Axis) -> list[Path]:
 def read_chains(files: Iterable[Path], axis: Axis) -> list[Example]:
     """Read chains from JSON Lines: id, axis, variants [{text, score}], instruction (quality axis), optional seed.
 
-    A chain with an `origin`, the name of what wrote its texts, is not authored. Raises InputError with the file and the
-    line.
+    Raises InputError with the file and the line.
     """
     examples: list[Example] = []
     for file in files:
@@ -95,7 +94,7 @@ def _chain_examples(chain: Any, axis: Axis) -> list[Example]:
         if score not in range(1, 7):
             raise ValueError(f"a score is {score}, and not one of 1 to 6")
         response = text if axis == "quality" else None
-        examples.append(Example(chain["id"], instruction, response, int(score), "origin" not in chain, seed))
+        examples.append(Example(chain["id"], instruction, response, int(score), seed=seed))
     return examples
 
 

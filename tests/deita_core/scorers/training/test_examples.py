@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deita_core.errors import InputError
-from deita_core.scorers.training.examples import Example, read_chains, with_defects
+from deita_core.scorers.training.examples import Example, read_chains, shipped_chains, with_defects
 from tests.support.paths import ROOT
 
 EVOLUTION = ROOT / "examples/evolution"
@@ -240,8 +240,47 @@ def test_contrast_answers_hold_short_good_ones_beside_long_bad_ones():
 
 @pytest.mark.parametrize("axis", AXES)
 def test_shipped_files_are_read(axis):
-    examples = read_chains([EVOLUTION / f"{axis}.jsonl", EVOLUTION / f"{axis}_contrast.jsonl"], axis)
+    examples = read_chains(shipped_chains(axis), axis)
     assert len(examples) >= 64 * 6
     assert all(e.text.strip() for e in examples)
     rows = Counter((e.chain, e.text) for e in examples)
     assert max(rows.values()) == 1, rows.most_common(1)
+
+
+def share_of_longer(row):
+    """Of the pairs of unequal score, how many there are and in how many the better text is the longer one."""
+    pairs = [(a, b) for a in row["variants"] for b in row["variants"] if a["score"] > b["score"]]
+    return len(pairs), sum(len(a["text"]) > len(b["text"]) for a, b in pairs)
+
+
+def test_held_out_answers_are_of_many_kinds():
+    rows = shipped("held_out_quality")
+    assert len(rows) >= 150
+    assert all(4 <= len(row["variants"]) <= 6 for row in rows)
+    kinds = Counter(v["kind"] for row in rows for v in row["variants"])
+    assert min(kinds[kind] for kind in ("thorough", "wrong", "empty", "curt", "hedged", "offbyone")) >= 15
+    assert len({row["language"] for row in rows}) >= 10
+    assert {v["score"] for row in rows for v in row["variants"]} == {1, 2, 3, 4, 5, 6}
+
+
+def test_the_length_of_a_held_out_answer_says_little_about_its_grade():
+    pairs, longer = map(sum, zip(*map(share_of_longer, shipped("held_out_quality")), strict=True))
+    assert 0.4 < longer / pairs < 0.65
+
+
+def test_single_instructions_cover_many_domains_and_all_grades():
+    variants = [v for row in shipped("complexity_single") + shipped("held_out_complexity") for v in row["variants"]]
+    assert len(variants) >= 800 and len({v["text"] for v in variants}) == len(variants)
+    assert len({v["domain"] for v in variants}) >= 39
+    assert {v["score"] for v in variants} == {1, 2, 3, 4, 5, 6}
+    assert sum(len(v["text"]) > 200 for v in variants if v["score"] <= 2) >= 30
+    assert sum(len(v["text"]) < 50 for v in variants if v["score"] >= 4) >= 30
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_held_out_instructions_are_not_trained_on(axis):
+    graded = {v["text"] for row in shipped("held_out_complexity") for v in row["variants"]}
+    answered = {row["instruction"] for row in shipped("held_out_quality")}
+    assert len(graded) == 200
+    trained = {e.instruction for e in read_chains(shipped_chains(axis), axis)}
+    assert not trained & graded and not trained & answered
