@@ -118,8 +118,9 @@ def remove(
 ) -> None:
     """Remove conversations for good from the pool, the vectors, the scores and all later snapshots.
 
-    Every copy of a conversation in the pool is removed, and reading a file again does not bring it back. Files that
-    earlier runs wrote are not changed: run deita update for a snapshot without the removed conversations.
+    Every copy of a conversation in the pool is removed, and reading a file again does not bring it back. The reports of
+    earlier selections are deleted. Their other files are not changed: run deita update for a snapshot without the
+    removed conversations.
     """
     from deita_core.config.settings import removal_settings
     from deita_core.errors import InputError
