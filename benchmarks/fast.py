@@ -1,6 +1,6 @@
 """The preset fast beside the preset laptop, on a pool with planted duplicates, defects and answers of known quality.
 
-    python -m benchmarks.fast [--rows 20000] [--truth-rows 3000] [--budget 2000] [--data ../shared/data] [--folder DIR]
+    python -m benchmarks.fast [--rows 20000] [--budget 2000] [--data ../shared/data] [--folder DIR]
 
 First use: seconds to make the encoder and both heads, in an empty cache. Encoding, scoring and selecting: seconds after
 that, one shard after the other in one process.
@@ -11,9 +11,9 @@ the 98% quantile of the largest similarity of a row to such a row of another pro
 row's answer by construction (planted duplicates and answers to another question do). Recall is the share of planted
 near-duplicates whose similarity to the row they were made from is above the threshold.
 
-Overlap is that of two selections with the same budget, each at its preset's threshold. The other rows are those of
-`benchmarks.truth`: on the rows of the planted pool, and on at most `--truth-rows` of each other kind. Nothing is fitted
-on this data. With --folder, stores and cache are kept there, and a second run only computes what is new.
+Overlap is that of two selections with the same budget, each at its preset's threshold. Nothing is fitted on this data.
+With --folder, stores and cache are kept there, and a second run only computes what is new. `python -m benchmarks.truth
+--quality-scorer laptop --quality-scorer fast` compares the scores of both.
 """
 
 import os
@@ -28,13 +28,12 @@ from time import perf_counter
 import numpy as np
 import polars as pl
 
-from benchmarks.truth import Figure, difficulty_figures, pair_figures, planted_figures
 from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import text_id
-from deita_core.literals import AXES, Axis, PresetName
+from deita_core.literals import AXES, PresetName
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.static_encoder import TextEncoder, load_text_encoder
-from deita_core.scorers import HeadScorer, ScorerFiles, find_scorer, load_found
+from deita_core.scorers import ScorerFiles, find_scorer, load_found
 from deita_core.stages.encoding import encode_shard, encoder_table, find_pool_encoder, plan_encoding
 from deita_core.stages.ingest import describe_file, ingest_file
 from deita_core.stages.scoring import plan_scoring, score_shard
@@ -58,7 +57,6 @@ class Result:
     near: dict[str, float]
     edits: pl.DataFrame
     selected: set[str]
-    truth: list[Figure]
 
 
 class Vectors:
@@ -80,26 +78,11 @@ class Vectors:
         return self._vectors[[self._rows[id_] for id_ in ids]]
 
 
-class VectorScorer:
-    """A head that reads these vectors, for the functions of `benchmarks.truth`."""
-
-    def __init__(self, head: HeadScorer, vectors: Vectors) -> None:
-        self.axis: Axis = head.axis
-        self.fingerprint = head.fingerprint
-        self._head, self._vectors = head, vectors
-
-    def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
-        """As `HeadScorer.score`."""
-        answered = None if responses is None else self._vectors.of(responses)
-        return self._head.score_vectors(instructions, self._vectors.of(instructions), responses, answered)
-
-
 def main() -> None:
     """Print the tables."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--rows", type=int, default=20_000, help="of the planted pool, in whole groups of duplicates")
-    parser.add_argument("--truth-rows", type=int, default=3_000, help="of each kind, for the rows of benchmarks.truth")
     parser.add_argument("--budget", type=int, default=2_000, help="of both selections")
     parser.add_argument("--folder", type=Path, default=None, help="keeps stores and cache; default: a temporary one")
     options = parser.parse_args()
@@ -107,10 +90,7 @@ def main() -> None:
         folder = Path(name).resolve()
         os.environ["DEITA_CACHE"] = str(folder / "cache")
         pool = take_groups(options.data, folder, options.rows)
-        results = {
-            preset: measure(preset, pool, folder, options.data, options.truth_rows, options.budget)
-            for preset in reversed(PRESETS)
-        }
+        results = {preset: measure(preset, pool, folder, options.budget) for preset in reversed(PRESETS)}
     print_results(results)
 
 
@@ -123,12 +103,11 @@ def take_groups(data: Path, folder: Path, rows: int) -> pl.DataFrame:
     sizes = pool.group_by("group", maintain_order=True).len()["len"].cum_sum()
     pool = pool.filter(pl.col("group").is_in(groups.filter(sizes <= rows).implode()))
     pool.select("id", "messages").write_parquet(folder / POOL)
-    pool.drop("messages").write_parquet(folder / TRUTH)
     return pool
 
 
-def measure(preset: PresetName, pool: pl.DataFrame, folder: Path, data: Path, rows: int, budget: int) -> Result:
-    """Run a preset's stages and measure its vectors and scores."""
+def measure(preset: PresetName, pool: pl.DataFrame, folder: Path, budget: int) -> Result:
+    """Run a preset's stages and measure its vectors."""
     settings = SelectionSettings(preset=preset, budget=budget)
     store, seconds = Store(folder / preset), {}
     started = perf_counter()
@@ -152,15 +131,10 @@ def measure(preset: PresetName, pool: pl.DataFrame, folder: Path, data: Path, ro
     selected = selected_ids(store, encoder, scorers, settings, file_id)
     seconds["selecting"] = perf_counter() - started
     vectors = Vectors(store, model)
-    complexity, quality = (VectorScorer(head, vectors) for head in heads if isinstance(head, HeadScorer))
     assert isinstance(settings.threshold, float), "presets have a fixed threshold"
     near, edits = near_duplicates(pool, vectors, settings.threshold)
-    truth = [
-        *pair_figures(quality, data, rows), *planted_figures(quality, folder, None),
-        *difficulty_figures(complexity, data, rows),
-    ]  # fmt: skip
     print(f"{preset}: measured", flush=True)
-    return Result(seconds, near, edits, selected, truth)
+    return Result(seconds, near, edits, selected)
 
 
 def selected_ids(
@@ -233,9 +207,6 @@ def print_results(results: dict[PresetName, Result]) -> None:
     both = len(laptop.selected & fast.selected)
     print(f"\nselected by laptop {len(laptop.selected):,}, by fast {len(fast.selected):,}, by both {both:,}")
     print(f"Jaccard index of the two selections {both / len(laptop.selected | fast.selected):.3f}")
-    print(f"\n{'truth':<62}{'rows':>7}{'laptop':>9}{'fast':>9}{'length':>9}")
-    for one, other in zip(laptop.truth, fast.truth, strict=True):
-        print(f"{one.name:<62}{one.rows:>7,}{one.scorer:>9.3f}{other.scorer:>9.3f}{one.length:>9.3f}")
 
 
 if __name__ == "__main__":
