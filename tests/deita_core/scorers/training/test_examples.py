@@ -269,7 +269,7 @@ def test_the_length_of_a_held_out_answer_says_little_about_its_grade():
 
 
 def test_single_instructions_cover_many_domains_and_all_grades():
-    variants = [v for row in shipped("complexity_single") + shipped("held_out_complexity") for v in row["variants"]]
+    variants = [v for row in shipped("single_complexity") + shipped("held_out_complexity") for v in row["variants"]]
     assert len(variants) >= 800 and len({v["text"] for v in variants}) == len(variants)
     assert len({v["domain"] for v in variants}) >= 39
     assert {v["score"] for v in variants} == {1, 2, 3, 4, 5, 6}
