@@ -36,7 +36,7 @@ Storage = Literal["float32", "float16"]
 # Where a text too long for a scorer is truncated.
 Cut = Literal["middle", "end"]
 # Kinds of scorers and encoders.
-ScorerKind = Literal["head", "causal", "classifier", "served"]
+ScorerKind = Literal["head", "causal", "classifier", "served", "judge"]
 # What a sequence classifier reads of a turn.
 ClassifierText = Literal["chat", "pair", "answer", "instruction"]
 TrainedKind = Literal["head", "causal"]

@@ -105,6 +105,21 @@ class RawScores(TableModel):
         return data.lazyframe.select(_null_exactly_where_unreadable("raw"))
 
 
+class JudgedScores(Scores):
+    """As `Scores`, of a judge: how many `votes` could be read, and the `spread` of their scores; null below two."""
+
+    spread: pl.Float64 = pa.Field(ge=0, le=5, nullable=True)
+    votes: pl.Int32 = pa.Field(ge=0)
+
+    @pa.dataframe_check
+    @classmethod
+    def a_spread_takes_two_votes(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """A spread is null exactly for fewer than two votes, and a score has at least one."""
+        spread, votes = pl.col("spread"), pl.col("votes")
+        scored = pl.col("score").is_null() | (votes > 0)
+        return data.lazyframe.select((spread.is_not_null() == (votes > 1)) & scored)
+
+
 class Chains(TableModel):
     """One row per attempt at a round of evolution; step 0 is the seed. A chain ends at a failed or the last round."""
 
@@ -356,9 +371,10 @@ ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
 def scores_table(scorer: str) -> Table:
     """The table of one scorer's scores; `scorer` is its slug, which includes its fingerprint.
 
-    A slug that begins with "raw-" is of a scorer whose values have a scale of their own.
+    A slug that begins with "raw-" is of a scorer whose values have a scale of their own, with "judged-" of a judge.
     """
-    return Table(f"scores__{scorer}", ("id", "turn"), RawScores if scorer.startswith("raw-") else Scores)
+    model = {"raw": RawScores, "judged": JudgedScores}.get(scorer.partition("-")[0], Scores)
+    return Table(f"scores__{scorer}", ("id", "turn"), model)
 
 
 def vectors_table(encoder: str, dim: int, storage: Storage = "float32", zeros: bool = False) -> Table:

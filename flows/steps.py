@@ -49,7 +49,13 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
 def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tuple[EncoderFiles, list[ScorerFiles]]:
     """Find the encoder and the scorers of each axis; those named `fast` are made at first use."""
     encoder = find_pool_encoder(settings)
-    found = partial(find_scorer, encoder=encoder, limits=settings.llm, classifier_text=settings.classifier_text)
+    found = partial(
+        find_scorer,
+        encoder=encoder,
+        limits=settings.llm,
+        classifier_text=settings.classifier_text,
+        judge_votes=settings.judge_votes,
+    )
     scorers = [found(name, axis) for axis in axes for name in settings.scorers(axis)]
     for scorer in scorers:
         if scorer.name == FAST_ENCODER:

@@ -25,7 +25,7 @@ from deita_core.literals import (
 from deita_core.llm.client import LLMSettings
 from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER
 from deita_core.reading.options import ReadOptions, known_columns
-from deita_core.scorers.served import ServedLimits
+from deita_core.scorers.endpoint import ServedLimits
 from deita_core.scorers.training.records import TuningSettings
 
 DEFAULT_PRESET: PresetName = "laptop"
@@ -111,11 +111,13 @@ class SelectionSettings(BaseModel):
     )
     complexity_scorer: ScorerNames = Field(
         "laptop",
-        description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one; of a list the mean rank.",
+        description="laptop, fast, a folder, a hub name, URL#MODEL of a served one, or judge+URL#MODEL; of a list the "
+        "mean rank.",
     )
     quality_scorer: ScorerNames = Field(
         "laptop",
-        description="laptop, fast, a folder, a hub name, or URL#MODEL of a served one; of a list the mean rank.",
+        description="laptop, fast, a folder, a hub name, URL#MODEL of a served one, or judge+URL#MODEL; of a list the "
+        "mean rank.",
     )
     refine: str | None = Field(
         None, description="A slow quality scorer that scores the best conversations again; they are ranked by it."
@@ -128,8 +130,11 @@ class SelectionSettings(BaseModel):
         description="What a classifier reads of a turn: chat (its chat template), pair, answer or instruction; none: "
         "chat, or pair where there is no template. Of complexity always the instruction only.",
     )
+    judge_votes: int = Field(
+        1, ge=1, le=5, description="How often a judge is asked about each text, with its criteria in another order."
+    )
     llm: ServedLimits | None = Field(
-        None, description="How much a served scorer is asked: concurrency, timeout, requests_per_minute and the like."
+        None, description="How much a served scorer or judge is asked: concurrency, timeout, spend_cap and the like."
     )
     layout: Layout | None = Field(None, description="The layout of the pool's files; none: detected for each.")
     map: ColumnMap = Field(

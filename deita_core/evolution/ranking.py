@@ -156,13 +156,18 @@ def whole_number(value: Any) -> int | None:
 
 def json_values(text: str) -> Iterator[Any]:
     """Yield every outermost JSON object or array in a text, whatever surrounds it."""
+    return (value for value, _, _ in placed_json(text))
+
+
+def placed_json(text: str) -> Iterator[tuple[Any, int, int]]:
+    """As `json_values`, with the positions where each value begins and ends."""
     decoder, at = json.JSONDecoder(object_pairs_hook=_object), 0
     for _ in range(MOST_OPENINGS):
         if not (start := _OPENING.search(text, at)):
             return
         try:
             value, at = decoder.raw_decode(text, start.start())
-            yield value
+            yield value, start.start(), at
         except UnreadableError:
             raise
         except (ValueError, RecursionError):

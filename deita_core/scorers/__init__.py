@@ -14,9 +14,11 @@ from deita_core.errors import ModelError, cause
 from deita_core.literals import Axis, ClassifierText, Precision, Reasoning, ScorerKind
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles, best_precision, find_encoder
 from deita_core.models.small_lm import local_model
+from deita_core.scorers.endpoint import ServedLimits
 from deita_core.scorers.heads import HeadScorer
+from deita_core.scorers.judged import JudgedScorer, find_judge, is_judge
 from deita_core.scorers.label_values import are_scores, label_values
-from deita_core.scorers.served import ServedLimits, ServedScorer, find_served, is_served
+from deita_core.scorers.served import ServedScorer, find_served, is_served
 
 __all__ = ["Axis", "HeadScorer", "Scorer", "ScorerFiles", "find_scorer", "load_found", "load_scorer"]
 
@@ -33,7 +35,8 @@ class Scorer(Protocol):
     def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
         """Return a frame of score (float64, null if unreadable) and status, one row per text in their order.
 
-        A classifier with a scale of its own has a column `raw` as well, and null for every score.
+        A classifier with a scale of its own has a column `raw` as well, and null for every score. A judge has `spread`
+        and `votes`, as in `JudgedScorer`.
         """
 
 
@@ -52,15 +55,17 @@ class ScorerFiles(BaseModel):
     # Of a classifier: what it reads of a turn, and whether its values have a scale of their own.
     classifier_text: ClassifierText | None = None
     raw: bool = False
+    # Of a judge: how often each text is asked about.
+    votes: int = 1
     # The limits do not affect scores, so they are excluded from the record of a selection.
     limits: ServedLimits | None = Field(None, exclude=True)
 
     @property
     def slug(self) -> str:
         """A short name for the scores table, different for every fingerprint."""
-        raw = "raw-" if self.raw else ""
+        made = "raw-" if self.raw else "judged-" if self.kind == "judge" else ""
         read = "-reasoning" if self.axis == "quality" and self.reasoning == "score" else ""
-        return f"{raw}{self.axis}-{self.fingerprint[:12]}{read}"
+        return f"{made}{self.axis}-{self.fingerprint[:12]}{read}"
 
 
 def load_scorer(
@@ -72,17 +77,21 @@ def load_scorer(
     store: Path | None = None,
     limits: ServedLimits | None = None,
     classifier_text: ClassifierText | None = None,
+    judge_votes: int = 1,
 ) -> Scorer:
-    """Load the scorer of an axis: "laptop", "fast", a folder that `deita train` wrote, a causal LM, or a classifier.
+    """Load the scorer of an axis: "laptop", "fast", a trained folder, a causal LM, a classifier, or a judge.
 
     "laptop" is the shipped head; "fast" a head on a static encoder, and both are made at first use on this machine.
     A causal LM is a folder, a hub name, or a served model: http://HOST:PORT/v1#MODEL, whose answers are cached in the
     folder `store`. A classifier is a folder or hub name of a model for sequence classification, such as a reward model;
-    `classifier_text` says what it reads of a turn: "chat", "pair", "answer" or "instruction". `dtype` is the precision;
-    a head uses that of its encoder. `max_tokens_per_batch` limits batches; the default depends on the device. `limits`:
-    request limits of a served model, by default from DEITA_LLM__* variables. Raises ModelError if there is no such
-    scorer, or it scores the other axis.
+    `classifier_text` says what it reads of a turn: "chat", "pair", "answer" or "instruction". A judge is a served chat
+    model: judge+http://HOST:PORT/v1#MODEL, or judge+MODEL at OpenAI, asked `judge_votes` times about each text. `dtype`
+    is the precision; a head uses that of its encoder. `max_tokens_per_batch` limits batches; the default depends on the
+    device. `limits`: request limits of a served model, by default from DEITA_LLM__* variables. Raises ModelError if
+    there is no such scorer, or it scores the other axis.
     """
+    if is_judge(name_or_path):
+        return JudgedScorer(name_or_path, axis, judge_votes, store, limits)
     if is_served(name_or_path):
         return ServedScorer(name_or_path, axis, store, limits)
     if name_or_path == FAST_ENCODER:
@@ -108,18 +117,23 @@ def find_scorer(
     precision: Precision | None = None,
     limits: ServedLimits | None = None,
     classifier_text: ClassifierText | None = None,
+    judge_votes: int = 1,
 ) -> ScorerFiles:
     """Find a scorer and load as little as possible; a head must fit this encoder's vectors.
 
-    `precision`: of a language model, by default the best on this machine. `limits` and `classifier_text` as for
-    `load_scorer`.
+    `precision`: of a language model, by default the best on this machine. `limits`, `classifier_text` and `judge_votes`
+    as for `load_scorer`.
 
-    The fingerprint covers everything that a score depends on: for a head also the encoder; for a served model, which is
-    not contacted, the model's name instead of its weights; for "fast", which is not made, what it is made from.
+    The fingerprint covers everything that a score depends on: for a head also the encoder; for a served model or judge,
+    which is not contacted, the model's name instead of its weights; for "fast", which is not made, what it is made
+    from.
     """
     found = partial(ScorerFiles, name=name_or_path, axis=axis, reasoning=encoder.reasoning)
     if name_or_path == FAST_ENCODER:
         return found(kind="head", path=None, fingerprint=_on(encoder, _fast_fingerprint(axis, encoder)))
+    if is_judge(name_or_path):
+        fingerprint = find_judge(name_or_path, axis, judge_votes, limits).fingerprint
+        return found(kind="judge", path=None, fingerprint=fingerprint, votes=judge_votes, limits=limits)
     if is_served(name_or_path):
         fingerprint = find_served(name_or_path, axis, limits).fingerprint
         return found(kind="served", path=None, fingerprint=fingerprint, limits=limits)
@@ -146,12 +160,18 @@ def load_found(files: ScorerFiles, encoder: EncoderFiles, store: Path | None = N
     """Load a scorer found earlier; `store` as for `load_scorer`. Raises ModelError if it has changed since then."""
     # A worker may have another processor type than the run's machine, so the precision is passed on.
     text = files.classifier_text
-    found = find_scorer(files.name, files.axis, encoder, files.precision, classifier_text=text)
+    found = find_scorer(files.name, files.axis, encoder, files.precision, classifier_text=text, judge_votes=files.votes)
     if found.fingerprint != files.fingerprint:
         where = files.path or files.name
         raise ModelError(f"The {files.axis} scorer in {where} has changed since the run began; run it again.")
     return load_scorer(
-        files.name, files.axis, dtype=files.precision, store=store, limits=files.limits, classifier_text=text
+        files.name,
+        files.axis,
+        dtype=files.precision,
+        store=store,
+        limits=files.limits,
+        classifier_text=text,
+        judge_votes=files.votes,
     )
 
 

@@ -4,40 +4,23 @@ Prompt and score are those of scorers/causal.py. The endpoint returns log probab
 the prompt (vLLM, SGLang, the server of llama.cpp).
 """
 
-import asyncio
 import math
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import polars as pl
-from pydantic import BaseModel, Field
 
-from deita_core.config.loader import load
 from deita_core.conversation import content_id
-from deita_core.errors import InputError, LLMError, ModelError
+from deita_core.errors import ModelError
 from deita_core.literals import Axis
-from deita_core.llm.client import (
-    LLM,
-    LLMSettings,
-    NextToken,
-    PermanentRequestError,
-    find_key,
-    resume_clients,
-    stop_clients,
-)
+from deita_core.llm.client import LLM, LLMSettings, NextToken, find_key
 from deita_core.llm.requests import MOST_LISTED, Listing
-from deita_core.llm.settings import LLMLimits
 from deita_core.models.causal_lm import load_tokenizer
-from deita_core.scorers.causal import expected_digit, is_readable
+from deita_core.scorers.causal import expected_digit
 from deita_core.scorers.digits import DIGITS, PromptTokenizer
-from deita_core.scorers.heads import SCORE_SCHEMA
-from deita_core.scorers.prompts import framed, texts_of
+from deita_core.scorers.endpoint import EndpointScorer, Outcome, ServedLimits, endpoint_settings
+from deita_core.scorers.prompts import framed
 
 # Increased whenever the same listing would give another score; part of every fingerprint.
 SERVED_VERSION = 1
@@ -47,27 +30,6 @@ NEGLIGIBLE = 1e-4
 MASKED = -500.0
 # Ways in which tokenizers and servers write the space before a digit.
 SPACES = (" ", "▁", "Ġ")
-# A text too long for the endpoint is repeatedly cut to this share of its characters until it fits.
-KEPT = 0.8
-# Seconds between checks of the lock.
-CHECK_INTERVAL = 0.05
-
-Outcome = tuple[float | None, str]
-UNREADABLE: Outcome = (None, "unreadable")
-
-
-class ServedLimits(LLMLimits):
-    """Limits on the use of an endpoint for scoring; more requests at once, because a score takes one token."""
-
-    concurrency: int = Field(32, ge=1, le=1_000, description="Requests in flight at most.")
-
-
-class _ServedSettings(ServedLimits, LLMSettings):
-    pass
-
-
-class _Environment(BaseModel):
-    llm: _ServedSettings
 
 
 class Served(NamedTuple):
@@ -80,12 +42,8 @@ class Served(NamedTuple):
 
     @property
     def settings(self) -> LLMSettings:
-        """The endpoint settings: the given limits, then DEITA_LLM__* variables for the rest.
-
-        Raises InputError for an invalid variable or address.
-        """
-        limits = self.limits.model_dump(exclude_unset=True) if self.limits else {}
-        return load(_Environment, None, {"llm": {**limits, "base_url": self.address, "model": self.model}}).llm
+        """The endpoint settings, as `endpoint_settings` finds them."""
+        return endpoint_settings(self.address, self.model, self.limits)
 
     @property
     def fingerprint(self) -> str:
@@ -124,104 +82,23 @@ def _digit_ids(name: str, axis: Axis) -> tuple[int, ...]:
     return tuple(PromptTokenizer(tokenizer, axis, max_tokens=2_048, positions=None, name=name).digits)
 
 
-class ServedScorer:
+class ServedScorer(EndpointScorer):
     """A causal scorer behind an OpenAI-compatible completions endpoint, named as in `find_served`.
 
-    Answers are cached in answers.db in the folder `store`; without a store, for the scorer's lifetime. The fingerprint
-    has the model's name instead of its weights, which are not accessible. The endpoint limits the length: a text that
-    it reports as too long is shortened.
+    The fingerprint has the model's name instead of its weights, which are not accessible.
     """
 
     def __init__(
         self, name: str, axis: Axis, store: Path | None = None, limits: ServedLimits | None = None
     ) -> None:  # fmt: skip
-        self.axis = axis
         self._served = find_served(name, axis, limits)
-        self.fingerprint = self._served.fingerprint
-        # A temporary store, removed with the scorer.
-        self._own = None if store else TemporaryDirectory(prefix="deita-")
-        self._store = store or Path(self._own.name if self._own else "")
-        self._turn = Lock()
+        super().__init__(axis, self._served.fingerprint, self._served.settings, store)
 
-    def score(self, instructions: Sequence[str], responses: Sequence[str] | None = None) -> pl.DataFrame:
-        """Return a frame of score (float64, null if unreadable) and status, one row per text in their order.
-
-        Status: ok, truncated (scored on a shortened text), unreadable: a blank or invalid text, a token listing that
-        does not determine the score, or a text that the endpoint will never accept. A text that merely got no answer
-        gets no status, because a status is stored for good: LLMError is raised after all others are answered and
-        cached, and the next call requests only the missing ones. Threads take turns, so that they share the limits.
-        """
-        if self.axis == "quality" and (responses is None or len(responses) != len(instructions)):
-            raise InputError(f"Quality is scored on answers; give one response for each of {len(instructions)} rows.")
-        answers = responses if self.axis == "quality" and responses is not None else [None] * len(instructions)
-        rows = [texts_of(self.axis, i, r) for i, r in zip(instructions, answers, strict=True)]
-        distinct = list(dict.fromkeys(row for row in rows if all(map(is_readable, row))))
-        found = dict(zip(distinct, _run(self._ask_all(distinct)), strict=True)) if distinct else {}
-        return pl.DataFrame([found.get(row, UNREADABLE) for row in rows], schema=SCORE_SCHEMA, orient="row")
-
-    async def _ask_all(self, rows: Sequence[tuple[str, ...]]) -> list[Outcome]:
-        """Request all rows concurrently, within the limits."""
-        settings = self._served.settings
-        async with LLM(settings, find_key(settings), self._store, self.fingerprint) as llm, self._in_turn():
-            found = await asyncio.gather(*(self._ask(llm, row) for row in rows), return_exceptions=True)
-            return self._settled(llm, found)
-
-    @asynccontextmanager
-    async def _in_turn(self) -> AsyncIterator[None]:
-        """Wait for other threads while the client already exists, so that it can be stopped meanwhile."""
-        while not self._turn.acquire(blocking=False):
-            await asyncio.sleep(CHECK_INTERVAL)
-        try:
-            yield
-        finally:
-            self._turn.release()
-
-    async def _ask(self, llm: LLM, texts: tuple[str, ...]) -> Outcome:
-        """Score one row, shortened while it is too long. Raises PermanentRequestError, LLMError."""
-        status = "ok"
-        while True:
-            request = NextToken(self._served.model, framed(self.axis, texts), self._served.digits)
-            try:
-                score = listed_score(Listing.model_validate_json((await llm.answer(request)).text))
-                return UNREADABLE if score is None else (score, status)
-            except PermanentRequestError as trouble:
-                shorter = shortened(texts)
-                if trouble.reason != "too_long" or shorter is None:
-                    raise
-                texts, status = shorter, "truncated"
-
-    def _settled(self, llm: LLM, found: Sequence[Outcome | BaseException]) -> list[Outcome]:
-        """Return the outcomes if every row is settled; otherwise raise the error that left one open.
-
-        A row with a lasting error is unreadable, unless the endpoint has never answered anything: then the text is
-        probably not the cause.
-        """
-        troubles = [one for one in found if isinstance(one, PermanentRequestError)]
-        for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, PermanentRequestError):
-                raise one
-        left = [one for one in troubles if not (one.lasting and llm.has_answered)]
-        if left:
-            raise LLMError(
-                f"The endpoint {llm.address} leaves {len(left):,} of {len(found):,} texts without {self.axis} scores "
-                f"({left[0].detail}); what is answered is kept, run the same command again."
-            )
-        return [UNREADABLE if isinstance(one, BaseException) else one for one in found]
-
-
-def _run(work: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
-    """Run a coroutine to its end; in a new thread if this one has an event loop, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    resume_clients()
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(asyncio.run, work).result()
-        except KeyboardInterrupt:
-            stop_clients()
-            raise
+    async def _outcome(self, llm: LLM, texts: tuple[str, ...], status: str) -> Outcome:
+        """Return (score, status), unreadable if a token listing does not determine the score."""
+        request = NextToken(self._served.model, framed(self.axis, texts), self._served.digits)
+        score = listed_score(Listing.model_validate_json((await llm.answer(request)).text))
+        return self.unreadable if score is None else (score, status)
 
 
 def listed_score(listing: Listing) -> float | None:
@@ -260,12 +137,3 @@ def _digits(tokens: Sequence[tuple[str, float]]) -> dict[str, list[float]]:
         if digit and digit in DIGITS and (not space or space in SPACES):
             forms.setdefault(space, {}).setdefault(digit, []).append(logprob)
     return next(iter(forms.values())) if len(forms) == 1 else forms.get("", {})
-
-
-def shortened(texts: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Cut the longest text to four fifths at its middle; returns all texts, or None if nothing readable is left."""
-    place = max(range(len(texts)), key=lambda i: len(texts[i]))
-    text = texts[place]
-    kept = int(len(text) * KEPT)
-    cut = text[: (kept + 1) // 2] + text[len(text) - kept // 2 :]
-    return (*texts[:place], cut, *texts[place + 1 :]) if is_readable(cut) else None

@@ -135,7 +135,13 @@ def _units(sample: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
 
 def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, samples: set[str]) -> int:
     ids = pl.Series(sorted(samples), dtype=pl.String)
-    found = partial(find_scorer, encoder=encoder, classifier_text=settings.classifier_text)
+    found = partial(
+        find_scorer,
+        encoder=encoder,
+        limits=settings.llm,
+        classifier_text=settings.classifier_text,
+        judge_votes=settings.judge_votes,
+    )
     scorers = [found(name, axis) for axis in AXES for name in settings.scorers(axis)]
     return max(len(store.missing(scores_table(scorer.slug), ids)) for scorer in scorers)
 

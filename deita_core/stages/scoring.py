@@ -18,7 +18,7 @@ from deita_core.tables import SAMPLES, scores_table
 STAGE = "score"
 # A head takes less than a millisecond per sample, a language model on a CPU a second. A served model scores many
 # samples at once, but few at the end of a shard.
-SAMPLES_PER_SHARD = {"head": 8_192, "causal": 256, "classifier": 256, "served": 2_048}
+SAMPLES_PER_SHARD = {"head": 8_192, "causal": 256, "classifier": 256, "served": 2_048, "judge": 2_048}
 
 
 def plan_scoring(store: Store, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from deita_core.config.settings import RemovalSettings, SelectionSettings, removal_settings
 from deita_core.errors import InputError
-from deita_core.scorers.served import ServedLimits
+from deita_core.scorers.endpoint import ServedLimits
 from deita_core.stages.diff import compare_snapshots
 from deita_core.stages.exporting import export_selection
 from deita_core.stages.removal import matching, remove

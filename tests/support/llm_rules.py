@@ -104,7 +104,9 @@ def drawn(shares: dict[str, float], fitting: Sequence[str], *parts: object) -> s
 def reply(prompt: str, key: str, shares: dict[str, float], noise: float) -> Reply:
     """The reply to the last message of a request known by `key`."""
     # The last line is ours whatever the texts hold, and so is the last mark of a text.
-    if codes := re.findall(r"<rewritten-([0-9a-f]{8})>", prompt.rpartition("\n")[2]):
+    if codes := re.findall(r"^</(?:instruction|answer)-([0-9a-f]{8})>\n\nThat was the material", prompt, re.MULTILINE):
+        kind, make = RANK_FAULTS, lambda fault: _score(prompt, codes[-1], key, fault)
+    elif codes := re.findall(r"<rewritten-([0-9a-f]{8})>", prompt.rpartition("\n")[2]):
         kind, make = EVOLVE_FAULTS, lambda fault: _evolution(prompt, codes[-1], key, fault)
     elif codes := re.findall(r"</text-([0-9a-f]{8})>", prompt):
         kind, make = RANK_FAULTS, lambda fault: _ranking(prompt, codes[-1], key, fault, noise)
@@ -165,6 +167,12 @@ def _ranking(prompt: str, code: str, key: str, fault: str | None, noise: float) 
     return _printed([{"index": i, "score": s} for i, s in zip(indices, scores, strict=True)], fault, int(key, 16))
 
 
+def _score(prompt: str, code: str, key: str, fault: str | None) -> str:
+    """A score from 1 to 6 by the length of the answer, or of the instruction where there is none."""
+    text = marked(prompt, "answer", code) or marked(prompt, "instruction", code) or ""
+    return _said("score", 1 + len(text) % 6, 1 + (len(text) + 1) % 6, (0, 7, 5.5, -3)[int(key, 16) % 4], fault)
+
+
 def _judgement(prompt: str, code: str, key: str, fault: str | None, noise: float) -> str:
     """A score by the length of the last answer, or the longer of two; with the chance `noise` the first of two."""
     first, second = marked(prompt, "answer_a", code), marked(prompt, "answer_b", code)
@@ -176,6 +184,11 @@ def _judgement(prompt: str, code: str, key: str, fault: str | None, noise: float
         better = "tie" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
         name, value, other = "better", "A" if share("first", key) < noise else better, "B" if better == "A" else "A"
         wrong = "C"
+    return _said(name, value, other, wrong, fault)
+
+
+def _said(name: str, value: object, other: object, wrong: object, fault: str | None) -> str:
+    """A verdict as JSON, or what a fault makes of it."""
     said = json.dumps({"reason": "It is as long as it is.", name: wrong if fault == "out_of_range" else value})
     return {
         "no_json": "Both have their merits, and I would not like to choose.",

@@ -99,6 +99,7 @@ class Settings:
     poison: dict[str, str] | None = None
     noise: float = 0.0
     completions: Callable[[dict], tuple[int, dict]] | None = None
+    chat: Callable[[str], str | Reply] | None = None
 
 
 def evenly(total: float, names: Iterable[str] = (*QUICK_FAULTS, *CONTENT_FAULTS)) -> dict[str, float]:
@@ -117,7 +118,8 @@ class LLMServer:
     many `pieces`, `piece_seconds` apart. `one_at_a_time`: the latency of a request begins when that of the one before
     has ended, and each is computed to its end, also where nobody waits for it any more. `token_bytes`: bytes of a
     prompt that are a token; 0: four characters are one. `requests_per_minute`: 429 beyond, in any `minute` seconds.
-    `completions`: makes status and body for a request of /v1/completions; none: there are no completions.
+    `completions`: makes status and body for a request of /v1/completions; none: there are no completions. `chat`: makes
+    the reply to a chat's last message in place of the rules.
     """
 
     def __init__(self, port: int = 0, **settings: Any) -> None:
@@ -271,7 +273,12 @@ class LLMServer:
         """Status and body of what is said when nothing goes wrong on the way."""
         if "prompt" in sent:
             return self.settings.completions(sent)
-        said = reply(sent["messages"][-1]["content"], entry.hash, self.settings.faults or {}, self.settings.noise)
+        asked = sent["messages"][-1]["content"]
+        if self.settings.chat:
+            said = self.settings.chat(asked)
+            said = Reply(said) if isinstance(said, str) else said
+        else:
+            said = reply(asked, entry.hash, self.settings.faults or {}, self.settings.noise)
         entry.did = said.did
         return 200, self._completion(sent, said)
 

@@ -2,7 +2,7 @@ import pytest
 
 from deita_core.config.settings import PRESETS, SelectionSettings, load_settings, why_not
 from deita_core.errors import InputError
-from deita_core.scorers.served import ServedLimits
+from deita_core.scorers.endpoint import ServedLimits
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import pytest
 
 from deita_core.errors import InputError, ModelError
 from deita_core.scorers import ServedScorer, find_scorer, load_scorer
-from deita_core.scorers.served import ServedLimits, find_served
+from deita_core.scorers.endpoint import ServedLimits
+from deita_core.scorers.served import find_served
 from tests.support.llm_completions import SURE, Scripted
 from tests.support.llm_server import LLMServer
 
