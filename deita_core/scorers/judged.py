@@ -22,23 +22,16 @@ JUDGED_SCHEMA = {**SCORE_SCHEMA, "spread": pl.Float64, "votes": pl.Int32}
 
 
 class Judge(NamedTuple):
-    """A parsed judge's name: address (None: OpenAI's) and model; `votes`: how often each text is asked about."""
+    """A judge: the settings of its endpoint and model; `votes`: how often each text is asked about."""
 
-    address: str | None
-    model: str
+    settings: LLMSettings
     votes: int
-    limits: ServedLimits | None
-
-    @property
-    def settings(self) -> LLMSettings:
-        """The endpoint settings, as `endpoint_settings` finds them."""
-        return endpoint_settings(self.address, self.model, self.limits)
 
     @property
     def fingerprint(self) -> str:
         """A hash of the model's name and of how it is asked, without its address, as for a served scorer."""
         asked = self.settings.model_dump(include={"seed", "max_tokens", "structured"})
-        parts = ["judge", self.model, str(self.votes), str(sorted(asked.items())), str(JUDGE_SCORE_VERSION)]
+        parts = ["judge", self.settings.model, str(self.votes), str(sorted(asked.items())), str(JUDGE_SCORE_VERSION)]
         return content_id("\n".join(parts).encode())
 
     def requests(self, axis: Axis, texts: tuple[str, ...]) -> list[Request]:
@@ -48,7 +41,7 @@ class Judge(NamedTuple):
         found = []
         for vote in range(self.votes):
             said = tuple((m["role"], valid_unicode(m["content"])) for m in judge_text(axis, texts, vote))
-            found.append(Request(self.model, said, 0.0, settings.seed, settings.max_tokens, schema))
+            found.append(Request(settings.model, said, 0.0, settings.seed, settings.max_tokens, schema))
         return found
 
 
@@ -71,10 +64,10 @@ def find_judge(name: str, axis: Axis, votes: int = 1, limits: ServedLimits | Non
             f"The {axis} judge's name has no model; write it as {PREFIX}http://HOST:PORT/v1#MODEL, or as {PREFIX}MODEL "
             f"if it is at OpenAI."
         )
-    judge = Judge(address or None, model.strip(), votes, limits)
+    settings = endpoint_settings(address or None, model.strip(), limits)
     # Raise for a missing key here, before any work is done.
-    find_key(judge.settings)
-    return judge
+    find_key(settings)
+    return Judge(settings, votes)
 
 
 class JudgedScorer(EndpointScorer):

@@ -19,9 +19,10 @@ from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER, Encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.reading.finding import aside_line
 from deita_core.reading.pool import Reject, pool_streams
-from deita_core.scorers import find_scorer
+from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.stages.encoding import chars_read, encoder_table, find_pool_encoder, load_encoder
 from deita_core.stages.ingest import pool_files
+from deita_core.stages.judging import JudgeEstimate, judge_counts
 from deita_core.store import Store
 from deita_core.tables import scores_table
 
@@ -44,7 +45,7 @@ class Estimate(BaseModel):
     `texts` counts distinct message texts, or conversations if the encoder is a language model. `to_refine`: at most so
     many are scored again by the scorer of `refine`. `others`: the seconds with the other of the presets laptop and
     fast, if the encoder is that of one of them. `fast_is_made`: false if the models of fast are still to be made in
-    this run.
+    this run. `judging`: what each judge would be asked.
     """
 
     files: int
@@ -59,6 +60,7 @@ class Estimate(BaseModel):
     chars_per_second: float | None
     others: dict[PresetName, float] = {}
     fast_is_made: bool = True
+    judging: list[JudgeEstimate] = []
     warnings: list[str] = []
 
 
@@ -67,6 +69,8 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     found = pool_files(pool, [settings.store], settings.leave_out)
     set_aside = dict(found.set_aside)
     encoder = _described(settings)
+    scorers = _scorers(encoder, settings)
+    judges = judge_counts(scorers)
     rows = rejects = 0
     samples: set[str] = set()
     chars: dict[str, int] = {}
@@ -77,6 +81,8 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
             rejects += 1
             continue
         samples.add(row.conversation.id)
+        for judge in judges:
+            judge.add(row.conversation)
         for unit in _units(row.conversation, encoder):
             if unit.id not in chars:
                 chars[unit.id] = unit.size
@@ -90,12 +96,13 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
         samples=len(samples),
         texts=len(chars),
         to_encode=missing,
-        to_score=_unscored(store, encoder, settings, samples),
+        to_score=_unscored(store, scorers, samples),
         to_refine=min(len(samples), settings.refine_factor * (settings.budget or 0)) if settings.refine else 0,
         seconds=seconds,
         chars_per_second=rate,
         others={name: _encoding(store, other, chars, example.kept)[2] for name, other in _alternatives(encoder)},
         fast_is_made=encoder.name not in (FAST_ENCODER, LAPTOP_ENCODER) or is_fast_made(),
+        judging=[judge.estimate(store) for judge in judges],
         warnings=[aside_line(sentence) for sentence in set_aside.values()],
     )
 
@@ -133,8 +140,7 @@ def _units(sample: Conversation, encoder: EncoderFiles) -> Iterable[_Unit]:
     return (_Unit(text_id(text), len(text), text) for text in texts)
 
 
-def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, samples: set[str]) -> int:
-    ids = pl.Series(sorted(samples), dtype=pl.String)
+def _scorers(encoder: EncoderFiles, settings: SelectionSettings) -> list[ScorerFiles]:
     found = partial(
         find_scorer,
         encoder=encoder,
@@ -142,7 +148,11 @@ def _unscored(store: Store, encoder: EncoderFiles, settings: SelectionSettings, 
         classifier_text=settings.classifier_text,
         judge_votes=settings.judge_votes,
     )
-    scorers = [found(name, axis) for axis in AXES for name in settings.scorers(axis)]
+    return [found(name, axis) for axis in AXES for name in settings.scorers(axis)]
+
+
+def _unscored(store: Store, scorers: Sequence[ScorerFiles], samples: set[str]) -> int:
+    ids = pl.Series(sorted(samples), dtype=pl.String)
     return max(len(store.missing(scores_table(scorer.slug), ids)) for scorer in scorers)
 
 

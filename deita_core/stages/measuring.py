@@ -14,6 +14,7 @@ from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibrate
 from deita_core.stages.ingest import pool_ids
+from deita_core.stages.judging import vote_spreads
 from deita_core.stages.selecting import candidate_vectors
 from deita_core.stages.turn_scores import turn_scores
 from deita_core.store import Store
@@ -21,12 +22,13 @@ from deita_core.tables import SOURCES
 
 
 def pool_scores(store: Store, file_ids: Sequence[str], scorers: Sequence[ScorerFiles]) -> pl.DataFrame:
-    """One row per turn of the pool: id, turn, what `turn_scores` has of each axis, first file and line."""
+    """One row per turn: id, turn, what `turn_scores` and `vote_spreads` have of each axis, first file and line."""
     ids = pool_ids(store, file_ids).to_list()
     table = pl.DataFrame(schema={"id": pl.String, "turn": pl.Int32})
     for axis in dict.fromkeys(scorer.axis for scorer in scorers):
-        scores = turn_scores(store, [scorer for scorer in scorers if scorer.axis == axis], ids)
-        table = table.join(scores, on=["id", "turn"], how="full", coalesce=True)
+        of_axis = [scorer for scorer in scorers if scorer.axis == axis]
+        for scores in (turn_scores(store, of_axis, ids), vote_spreads(store, of_axis, ids)):
+            table = table.join(scores, on=["id", "turn"], how="full", coalesce=True)
     position = pl.DataFrame({"file_id": file_ids}).with_row_index("nth")
     sources = store.fetch(SOURCES, "file_id", list(file_ids), ["sample_id", "file_id", "file", "line"])
     first = sources.join(position, on="file_id").sort("nth", "line").unique("sample_id", keep="first")

@@ -24,13 +24,17 @@ EncoderOption = Annotated[
 ScorerOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="laptop, fast, a folder, a hub name, or URL#MODEL; repeat it to combine several."
+        metavar="NAME",
+        help="laptop, fast, a folder, a hub name, URL#MODEL, or judge+URL#MODEL; repeat it to combine several.",
     ),
 ]
 RefineOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="A slow quality scorer that scores the best ones again.")
 ]
 RefineFactorOption = Annotated[int | None, typer.Option(help="How many times the budget it scores again. Default 4.")]
+JudgeVotesOption = Annotated[
+    int | None, typer.Option(help="How often a judge is asked about each text, 1 to 5. Default 1.")
+]
 LayoutOption = Annotated[Layout | None, typer.Option(help="Layout of the files. Default: detected for each.")]
 MapOption = Annotated[
     str | None, typer.Option(help="Your own names: messages=dialog,role=from,content=value. Default: the usual ones.")

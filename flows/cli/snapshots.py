@@ -11,6 +11,7 @@ from deita_core.literals import Format, Turns
 from flows.cli.options import (
     ConfigOption,
     EncoderOption,
+    JudgeVotesOption,
     LayoutOption,
     LeaveOutOption,
     MapOption,
@@ -51,6 +52,7 @@ def update(
     quality_scorer: ScorerOption = None,
     refine: RefineOption = None,
     refine_factor: RefineFactorOption = None,
+    judge_votes: JudgeVotesOption = None,
     layout: LayoutOption = None,
     map: MapOption = None,
     preference: PreferenceOption = None,
@@ -82,6 +84,7 @@ def update(
         "quality_scorer": quality_scorer or None,
         "refine": refine,
         "refine_factor": refine_factor,
+        "judge_votes": judge_votes,
         "layout": layout,
         "map": map,
         "preference": preference,

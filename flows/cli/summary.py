@@ -148,6 +148,12 @@ def print_estimate(found: Estimate) -> None:
     )
     if found.to_refine:
         console.print(f"Would score at most {found.to_refine:,} of them again, the best, to refine their ranking.")
+    for judge in found.judging:
+        console.print(
+            f"Would send about {judge.requests:,} requests to {escape(judge.model)} for {judge.axis}: "
+            f"{judge.prompt_tokens:,} prompt tokens and {judge.completion_tokens:,} answer tokens, guessed from "
+            f"characters (a reasoning model writes many more); {_cost(judge.cost)}."
+        )
     if found.chars_per_second:
         console.print(
             f"About {_duration(found.seconds)} of encoding, at {found.chars_per_second:,.0f} characters a second "
@@ -160,6 +166,11 @@ def print_estimate(found: Estimate) -> None:
     if not found.fast_is_made:
         console.print("The models of --preset fast are made at first use, which takes about a minute once.")
     console.print("Nothing was written.")
+
+
+def _cost(cost: float | None) -> str:
+    prices = "set DEITA_LLM__INPUT_PRICE and DEITA_LLM__OUTPUT_PRICE for the cost"
+    return prices if cost is None else f"about {cost:.4g} at the prices given"
 
 
 def _duration(seconds: float) -> str:

@@ -108,14 +108,15 @@ def _chain_sizes(job: EvolutionJob, axis: Axis, seed: Seed, rounds: int, ranking
     for _ in range(job.settings.rounds):
         grown = sizes[-1] + WORDS_ADDED * TOKENS_PER_WORD if axis == "complexity" else sizes[-1] * ANSWER_GROWTH
         sizes.append(min(grown, job.settings.llm.max_tokens))
-    asking = _prompt_tokens(chain_prompt(axis, min(OPERATIONS[axis]), seed, "")) * rounds + sum(sizes[:rounds])
+    asking = prompt_tokens(chain_prompt(axis, min(OPERATIONS[axis]), seed, "")) * rounds + sum(sizes[:rounds])
     instruction = seed.instruction if axis == "quality" else None
-    ranking = _prompt_tokens(rank_variants(axis, [""] * len(sizes), instruction)) + sum(sizes)
+    ranking = prompt_tokens(rank_variants(axis, [""] * len(sizes), instruction)) + sum(sizes)
     written = sum(sizes[1 : rounds + 1]) + rankings * TOKENS_PER_SCORE * len(sizes)
     return rounds + rankings, round(asking + rankings * ranking), round(written)
 
 
-def _prompt_tokens(messages: Messages) -> float:
+def prompt_tokens(messages: Messages) -> float:
+    """Approximate tokens of a prompt."""
     return sum(_tokens(message["content"]) for message in messages)
 
 

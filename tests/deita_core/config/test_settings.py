@@ -75,6 +75,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "refine": "third",
         "refine_factor": 2,
         "classifier_text": "pair",
+        "judge_votes": 3,
         "llm": {**ServedLimits().model_dump(), "concurrency": 3},
         "layout": "sharegpt",
         "map": {"role": "from", "content": "value"},
