@@ -12,8 +12,8 @@ from deita_core.errors import InputError, LLMError
 from deita_core.llm.client import resume_clients, stop_clients
 from deita_core.scorers import load_scorer
 from deita_core.scorers.causal import CausalScorer
-from deita_core.scorers.prompts import scoring_prompt
 from deita_core.scorers.endpoint import shortened
+from deita_core.scorers.prompts import scoring_prompt
 from tests.support.llm_completions import (
     LISTING_FAULTS,
     SURE,
