@@ -19,10 +19,11 @@ from deita_core.export.files import (
     prepare_selection,
 )
 from deita_core.export.placing import drop_prepared, partial_path
-from deita_core.literals import AXES
+from deita_core.literals import AXES, Axis
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.ingest import removals
+from deita_core.stages.judging import vote_spreads
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import REFINED, Job, decisions_of, raw_values, with_nearest_selected
 from deita_core.stages.snapshots import read_snapshot, snapshots
@@ -122,8 +123,8 @@ def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
 def all_decisions(store: Store, job: Job) -> pl.DataFrame:
     """The fate and source of every row of the pool: distinct samples in rank order, then rejected rows.
 
-    Rows removed since the run are among the rejected rows. The values of scorers are added as in
-    `raw_values`.
+    Rows removed since the run are among the rejected rows. The values of scorers are added as in `raw_values`, and the
+    spreads of judges' votes, means over the turns.
     """
     there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
@@ -134,12 +135,17 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
         how="left",
         maintain_order="left",
     )
-    decided = decided.join(raw_values(store, job), on="id", how="left", maintain_order="left")
+    for values in (raw_values(store, job), *(_spreads(store, job, axis, samples["id"]) for axis in AXES)):
+        decided = decided.join(values, on="id", how="left", maintain_order="left")
     rejects = store.fetch(REJECTS, "file_id", list(job.file_ids), ["file", "line", "reason", "detail"])
     unread = rejects.sort("file", "line").select(
         "file", "line", fate=pl.lit("rejected"), reason=pl.format("{}: {}", "reason", "detail")
     )
     return pl.concat([decided, unread], how="diagonal")
+
+
+def _spreads(store: Store, job: Job, axis: Axis, ids: pl.Series) -> pl.DataFrame:
+    return vote_spreads(store, job.scorers(axis), ids).drop("turn").group_by("id").mean()
 
 
 def _places(store: Store, job: Job) -> pl.DataFrame:

@@ -24,6 +24,7 @@ from deita_core.tables import (
 
 SCORES = scores_table("quality-1")
 RAW_SCORES = scores_table("raw-quality-1")
+JUDGED_SCORES = scores_table("judged-quality-1")
 VECTORS = vectors_table("minilm-1", 3)
 A, B, C, D = (letter * 32 for letter in "abcd")
 
@@ -63,6 +64,12 @@ ROWS = {
         {"id": A, "turn": 0, "raw": -71.5, "status": "ok"},
         {"id": A, "turn": 1, "raw": 0.0, "status": "truncated"},
         {"id": B, "turn": 0, "raw": None, "status": "unreadable"},
+    ],
+    JUDGED_SCORES.name: [
+        {"id": A, "turn": 0, "score": 3.0, "status": "ok", "spread": None, "votes": 1},
+        {"id": A, "turn": 1, "score": 3.5, "status": "truncated", "spread": 5.0, "votes": 2},
+        {"id": B, "turn": 0, "score": None, "status": "unreadable", "spread": None, "votes": 0},
+        {"id": B, "turn": 1, "score": None, "status": "unreadable", "spread": 0.0, "votes": 2},
     ],
     CHAINS.name: [
         SEED,
@@ -161,6 +168,14 @@ REFUSED = {
         {"turn": -1},
         {"id": "b"},
     ],
+    JUDGED_SCORES.name: [
+        {"status": "ok"},
+        {"votes": 1},
+        {"spread": None},
+        {"spread": 5.5},
+        {"status": "ok", "score": 3.0, "spread": None, "votes": 0},
+        {"id": "b"},
+    ],
     CHAINS.name: [
         {"chain": "c"},
         {"chain": None},
@@ -257,6 +272,7 @@ TABLES = [
     REJECTS,
     SCORES,
     RAW_SCORES,
+    JUDGED_SCORES,
     CHAINS,
     RANKINGS,
     PLANS,

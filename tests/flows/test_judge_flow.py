@@ -44,7 +44,16 @@ def deita(prefect_server, tmp_path):
 def test_a_judge_scores_a_pool_once_and_its_unreadable_rows_are_rejected(deita, laptop, tmp_path):
     faults = {**evenly(0.1, ("429", "500", "reset")), **dict.fromkeys(("refusal", "no_json", "out_of_range"), 0.1)}
     with LLMServer(faults=faults) as server:
-        line = ("select", "pool.jsonl", "--quality-scorer", f"judge+{server.url}#m", "--budget", "5")
+        line = (
+            "select",
+            "pool.jsonl",
+            "--quality-scorer",
+            f"judge+{server.url}#m",
+            "--judge-votes",
+            "2",
+            "--budget",
+            "5",
+        )
         first = deita(*line, "--out", "first")
         assert first.returncode == 0, first.stderr
         assert set(server.answered().values()) == {1}
@@ -59,8 +68,9 @@ def test_a_judge_scores_a_pool_once_and_its_unreadable_rows_are_rejected(deita, 
         assert quality in (None, 1 + len(output) % 6)
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert KEY not in first.stdout + first.stderr and all(KEY.encode() not in content for content in kept)
+    assert set(decisions.filter(pl.col("quality").is_not_null())["quality_spread"]) == {0.0}
     manifest = json.loads((tmp_path / "first/manifest.json").read_text())
-    assert manifest["scorers"]["quality"]["name"].startswith("judge+http") and manifest["settings"]["judge_votes"] == 1
+    assert manifest["scorers"]["quality"]["name"].startswith("judge+http") and manifest["settings"]["judge_votes"] == 2
 
 
 def test_a_dry_run_tells_requests_tokens_and_cost_of_what_is_left_and_asks_nobody(deita, laptop, tmp_path):
