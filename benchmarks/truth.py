@@ -170,11 +170,17 @@ class Vectors:
         asked = rows["instruction"].to_list()
         answered = rows["response"].to_list() if scorer.axis == "quality" else None
         if not isinstance(scorer, HeadScorer):
-            return scorer.score(asked, answered)["score"].fill_null(float("nan")).to_numpy()
+            found = scorer.score(asked, answered)
+            # Values on a scale of their own have the same order as the scores that a pool would give them.
+            return found["raw" if "raw" in found.columns else "score"].fill_null(float("nan")).to_numpy()
         vector_of = self._of(scorer.card.encoder, [*asked, *(answered or [])])
-        found = [None if texts is None else np.array([vector_of[t] for t in texts]) for texts in (asked, answered)]
-        assert found[0] is not None
-        return scorer.score_vectors(asked, found[0], answered, found[1])["score"].fill_null(float("nan")).to_numpy()
+        asked_vectors = np.array([vector_of[text] for text in asked])
+        answer_vectors = None if answered is None else np.array([vector_of[text] for text in answered])
+        return (
+            scorer.score_vectors(asked, asked_vectors, answered, answer_vectors)["score"]
+            .fill_null(float("nan"))
+            .to_numpy()
+        )
 
     def _of(self, encoder: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
         files = find_encoder(encoder)

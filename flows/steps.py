@@ -49,14 +49,7 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
 def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tuple[EncoderFiles, list[ScorerFiles]]:
     """Find the encoder and the scorers of each axis; those named `fast` are made at first use."""
     encoder = find_pool_encoder(settings)
-    found = partial(
-        find_scorer,
-        encoder=encoder,
-        limits=settings.llm,
-        classifier_text=settings.classifier_text,
-        judge_votes=settings.judge_votes,
-    )
-    scorers = [found(name, axis) for axis in axes for name in settings.scorers(axis)]
+    scorers = [_find_scorer(settings, name, axis, encoder) for axis in axes for name in settings.scorers(axis)]
     for scorer in scorers:
         if scorer.name == FAST_ENCODER:
             find_fast_head(scorer.axis, encoder)
@@ -89,9 +82,12 @@ def find_refiner(settings: SelectionSettings, encoder: EncoderFiles) -> ScorerFi
     """Find the scorer that scores the best samples again, if the settings name one."""
     if settings.refine is None:
         return None
-    return find_scorer(
-        settings.refine, "quality", encoder, limits=settings.llm, classifier_text=settings.classifier_text
-    )
+    return _find_scorer(settings, settings.refine, "quality", encoder)
+
+
+def _find_scorer(settings: SelectionSettings, name: str, axis: Axis, encoder: EncoderFiles) -> ScorerFiles:
+    text, votes = settings.classifier_text, settings.judge_votes
+    return find_scorer(name, axis, encoder, limits=settings.llm, classifier_text=text, judge_votes=votes)
 
 
 def read_pool(

@@ -9,12 +9,14 @@ import polars as pl
 from pydantic import BaseModel
 
 from deita_core.errors import InputError
-from deita_core.stages.ingest import removals
+from deita_core.literals import AXES, Axis
+from deita_core.stages.ingest import pool_ids, removals
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import Job, candidate_vectors, decisions_of, with_nearest_selected
 from deita_core.stages.snapshots import Snapshot, snapshots
+from deita_core.stages.turn_scores import turn_scores, value_columns
 from deita_core.store import Store
-from deita_core.tables import DECISIONS, REJECTS, SAMPLES, SOURCES, Table, scores_table
+from deita_core.tables import DECISIONS, REJECTS, SAMPLES, SOURCES, Table
 
 ID = re.compile(r"[0-9a-f]{8,32}")
 PLACE = re.compile(r"(?P<file>.+):(?P<line>\d{1,18})")
@@ -226,13 +228,16 @@ def _of_sample(store: Store, snapshot: Snapshot, decisions: pl.DataFrame, id_: s
 
 
 def _turns(store: Store, job: Job, id_: str) -> list[ScoredTurn]:
-    columns = ["turn", "score", "status"]
-    complexity, quality = (
-        store.fetch(scores_table(scorer.slug), "id", [id_], columns).rename({"score": axis, "status": f"{axis}_status"})
-        for axis, scorer in (("complexity", job.complexity), ("quality", job.quality))
-    )
+    complexity, quality = (_axis_scores(store, job, axis, id_) for axis in AXES)
     rows = complexity.join(quality, on="turn", how="full", coalesce=True).sort("turn")
     return [ScoredTurn(**row) for row in rows.to_dicts()]
+
+
+def _axis_scores(store: Store, job: Job, axis: Axis, id_: str) -> pl.DataFrame:
+    scorers = job.scorers(axis)
+    # Scores that are quantiles depend on the whole pool.
+    ids = pool_ids(store, job.file_ids) if value_columns(scorers) else [id_]
+    return turn_scores(store, scorers, ids).filter(id=id_).select("turn", axis, f"{axis}_status")
 
 
 def _nearest(store: Store, job: Job, decisions: pl.DataFrame, row: dict[str, Any]) -> list[Neighbour]:

@@ -70,7 +70,7 @@ def make_page(store: Store, report: Report, folder: Path) -> Page:
         composition=compose(samples, drawn),
         rewards=rewards(samples),
         threshold=threshold_figures(samples, report.chosen.threshold),
-        scorers=[_scorer(store, scorer, job.encoder, samples["id"]) for scorer in (job.complexity, job.quality)],
+        scorers=[_scorer(store, scorer, job.encoder, samples["id"]) for scorer in job.all_scorers],
         reasons=rejections(decisions),
         drawn=len(drawn),
         with_text=with_text,
@@ -167,8 +167,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("turns", settings.turns),
         ("preset", settings.preset),
         ("encoder", f"{job.encoder.name} ({job.encoder.fingerprint[:12]})"),
-        ("complexity scorer", f"{job.complexity.name} ({job.complexity.fingerprint[:12]})"),
-        ("quality scorer", f"{job.quality.name} ({job.quality.fingerprint[:12]})"),
+        *((f"{one.axis} scorer", f"{one.name} ({one.fingerprint[:12]})") for one in job.all_scorers),
     ]
 
 

@@ -56,6 +56,11 @@ class Job(BaseModel):
         first = self.complexity if axis == "complexity" else self.quality
         return [first, *(scorer for scorer in self.also if scorer.axis == axis)]
 
+    @property
+    def all_scorers(self) -> list[ScorerFiles]:
+        """The scorers of both axes, and that which scores the best again."""
+        return [*self.scorers("complexity"), *self.scorers("quality"), *([self.refine] if self.refine else [])]
+
 
 class Chosen(BaseModel):
     """Counts of distinct samples by fate, the threshold used, and how many of the first ranks `refine` decided."""
