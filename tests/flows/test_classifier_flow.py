@@ -11,8 +11,10 @@ from deita_core.models.encoder_spec import find_encoder
 from deita_core.scorers import find_scorer, load_scorer
 from deita_core.selection.pairs import PairRules
 from deita_core.stages.estimate import estimate
+from deita_core.stages.explaining import explain
 from deita_core.stages.pairs import PairReport
 from deita_core.stages.repair import examine
+from deita_core.stages.snapshots import read_snapshot
 from deita_core.store import Store
 from deita_core.tables import scores_table
 from tests.support.commands import deita
@@ -55,6 +57,17 @@ def test_decisions_have_the_models_values_and_scores_on_the_scale(selected, mode
     [value] = load_scorer(models["quality_scorer"], "quality").score([asked], [answered])["raw"]
     row = decisions.row(by_predicate=pl.col("id") == place.id_of(asked), named=True)
     assert row["quality_raw"] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_row_is_explained_with_its_scores_and_the_report_names_the_model(selected, models):
+    place, _ = selected
+    store = Store(place.store)
+    decisions = place.decisions
+    id_ = place.id_of(ALPACA[1]["instruction"])
+    explained = explain(store, read_snapshot(store), id_)
+    [score] = decisions.filter(id=id_)["quality"]
+    assert [turn.quality for turn in explained.turns] == [pytest.approx(score)]
+    assert models["quality_scorer"] in (place.out / "report.html").read_text(encoding="utf-8")
 
 
 def test_scores_are_quantiles_of_the_turns_of_the_pool(selected, models):
