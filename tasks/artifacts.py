@@ -22,6 +22,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from deita_core.evolution.agreement import Audit
+from deita_core.export.files import REPORT
 from deita_core.export.markdown import markdown_table
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.stages.report import Report
@@ -31,6 +32,8 @@ from deita_core.tables import SOURCES
 
 TOP = 50
 REJECTS = 100
+SCORES = ("score", "complexity", "quality")
+QUANTILES = (0.1, 0.5, 0.9)
 # Rows named in a log line.
 NAMED = 5
 # Seconds between progress updates to the server.
@@ -157,7 +160,9 @@ def _publish(report: Report, folder: str) -> None:
     create_table_artifact(
         key="selection-rejects", table=rejects, description=f"Rows that were set aside: {of}; decisions.parquet has all"
     )
-    link = folder if "://" in folder else (Path(folder).resolve() / "README.md").as_uri()
+    create_table_artifact(key="selection-scores", table=score_quantiles(folder), description="What the scores reward")
+    name = REPORT if (Path(folder) / REPORT).is_file() else "README.md"
+    link = folder if "://" in folder else (Path(folder).resolve() / name).as_uri()
     create_link_artifact(link=link, link_text=folder, key="selection-folder", description="The selection's files")
 
 
@@ -197,6 +202,21 @@ def top_rows(folder: str) -> list[dict[str, str | int | float]]:
         place=pl.format("{}:{}", "file", "line"),
         id="id",
     ).to_dicts()
+
+
+def score_quantiles(folder: str) -> list[dict[str, str | float | None]]:
+    """Return a small table: quantiles of each score, of the selected samples and of all that were scored."""
+    decisions = pl.read_parquet(Path(folder) / "decisions.parquet", columns=["fate", *SCORES])
+    parts = {"selected": decisions.filter(pl.col("fate") == "selected"), "all": decisions}
+    return [
+        {"score": score, "rows": rows, **{f"{q:.0%}": _rounded(part[score].quantile(q, "linear")) for q in QUANTILES}}
+        for score in SCORES
+        for rows, part in parts.items()
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def rejected_rows(folder: str) -> list[dict[str, str | int]]:

@@ -200,7 +200,10 @@ def test_a_run_shows_its_progress_counts_rejects_top_rows_and_folder(place, firs
     assert [row["place"].rsplit("/")[-1] for row in rejects] == ["monday.jsonl:21", "monday.jsonl:22"]
     assert rejects[0]["reason"].startswith("broken_json")
     assert len(json.loads(shown["selection-top"])) == counts(place.data / "out" / "nightly")["selected"]
-    assert "out/nightly" in shown["selection-folder"]
+    assert "out/nightly/report.html" in shown["selection-folder"]
+    decisions = pl.read_parquet(place.data / "out" / "nightly" / "decisions.parquet")
+    [best] = [row for row in json.loads(shown["selection-scores"]) if (row["score"], row["rows"]) == ("score", "all")]
+    assert best["50%"] == round(decisions["score"].median(), 2)
     assert "| read | 22 |" in shown["selection-counts"]
 
 
