@@ -79,7 +79,7 @@ def find_key(settings: LLMSettings, from_block: str | None = None) -> str:
         if key and (key := key.strip()):
             return check_key(key)
     if settings.base_url is None and not os.environ.get("OPENAI_BASE_URL"):
-        raise LLMError(f"There is no key; set {' or '.join(KEY_VARIABLES)}, or give --base-url of another endpoint.")
+        raise LLMError(f"There is no key; set {' or '.join(KEY_VARIABLES)}, or give the address of another endpoint.")
     return "none"
 
 
