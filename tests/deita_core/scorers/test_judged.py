@@ -280,7 +280,7 @@ def test_a_name_without_an_address_is_a_model_at_openai_and_needs_a_key(monkeypa
     assert (settings.base_url, settings.model) == (None, "org/model")
     for name in ("DEITA_LLM__API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(LLMError, match="There is no key; set .* or give the address of another endpoint"):
+    with pytest.raises(LLMError, match=r"There is no key; set .* or give the address of another endpoint"):
         find_judge("judge+org/model", "quality")
 
 
