@@ -140,10 +140,10 @@ def prefer(folder: Path) -> None:
 
 
 def prove(folder: Path, seeds: int) -> None:
-    """The selection against its rivals, with 16,000 training tokens in every arm."""
+    """The selection against its rivals, with 12,000 training tokens in every arm."""
     data = "prove pool.parquet --heldout good.jsonl --weaker weaker.jsonl --arm wrong_pair=wrong_pair.parquet"
-    budget = "--preset fast --budget 300 --token-budget 16000 --store store --out proof"
-    training = "--epochs 1 --batch 8 --learning-rate 5e-4 --max-tokens 256 --base-model"
+    budget = "--preset fast --budget 300 --token-budget 12000 --store store --out proof"
+    training = "--epochs 1 --batch 4 --learning-rate 1e-3 --max-tokens 256 --base-model"
     words = f"{data} {budget} {training} {MODEL} --seeds {seeds}"
     print(deita(folder, *words.split()))
 
