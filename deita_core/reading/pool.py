@@ -237,6 +237,6 @@ def _verdict(file: str, rows: Iterator[Placed], layout: Layout | None, limit: in
         [(reason, n)] = reasons.most_common(1)
         raise UnreadableFileError(
             f"Not one of the {reasons.total():,} rows tried of {file} could be read as {layout or ', '.join(LAYOUTS)} "
-            f"({n:,} times {reason}: {details[reason]}); put the rows right, name another layout, or your columns with "
-            f"--map."
+            f"({n:,} times {reason}: {details[reason]}); put the rows right, name another layout, or your columns, as "
+            f"in --map prompt=COLUMN,response=COLUMN."
         )

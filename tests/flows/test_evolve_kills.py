@@ -2,21 +2,17 @@
 
 import json
 import os
-import signal
-import sqlite3
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from contextlib import closing
-from time import monotonic, sleep
 
 import polars as pl
 import pytest
 
-from deita_core.llm.cache import FILE
 from deita_core.store import Store
 from deita_core.tables import CHAINS, RANKINGS
 from tests.support.evolution_run import write_seeds
+from tests.support.killing import kept_answers, kill_after
 from tests.support.llm_server import CONTENT_FAULTS, QUICK_FAULTS, SLOW_FAULTS, ServerProcess, evenly
 from tests.support.paths import ROOT
 
@@ -64,27 +60,11 @@ class Client:
 
     def run_until(self, answers):
         """Kill it once so many answers are kept; the moment, by the steady clock."""
-        process = self.start()
-        try:
-            while self.answered() < answers:
-                assert process.poll() is None, process.stdout.read()
-                sleep(0.01)
-        finally:
-            killed = monotonic()
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-        return killed
+        return kill_after(self.start(), self.folder / "store", answers)
 
     def answered(self):
         """How many answers are kept."""
-        if not (self.folder / "store" / FILE).exists():
-            return 0
-        with closing(sqlite3.connect(f"file:{self.folder}/store/{FILE}?mode=ro", uri=True, timeout=10)) as db:
-            try:
-                return db.execute("SELECT count(*) FROM answers").fetchone()[0]
-            except sqlite3.OperationalError:
-                # The table is being made.
-                return 0
+        return kept_answers(self.folder / "store")
 
     def table(self, table):
         return Store(self.folder / "store").read(table).sort(table.key)

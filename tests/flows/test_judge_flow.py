@@ -3,20 +3,16 @@
 import json
 import os
 import re
-import signal
-import sqlite3
 import subprocess
 import sys
 from collections import defaultdict
-from contextlib import closing
 from functools import partial
-from time import monotonic, sleep
 
 import polars as pl
 import pytest
 
-from deita_core.llm.cache import FILE
 from tests.support import commands
+from tests.support.killing import kept_answers, kill_after
 from tests.support.llm_rules import RANK_FAULTS
 from tests.support.llm_server import QUICK_FAULTS, LLMServer, ServerProcess, evenly
 from tests.support.paths import ROOT
@@ -139,27 +135,11 @@ class Client:
 
     def run_until(self, answers):
         """Kill it once so many answers are kept; the moment, by the steady clock."""
-        process = self.start()
-        try:
-            while self.kept() < answers:
-                assert process.poll() is None, process.stdout.read()
-                sleep(0.005)
-        finally:
-            killed = monotonic()
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-        return killed
+        return kill_after(self.start(), self.folder / "store", answers)
 
     def kept(self):
         """How many answers are kept."""
-        if not (self.folder / "store" / FILE).exists():
-            return 0
-        with closing(sqlite3.connect(f"file:{self.folder}/store/{FILE}?mode=ro", uri=True, timeout=10)) as db:
-            try:
-                return db.execute("SELECT count(*) FROM answers").fetchone()[0]
-            except sqlite3.OperationalError:
-                # The table is being made.
-                return 0
+        return kept_answers(self.folder / "store")
 
     def scores(self):
         return pl.read_parquet(self.folder / "scores.parquet").drop("file")

@@ -6,6 +6,7 @@ from deita_core.alignment.arms import ArmRun, batch_of, run_arm
 from deita_core.config.proof import BASE, DEITA
 from deita_core.errors import InputError
 from deita_core.models.fine_tuning import Report
+from deita_core.stages.ingest import pool_ids
 from deita_core.stages.proof.job import SUBSETS_FILE, ProofJob
 from deita_core.stages.proof.subsets import TokenReader
 from deita_core.store import Store
@@ -15,7 +16,7 @@ def fine_tune_arm(store: Store, job: ProofJob, arm: str, seed: int, report: Repo
     """Fine-tune on one subset; the arm `base` is measured only. Raises InputError if nothing can be measured."""
     reader, training = TokenReader(store, job), job.settings.training
     measured = [row for _, rows in reader.rows(job.measured_ids(store)) for row in rows]
-    if not measured:
+    if not {row.id for row in measured} & set(pool_ids(store, job.heldout)):
         raise InputError(f"{job.settings.heldout} has no answer within {training.max_tokens} tokens to be measured.")
     subsets = pl.read_parquet(job.folder(store) / SUBSETS_FILE).filter(seed=seed).sort("rank")
     ids = subsets.filter(arm=arm)["id"]

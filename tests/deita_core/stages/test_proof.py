@@ -15,6 +15,7 @@ from deita_core.scorers import ScorerFiles
 from deita_core.stages.ingest import describe_file, ingest_file
 from deita_core.stages.proof.job import OVERLAPS_FILE, PAIRS_FILE, SUBSETS_FILE, ProofJob
 from deita_core.stages.proof.subsets import TokenReader, make_subsets
+from deita_core.stages.proof.training import fine_tune_arm
 from deita_core.stages.selecting import Job
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table, vectors_table
@@ -210,3 +211,13 @@ def settings(**given):
 def test_arms_that_cannot_be_compared_are_refused(given, said):
     with pytest.raises(ValueError, match=said):
         settings(**given)
+
+
+def test_held_out_answers_that_do_not_fit_are_an_error_also_if_weaker_ones_do(tiny_llama, tmp_path):
+    proof = Proof(tmp_path, tiny_llama, POOL, [(HELD[0][0], "word " * 300)], weaker=[(HELD[0][0], "no")]).make()
+    # The question fits, so part of the answer is measured; without it nothing would be.
+    assert fine_tune_arm(proof.store, proof.job, "base", 0, print).losses.height == 2
+    long = "Question " + "very " * 300 + "long?"
+    lacking = Proof(tmp_path / "b", tiny_llama, POOL, [(long, "yes")], weaker=[(long, "no"), HELD[0]])
+    with pytest.raises(InputError, match="has no answer within 256 tokens to be measured"):
+        fine_tune_arm(lacking.make().store, lacking.job, "base", 0, print)
