@@ -36,8 +36,9 @@ from deita_core.models.static_encoder import TextEncoder, load_text_encoder
 from deita_core.scorers import ScorerFiles, find_scorer, load_found
 from deita_core.stages.encoding import encode_shard, encoder_table, find_pool_encoder, plan_encoding
 from deita_core.stages.ingest import describe_file, ingest_file
+from deita_core.stages.job import Job
 from deita_core.stages.scoring import plan_scoring, score_shard
-from deita_core.stages.selecting import Job, decisions_of, select
+from deita_core.stages.selecting import decisions_of, select
 from deita_core.store import Store
 
 PRESETS: tuple[PresetName, PresetName] = ("laptop", "fast")

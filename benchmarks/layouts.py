@@ -32,8 +32,9 @@ from deita_core.scorers import ScorerFiles, find_scorer, load_found
 from deita_core.stages.encoding import encode_shard, load_encoder, plan_encoding
 from deita_core.stages.exporting import all_decisions, selected_rows
 from deita_core.stages.ingest import Ingested, describe_file, ingest_file
+from deita_core.stages.job import Job
 from deita_core.stages.scoring import plan_scoring, score_shard
-from deita_core.stages.selecting import Job, select
+from deita_core.stages.selecting import select
 from deita_core.store import Store
 from deita_core.tables import SOURCES
 from tests.support.dialects import CHOSEN, PLAIN

@@ -15,8 +15,8 @@ import psutil
 
 from deita_core.alignment.records import peak_memory
 from deita_core.selection import select_clusters, select_coverage
-from deita_core.selection.clusters import spherical_kmeans
-from deita_core.selection.coverage import POWER, SMALLEST, label_shares
+from deita_core.selection.diversity.clusters import spherical_kmeans
+from deita_core.selection.diversity.coverage import POWER, SMALLEST, label_shares
 
 LABELS, CLUSTERS = 3, 200
 

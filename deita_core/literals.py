@@ -17,8 +17,20 @@ PresetName = Literal["laptop", "fast", "paper"]
 Status = Literal["ok", "truncated", "unreadable"]
 # A removal has a row of each status: when it starts, and when nothing of the conversation is left.
 RemovalStatus = Literal["started", "finished"]
-# The outcome of a selection for a sample.
-Fate = Literal["selected", "near_duplicate", "over_budget", "rejected"]
+# The outcome of a selection for a sample. redundant: it adds nothing to what is selected, such as no new tag.
+# Those of LEFT_OUT are decided before the ranking.
+Fate = Literal[
+    "selected", "near_duplicate", "redundant", "over_quota", "over_budget", "filtered", "contaminated", "rejected"
+]
+# What samples are ranked by, and the rule that keeps them apart.
+Rank = Literal[
+    "evol", "complexity", "quality", "random", "longest", "perplexity", "ifd", "target", "wici", "instag"
+]  # fmt: skip
+Diversity = Literal["threshold", "clusters", "coverage", "tags", "none"]
+# Known pairs of both.
+Strategy = Literal["deita", "random", "longest", "kmq", "mig", "instag", "ifd", "wici", "perplexity", "rds"]
+# How rows of a cluster are taken: drawn in proportion to their score, or the best.
+ClusterDraw = Literal["score", "best"]
 # What came of an answer when preference pairs were made.
 PairFate = Literal[
     "paired",
@@ -49,4 +61,7 @@ Rival = Literal["random", "longest", "full"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 AXES: tuple[Axis, ...] = get_args(Axis)
+FATES: tuple[Fate, ...] = get_args(Fate)
+# Fates that leave a sample without a rank.
+LEFT_OUT: tuple[Fate, ...] = ("filtered", "contaminated", "rejected")
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -8,7 +8,7 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from deita_core.literals import LAYOUTS, Fate, PairFate, RemovalStatus, Side, Status, Storage
+from deita_core.literals import LAYOUTS, LEFT_OUT, Fate, PairFate, RemovalStatus, Side, Status, Storage
 
 # `extra`: what else a trainer sees of a message, as JSON.
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
@@ -120,6 +120,14 @@ class JudgedScores(Scores):
         return data.lazyframe.select((spread.is_not_null() == (votes > 1)) & scored)
 
 
+class TokenCounts(TableModel):
+    """One row per sample: tokens of the whole conversation, and of its answers."""
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    tokens: pl.Int32 = pa.Field(ge=1)
+    answer_tokens: pl.Int32 = pa.Field(ge=0)
+
+
 class Chains(TableModel):
     """One row per attempt at a round of evolution; step 0 is the seed. A chain ends at a failed or the last round."""
 
@@ -206,12 +214,12 @@ class Decisions(TableModel):
     @pa.dataframe_check
     @classmethod
     def every_fate_has_what_belongs_to_it(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """All but selected rows have a reason, only near-duplicates a duplicate_of, all but rejected rows a rank."""
+        """All but selected rows have a reason, only near-duplicates a duplicate_of, all but those left out a rank."""
         fate = pl.col("fate")
         return data.lazyframe.select(
             (pl.col("reason").is_null() == (fate == "selected"))
             & (pl.col("duplicate_of").is_not_null() == (fate == "near_duplicate"))
-            & (pl.col("rank").is_null() == (fate == "rejected"))
+            & (pl.col("rank").is_null() == fate.is_in(LEFT_OUT))
         )
 
 
@@ -366,6 +374,11 @@ OVERLAPS = Table("overlaps", ("id",), Overlaps)
 ANSWER_PAIRS = Table("answer_pairs", ("good", "weaker"), AnswerPairs)
 SUBSETS = Table("subsets", ("arm", "seed", "id"), Subsets)
 ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
+
+
+def token_counts_table(tokenizer: str) -> Table:
+    """The table of one tokenizer's counts; `tokenizer` is the beginning of its fingerprint."""
+    return Table(f"tokens__{tokenizer}", ("id",), TokenCounts)
 
 
 def scores_table(scorer: str) -> Table:

@@ -15,8 +15,8 @@ from deita_core.export.placing import check_folder
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.ingest import Ingested
+from deita_core.stages.job import Job
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import Job
 from deita_core.stages.snapshots import (
     Snapshot,
     check_goes_on,

@@ -15,8 +15,8 @@ from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.scorers.training.fast import find_fast_head
 from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
+from deita_core.stages.job import Job
 from deita_core.stages.removal import finish_interrupted, take_back
-from deita_core.stages.selecting import Job
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.store import Store
 from tasks.embed import encode_texts, plan_texts

@@ -9,8 +9,9 @@ from prefect import task
 from deita_core.models.cancellation import check_cancelled
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import Scorer, ScorerFiles, load_found
+from deita_core.stages.job import Job
+from deita_core.stages.ranking import best_to_refine
 from deita_core.stages.scoring import plan_samples, plan_scoring, score_shard
-from deita_core.stages.selecting import Job, best_to_refine
 from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.artifacts import naming_rows

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from prefect import task
 
+from deita_core.stages.job import Job
 from deita_core.stages.removal import remove
-from deita_core.stages.selecting import Chosen, Job, select
+from deita_core.stages.selecting import Chosen, select
 from deita_core.store import Store
 from tasks.runtime.policy import RETRIES
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from deita_core.config.choice import ChoiceSettings, as_list, check_choice, with_strategy
 from deita_core.config.loader import load
 from deita_core.errors import InputError
 from deita_core.literals import (
@@ -51,11 +52,6 @@ def _known_runner(name: str) -> str:
     return name
 
 
-def _as_list(given: Any) -> Any:
-    """One glob, as an environment variable holds it, as a list of one."""
-    return [given] if isinstance(given, str) else given
-
-
 def _as_names(given: Any) -> Any:
     """A list of one scorer as its name."""
     if not isinstance(given, list | tuple):
@@ -68,7 +64,7 @@ def _as_names(given: Any) -> Any:
 ScorerNames = Annotated[str | list[str], BeforeValidator(_as_names)]
 
 
-class SelectionSettings(BaseModel):
+class SelectionSettings(ChoiceSettings):
     """Settings of a selection; those not given are the preset's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,7 +78,8 @@ class SelectionSettings(BaseModel):
         preset = given.get("preset", DEFAULT_PRESET)
         if isinstance(preset, str) and preset in PRESETS:
             given = {**PRESETS[preset], **given}
-        for name in ("budget", "threshold", "limit", "training_tokens"):
+        given = with_strategy(given)
+        for name in ("budget", "threshold", "limit", "training_tokens", "token_budget", "floor", "cap", "clusters"):
             if isinstance(given.get(name), bool):
                 raise ValueError(f"{name} is {given[name]}, and not a number")
         return given
@@ -148,7 +145,7 @@ class SelectionSettings(BaseModel):
         "ignore", description="score: the reasoning before an answer is encoded and scored with it."
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Read only the first rows of the pool.")
-    leave_out: Annotated[list[Annotated[str, Field(pattern="[^/]")]], BeforeValidator(_as_list)] = Field(
+    leave_out: Annotated[list[Annotated[str, Field(pattern="[^/]")]], BeforeValidator(as_list)] = Field(
         [], description="Globs of files and folders of the pool that are not read."
     )
     format: Format = Field("same", description="The layout of selected.jsonl.")
@@ -248,6 +245,7 @@ def fitting(settings: SelectionSettings) -> SelectionSettings:
         raise InputError("Threshold auto looks for what fills a budget; give a budget as well.")
     if settings.refine is not None and settings.budget is None:
         raise InputError("The scorer of refine scores a multiple of the budget again; give a budget as well.")
+    check_choice(settings, settings.budget, settings.threshold, settings.refine)
     return settings
 
 

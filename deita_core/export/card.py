@@ -14,6 +14,8 @@ CONFIGS = [
     {"config_name": "selected", "data_files": "selected.parquet", "default": True},
     {"config_name": "decisions", "data_files": "decisions.parquet"},
 ]
+# Fates shown even if no row has them.
+ALWAYS_SHOWN = ("read", "selected", "near_duplicate", "over_budget", "rejected", "merged")
 TAGS = ["instruction-tuning", "data-selection", "deita"]
 
 
@@ -58,12 +60,17 @@ def _fates(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
     for name, label in (
         ("read", "read"),
         ("selected", "selected"),
+        ("filtered", "filtered"),
+        ("contaminated", "contaminated: they hold text of a benchmark"),
         ("near_duplicate", "skipped: near-duplicates of a better one"),
+        ("redundant", "skipped: they add nothing new"),
+        ("over_quota", "skipped: their group had its share"),
         ("over_budget", "skipped: the budget was full"),
         ("rejected", "rejected"),
         ("merged", "merged: exact duplicates of another row"),
     ):
-        yield label, f"{counts[name]:,}"
+        if counts[name] or name in ALWAYS_SHOWN:
+            yield label, f"{counts[name]:,}"
 
 
 def _figures(selected: pl.DataFrame) -> Iterable[tuple[str, str, str, str]]:

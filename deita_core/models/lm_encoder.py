@@ -32,12 +32,20 @@ def render(conversation: Conversation, tokenizer: Any, reasoning: Reasoning = "i
     the model has no template or its template rejects the conversation; many reject system or tool messages. Blank
     messages are removed, and consecutive messages of the same role are joined.
     """
+    return _by_template(_parts(conversation, reasoning), tokenizer) or plain_text(conversation, reasoning)
+
+
+def plain_text(conversation: Conversation, reasoning: Reasoning = "score") -> str:
+    """Return a conversation as `render` does without a chat template."""
+    return "\n".join(f"{role.capitalize()}: {text}" for role, text in _parts(conversation, reasoning))
+
+
+def _parts(conversation: Conversation, reasoning: Reasoning) -> list[tuple[str, str]]:
     spoken = [message for message in conversation.messages if not message.is_blank]
-    parts = [
+    return [
         (role, JOINT.join(message.read_text(reasoning) for message in run))
         for role, run in groupby(spoken, lambda message: message.role)
     ]
-    return _by_template(parts, tokenizer) or "\n".join(f"{role.capitalize()}: {text}" for role, text in parts)
 
 
 def _by_template(parts: Sequence[tuple[str, str]], tokenizer: Any) -> str | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from deita_core.literals import LEFT_OUT, Fate
+
 # A change of the threshold whose effect is shown.
 STEP = 0.02
 SCORES = ("score", "complexity", "quality")
@@ -15,6 +17,10 @@ LENGTHS = ((0, 199), (200, 999), (1_000, 3_999), (4_000, None))
 BINS = 30
 ACROSS, UP = 40, 16
 FILES = 20
+# The order in which rows leave.
+FUNNEL: tuple[Fate, ...] = (
+    "rejected", "filtered", "contaminated", "near_duplicate", "redundant", "over_quota", "over_budget", "selected"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,11 @@ def funnel(decisions: pl.DataFrame) -> list[Step]:
     merged = int((decisions["copies"].drop_nulls() - 1).sum())
     fates = dict(decisions.group_by("fate").len().iter_rows())
     read = len(decisions) + merged
-    counted = [
-        ("read", "read", read),
-        ("rejected", "rejected", fates.get("rejected", 0)),
-        ("merged", "exact duplicates", merged),
-        ("near_duplicate", "near-duplicates", fates.get("near_duplicate", 0)),
-        ("over_budget", "over budget", fates.get("over_budget", 0)),
-        ("selected", "selected", fates.get("selected", 0)),
-    ]
+    labels = {"near_duplicate": "near-duplicates", "over_quota": "over quota", "over_budget": "over budget"}
+    usual = ("rejected", "near_duplicate", "over_budget", "selected")
+    left = [fate for fate in FUNNEL if fate in usual or fates.get(fate)]
+    counted = [("read", "read", read), ("merged", "exact duplicates", merged)]
+    counted += [(fate, labels.get(fate, fate), fates.get(fate, 0)) for fate in left]
     return [Step(name, label, rows, rows / read if read else 0.0) for name, label, rows in counted]
 
 
@@ -89,10 +92,10 @@ class Composition:
 def random_at_equal_tokens(samples: pl.DataFrame) -> pl.DataFrame:
     """Rows in an order that depends on nothing but their ids, until they have as many tokens as the selected ones.
 
-    `samples`: id, fate, tokens; rejected ones are not drawn. Ids are hashes of the content.
+    `samples`: id, fate, tokens; those left out before the ranking are not drawn. Ids are hashes of the content.
     """
     wanted = samples.filter(pl.col("fate") == "selected")["tokens"].sum()
-    drawn = samples.filter(pl.col("fate") != "rejected").sort(pl.col("id").str.slice(16), "id")
+    drawn = samples.filter(~pl.col("fate").is_in(LEFT_OUT)).sort(pl.col("id").str.slice(16), "id")
     return drawn.filter(pl.col("tokens").cum_sum() - pl.col("tokens") < wanted)
 
 

@@ -2,7 +2,6 @@
 // Texts are data: they reach the page only as text nodes.
 (async () => {
   const byId = (id) => document.getElementById(id);
-  const FATES = ["selected", "near_duplicate", "over_budget", "rejected"];
   const SHOWN = 200, NEAR = 9;
   const make = (tag, text, kind) => {
     const element = document.createElement(tag);
@@ -30,6 +29,10 @@
     return;
   }
   const points = page.points, size = points.id.length;
+  // Some fates are rare; those are offered only if there is such a row.
+  const there = new Set(["selected", "near_duplicate", "over_budget", "rejected", ...points.fate]);
+  const FATES = ["selected", "near_duplicate", "redundant", "over_quota", "over_budget", "filtered", "contaminated", "rejected"]
+    .filter((fate) => there.has(fate));
 
   // -- rows
 

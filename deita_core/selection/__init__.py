@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from deita_core.errors import InputError
-from deita_core.selection.clusters import select_clusters
-from deita_core.selection.coverage import select_coverage
+from deita_core.selection.diversity.clusters import select_clusters
+from deita_core.selection.diversity.coverage import select_coverage
 from deita_core.selection.nearest import nearest_selected, with_nearest
 from deita_core.selection.results import Ranked, Selection, named_and_ranked, rank_candidates
 from deita_core.selection.selector import DiversitySelector

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from deita_core.errors import InputError
+from deita_core.selection.limits import Limits, Rule
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,23 @@ def selection_of(
     scores: np.ndarray,
     ids: Sequence[str] | None,
     budget: int,
-    choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    make_rule: Callable[[np.ndarray, np.ndarray, Limits], Rule],
     why_over_budget: str,
     in_rank_order: bool = True,
 ) -> Selection:
     """The result of a rule that compares no vectors.
 
-    `choose` gets the positions of the candidates in rank order, and by id, and returns those selected. They are put in
-    rank order unless their own order is that of the result. Raises InputError for inconsistent arguments.
+    `make_rule` gets the positions of the candidates in rank order, the place of each of these by id, and the limits.
+    Those selected are put in rank order unless their own order is that of the result. Raises InputError for
+    inconsistent arguments.
     """
-    if budget < 1:
-        raise InputError(f"The budget is {budget}; give at least 1.")
-    scores = np.asarray(scores)
+    limits, scores = Limits(budget), np.asarray(scores)
     names, ranked = named_and_ranked(scores, ids)
     candidates = ranked.candidates
     order = candidates["position"].to_numpy()
-    picked = choose(order, candidates.sort("id")["position"].to_numpy())
-    if in_rank_order:
-        picked = order[np.isin(order, picked)]
+    limits.fill(len(order), make_rule(order, places_by_id(candidates["id"]), limits))
+    selected = np.array(limits.selected, np.int64)
+    picked = order[np.sort(selected) if in_rank_order else selected]
     no_other = [pl.lit(None, kind).alias(name) for name, kind in (("duplicate_of", pl.String), ("nearest", pl.String))]
     decisions = pl.DataFrame(
         {
@@ -87,6 +87,11 @@ def selection_of(
         over_budget=candidates.filter(~pl.col("id").is_in(decisions["id"].implode()))["id"],
         why_over_budget=why_over_budget,
     )
+
+
+def places_by_id(ids: pl.Series) -> np.ndarray:
+    """The place (n,) of each id among the sorted ids."""
+    return (ids.rank("ordinal") - 1).cast(pl.Int64).to_numpy()
 
 
 def named_and_ranked(scores: np.ndarray, ids: Sequence[str] | None) -> tuple[list[str], "Ranked"]:

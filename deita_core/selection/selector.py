@@ -5,6 +5,7 @@ equals that of a one-by-one float64 scan, for any block size.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from deita_core.errors import InputError
-from deita_core.selection.selected import Pairs, SelectedSet
+from deita_core.selection.limits import Limits
+from deita_core.selection.selected import Pairs, SelectedSet, no_pairs
 from deita_core.selection.vectors import (
     NOBODY,
     Vectors,
@@ -43,6 +45,31 @@ def check_settings(budget: int | None, threshold: float) -> None:
         raise InputError(f"The budget is {budget}; give the number of samples to select, at least 1.")
     if not -1 <= threshold <= 1:
         raise InputError(f"The threshold is {threshold}; it is a cosine similarity, from -1 to 1.")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Limits to ask for each candidate that is no near-duplicate; `rows` (n,): their positions for the limits.
+
+    `forced`: every candidate is taken, whatever it is similar to and whatever the limits are.
+    """
+
+    limits: Limits
+    rows: np.ndarray
+    forced: bool = False
+
+    @property
+    def full(self) -> bool:
+        """True once no further candidate is needed."""
+        return not self.forced and self.limits.full
+
+    def take(self, position: int) -> bool:
+        """True if a candidate is taken."""
+        row = int(self.rows[position])
+        if self.forced:
+            self.limits.force(row)
+            return True
+        return self.limits.admit(row)
 
 
 class _Block(NamedTuple):
@@ -91,29 +118,32 @@ class DiversitySelector:
         """Candidates whose vector is zero or not finite: id, reason."""
         return pl.DataFrame(self._rejected, schema=REJECT_SCHEMA, orient="row")
 
-    def add_block(self, ids: Sequence[str], vectors: np.ndarray) -> pl.DataFrame:
+    def add_block(self, ids: Sequence[str], vectors: np.ndarray, asked: Asked | None = None) -> pl.DataFrame:
         """Decide the next candidates in order: ids (n,), vectors (n, dim) float32 or float16.
 
         Returns one row per candidate scanned: id, rank (from 1), selected, duplicate_of (for a near-duplicate the most
-        similar one selected above it, among equals the best ranked) and similarity (their cosine; null if selected).
-        Candidates after the one that fills the budget have no row.
+        similar one selected above it, among equals the best ranked) and similarity (their cosine; null if it is no
+        near-duplicate). Candidates after the one that fills the budget have no row. `asked` limits the candidates
+        further.
         """
         check_shape(vectors, len(ids), self._dim)
         before, blocks = self.scanned, []
         for start in range(0, len(ids), BLOCK):
-            if self.full:
+            if self.full or (asked and asked.full):
                 break
             block = slice(start, start + BLOCK)
-            blocks.append(self._add(list(ids[block]), np.asarray(vectors[block], dtype=np.float32)))
+            part = replace(asked, rows=asked.rows[block]) if asked else None
+            blocks.append(self._add(list(ids[block]), np.asarray(vectors[block], dtype=np.float32), part))
         return self._frame(blocks, before + 1) if blocks else pl.DataFrame(schema=DECISION_SCHEMA)
 
-    def _add(self, ids: list[str], raw: np.ndarray) -> _Block:
+    def _add(self, ids: list[str], raw: np.ndarray, asked: Asked | None) -> _Block:
         vectors = normalize(raw)
         good = np.flatnonzero(valid(vectors))
         scanned = vectors if len(good) == len(ids) else vectors.take(good)
-        place, similarity, selected = self._decide(scanned)
+        place, similarity, selected = self._decide(scanned, replace(asked, rows=asked.rows[good]) if asked else None)
         # Candidates after the one that filled the budget are not scanned, so they are not rejected either.
-        end = int(good[len(place) - 1]) if self.full else len(ids)
+        ended = len(place) < len(good) or self.full or (asked is not None and asked.full)
+        end = int(good[len(place) - 1]) if ended and len(place) else len(ids)
         bad = np.setdiff1d(np.arange(end), good)
         self._rejected += reject([ids[i] for i in bad], vectors.lengths[bad])
         self._selected_ids += [ids[i] for i in good[selected]]
@@ -122,23 +152,32 @@ class DiversitySelector:
         chosen[selected] = True
         return _Block([ids[i] for i in good[: len(place)]], chosen, place, similarity)
 
-    def _decide(self, rows: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _decide(self, rows: Vectors, asked: Asked | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Place and similarity of the vector each scanned row duplicates, and the positions of the selected rows."""
         before, end = len(self._set), len(rows)
-        if self.threshold >= 1:
-            place, similarity, selected = np.full(end, NOBODY), np.full(end, -np.inf), np.arange(end)
+        if self.threshold >= 1 or (asked and asked.forced):
+            rows = rows if self.threshold >= 1 else self._set.prepare(rows, self.threshold)
+            place, similarity, chosen = np.full(end, NOBODY), np.full(end, -np.inf), np.ones(end, dtype=bool)
+            if asked:
+                end = admitted(rows, chosen, no_pairs(), self.threshold, asked)
         else:
             rows = self._set.prepare(rows, self.threshold)
             place, similarity = most_similar(rows, self._set.vectors, *self._set.close_pairs(rows, self.threshold))
             free = np.flatnonzero(similarity <= self.threshold)
             pairs = self._set.close_pairs_among(rows, free, self.threshold)
-            chosen = greedy(rows, similarity <= self.threshold, pairs, self.threshold)
+            chosen = similarity <= self.threshold
+            if asked:
+                end = admitted(rows, chosen, pairs, self.threshold, asked)
+            else:
+                chosen = greedy(rows, chosen, pairs, self.threshold)
             _raise_to_block(place, similarity, rows, pairs.where(chosen[pairs.other]), before, chosen)
-            selected = np.flatnonzero(chosen)
+        selected = np.flatnonzero(chosen)
         if self.budget is not None and len(selected) >= self.budget - before:
             selected = selected[: self.budget - before]
             end = int(selected[-1]) + 1
         self._set.extend(rows.take(selected))
+        # Also those that the limits refused.
+        place[similarity <= self.threshold] = NOBODY
         place[selected] = NOBODY
         return place[:end], similarity[:end], selected
 
@@ -153,7 +192,7 @@ class DiversitySelector:
                 "rank": np.arange(first, first + len(ids)),
                 "selected": selected,
                 "duplicate_of": duplicate_of,
-                "similarity": pl.Series(np.where(selected, np.nan, similarity)).fill_nan(None),
+                "similarity": pl.Series(np.where(place == NOBODY, np.nan, similarity)).fill_nan(None),
             },
             schema=DECISION_SCHEMA,
         )
@@ -165,18 +204,44 @@ def greedy(rows: Vectors, free: np.ndarray, pairs: Pairs, threshold: float) -> n
     `pairs`: pairs of a row and a free row above it, including all that are more than `threshold` similar.
     """
     chosen = free.copy()
-    pairs = pairs.where(free[pairs.row])
-    pairs = pairs.where(np.argsort(pairs.row, kind="stable"))
-    sure = pairs.product > threshold + margin(rows.raw.shape[1])
-    groups = np.flatnonzero(np.diff(pairs.row, prepend=NOBODY, append=NOBODY)).tolist()
-    for start, end in pairwise(groups):
-        row, standing = pairs.row[start], chosen[pairs.other[start:end]]
-        if (standing & sure[start:end]).any():
-            chosen[row] = False
-        elif standing.any():
-            others = pairs.other[start:end][standing]
-            chosen[row] = cosines(rows, np.full(len(others), row), rows, others).max() <= threshold
+    near = _Near(rows, pairs.where(free[pairs.row]), threshold)
+    for row in near.rows:
+        chosen[row] = not near.duplicates(row, chosen)
     return chosen
+
+
+def admitted(rows: Vectors, free: np.ndarray, pairs: Pairs, threshold: float, asked: Asked) -> int:
+    """As `greedy`, with limits to ask for each row; `free` becomes the mask. Returns the number of rows scanned."""
+    near = _Near(rows, pairs.where(free[pairs.row]), threshold)
+    for row in np.flatnonzero(free).tolist():
+        free[row] = not (row in near.rows and near.duplicates(row, free)) and asked.take(row)
+        if asked.full:
+            free[row + 1 :] = False
+            return row + 1
+    return len(rows)
+
+
+class _Near:
+    """The close pairs of the rows of a block with rows above them: `rows` has the range of each row's pairs."""
+
+    def __init__(self, block: Vectors, pairs: Pairs, threshold: float) -> None:
+        self._block, self._threshold = block, threshold
+        self._pairs = pairs = pairs.where(np.argsort(pairs.row, kind="stable"))
+        self._sure = pairs.product > threshold + margin(block.raw.shape[1])
+        starts = np.flatnonzero(np.diff(pairs.row, prepend=NOBODY, append=NOBODY)).tolist()
+        self.rows = {int(pairs.row[start]): slice(start, end) for start, end in pairwise(starts)}
+
+    def duplicates(self, row: int, chosen: np.ndarray) -> bool:
+        """True if a row is a near-duplicate of a chosen one above it."""
+        part = self.rows[row]
+        standing = chosen[self._pairs.other[part]]
+        if (standing & self._sure[part]).any():
+            return True
+        others = self._pairs.other[part][standing]
+        if not len(others):
+            return False
+        similar = cosines(self._block, np.full(len(others), row), self._block, others)
+        return bool(similar.max() > self._threshold)
 
 
 def _raise_to_block(

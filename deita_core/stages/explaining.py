@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from deita_core.errors import InputError
 from deita_core.literals import AXES, Axis
+from deita_core.stages.candidates import candidate_vectors
 from deita_core.stages.ingest import pool_ids, removals
+from deita_core.stages.job import Job
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import Job, candidate_vectors, decisions_of, with_nearest_selected
+from deita_core.stages.selecting import decisions_of, with_nearest_selected
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.stages.turn_scores import turn_scores, value_columns
 from deita_core.store import Store

@@ -19,13 +19,15 @@ from deita_core.export.files import (
     prepare_selection,
 )
 from deita_core.export.placing import drop_prepared, partial_path
-from deita_core.literals import AXES, Axis
+from deita_core.literals import AXES, FATES, Axis
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.ingest import removals
+from deita_core.stages.job import Job
 from deita_core.stages.judging import vote_spreads
+from deita_core.stages.ranking import REFINED, raw_values
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import REFINED, Job, decisions_of, raw_values, with_nearest_selected
+from deita_core.stages.selecting import decisions_of, with_nearest_selected
 from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, REJECTS, SAMPLES, SOURCES
@@ -92,7 +94,7 @@ def check_prepared(store: Store, report: Report, folder: Path) -> None:
         "selected in the store": len(stored) - gone,
         "selected by the run": report.chosen.selected - gone,
     }
-    with_fate = sum(manifest[name] for name in ("selected", "near_duplicate", "over_budget", "rejected", "merged"))
+    with_fate = sum(manifest[name] for name in (*FATES, "merged"))
     read = {"rows read": report.counts.read, "rows in the manifest": manifest["read"], "rows with a fate": with_fate}
     for numbers in (selected, read):
         if len(set(numbers.values())) > 1:
@@ -108,14 +110,7 @@ def counted(report: Report, decisions: pl.DataFrame) -> dict[str, int]:
     fate = dict(decisions.group_by("fate").len().iter_rows())
     merged = int((decisions["copies"].drop_nulls() - 1).sum())
     now = report.counts.model_copy(
-        update={
-            "read": len(decisions) + merged,
-            "merged": merged,
-            "rejected": fate.get("rejected", 0),
-            "selected": fate.get("selected", 0),
-            "near_duplicate": fate.get("near_duplicate", 0),
-            "over_budget": fate.get("over_budget", 0),
-        }
+        update={"read": len(decisions) + merged, "merged": merged, **{name: fate.get(name, 0) for name in FATES}}
     )
     return {**now.model_dump(), "skipped": now.skipped}
 

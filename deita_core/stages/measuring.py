@@ -13,9 +13,9 @@ from deita_core.export.placing import check_folder, place_file
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.calibration import Calibration, calibrate
+from deita_core.stages.candidates import candidate_vectors
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.judging import vote_spreads
-from deita_core.stages.selecting import candidate_vectors
 from deita_core.stages.turn_scores import turn_scores
 from deita_core.store import Store
 from deita_core.tables import SOURCES

@@ -105,7 +105,7 @@ def finish_removals(store: Store) -> None:
         if name.startswith("vectors__"):
             # A language model's vectors are keyed by sample id.
             store.delete_rows(name, "text_id", [*texts, *here])
-        if name.startswith("scores__"):
+        elif "__" in name:
             store.delete_rows(name, "id", here)
     _forget_chains(store, here)
     _forget_plans(store, [*texts, *here])

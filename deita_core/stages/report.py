@@ -2,8 +2,10 @@
 
 from pydantic import BaseModel
 
+from deita_core.literals import FATES
 from deita_core.stages.ingest import Ingested
-from deita_core.stages.selecting import Chosen, Job
+from deita_core.stages.job import Job
+from deita_core.stages.selecting import Chosen
 
 
 class Counts(BaseModel):
@@ -14,14 +16,18 @@ class Counts(BaseModel):
     rejected: int
     selected: int
     near_duplicate: int
+    redundant: int = 0
+    over_quota: int = 0
     over_budget: int
+    filtered: int = 0
+    contaminated: int = 0
     encoded: int
     scored: int
 
     @property
     def skipped(self) -> int:
-        """Valid rows that were not selected: near-duplicates, or over budget."""
-        return self.near_duplicate + self.over_budget
+        """Valid rows that were not selected."""
+        return sum(getattr(self, fate) for fate in FATES if fate not in ("selected", "rejected"))
 
 
 class Report(BaseModel):
@@ -47,10 +53,7 @@ class Report(BaseModel):
         return Counts(
             read=read,
             merged=read - unreadable - self.chosen.samples,
-            rejected=unreadable + self.chosen.rejected,
-            selected=self.chosen.selected,
-            near_duplicate=self.chosen.near_duplicate,
-            over_budget=self.chosen.over_budget,
+            **{fate: getattr(self.chosen, fate) for fate in FATES} | {"rejected": unreadable + self.chosen.rejected},
             encoded=self.encoded,
             scored=self.scored,
         )

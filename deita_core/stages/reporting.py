@@ -18,10 +18,11 @@ from deita_core.report.maps import ANCHORS, SCHEMA, cluster_names, make_map
 from deita_core.report.page import Page, Scorer, render
 from deita_core.scorers import ScorerFiles
 from deita_core.scorers.training.fast import fast_head_folder
+from deita_core.stages.candidates import candidate_vectors
 from deita_core.stages.encoding import encoder_table
 from deita_core.stages.ingest import removals
+from deita_core.stages.job import Job
 from deita_core.stages.report import Report
-from deita_core.stages.selecting import Job, candidate_vectors
 from deita_core.stages.snapshots import Snapshot, snapshot_of
 from deita_core.stages.turns import NEEDED, as_read, indexed_messages, read_messages
 from deita_core.store import Store

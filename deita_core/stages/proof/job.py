@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from deita_core.config.proof import ProofSettings
 from deita_core.conversation import Conversation, content_id, stored_conversation
 from deita_core.stages.ingest import pool_ids
-from deita_core.stages.selecting import Job
+from deita_core.stages.job import Job
 from deita_core.store import Store
 from deita_core.tables import SAMPLES
 

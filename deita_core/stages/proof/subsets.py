@@ -18,10 +18,12 @@ from deita_core.selection import DiversitySelector
 from deita_core.selection.overlap import find_overlaps
 from deita_core.selection.token_budget import FULL, take_tokens
 from deita_core.selection.vectors import normalize, valid
+from deita_core.stages.candidates import candidate_vectors
+from deita_core.stages.choosing import find_threshold
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.pairs import instruction_of
 from deita_core.stages.proof.job import BLOCK, OVERLAPS_FILE, PAIRS_FILE, SUBSETS_FILE, ProofJob, conversations
-from deita_core.stages.selecting import candidate_vectors, find_threshold, rank_pool
+from deita_core.stages.ranking import rank_pool
 from deita_core.store import Store
 from deita_core.tables import ANSWER_PAIRS, OVERLAPS, SAMPLES, SOURCES, SUBSETS
 

@@ -23,8 +23,9 @@ from deita_core.models.static_encoder import StaticEncoder, count_tokens, load_t
 from deita_core.scorers import find_scorer, load_found, load_scorer
 from deita_core.stages.encoding import encode_shard, load_encoder, plan_encoding
 from deita_core.stages.ingest import describe_file, ingest_file
+from deita_core.stages.job import Job
 from deita_core.stages.scoring import plan_scoring, score_shard
-from deita_core.stages.selecting import Job, decisions_of, select
+from deita_core.stages.selecting import decisions_of, select
 from deita_core.store import Store
 
 WORDS = ["[UNK]", *"the a of bread salt fox bake cat dog runs . , ? ! 1 2 3 面 包".split()]  # noqa: SIM905

@@ -15,9 +15,12 @@ from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.models.sentence_encoder import SentenceEncoder
 from deita_core.scorers import ScorerFiles
 from deita_core.stages import encoding, estimate
+from deita_core.stages.candidates import BLOCK, candidate_vectors
 from deita_core.stages.encoding import encode_shard, encoder_table, load_encoder, plan_encoding
 from deita_core.stages.ingest import describe_file, ingest_file
-from deita_core.stages.selecting import BLOCK, Job, candidate_vectors, rank_pool, select
+from deita_core.stages.job import Job
+from deita_core.stages.ranking import rank_pool
+from deita_core.stages.selecting import select
 from deita_core.stages.shards import read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
@@ -149,7 +152,7 @@ def test_what_is_cut_away_counts_for_no_size(encoder, tmp_path):
 
 
 def test_candidates_vectors_come_in_their_order(pool, encoder, monkeypatch):
-    monkeypatch.setattr("deita_core.stages.selecting.BLOCK", 2)
+    monkeypatch.setattr("deita_core.stages.candidates.BLOCK", 2)
     pool.encode(encoder)
     indices = pool.store.read(SAMPLES, ["id", "message_index"]).sort("id", descending=True)
     blocks = list(candidate_vectors(pool.store, encoder, indices))

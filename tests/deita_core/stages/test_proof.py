@@ -13,10 +13,10 @@ from deita_core.errors import InputError
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.ingest import describe_file, ingest_file
+from deita_core.stages.job import Job
 from deita_core.stages.proof.job import OVERLAPS_FILE, PAIRS_FILE, SUBSETS_FILE, ProofJob
 from deita_core.stages.proof.subsets import TokenReader, make_subsets
 from deita_core.stages.proof.training import fine_tune_arm
-from deita_core.stages.selecting import Job
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table, vectors_table
 

@@ -12,9 +12,11 @@ from deita_core.scorers import find_scorer, load_found
 from deita_core.stages.encoding import encode_shard, load_encoder, plan_encoding
 from deita_core.stages.exporting import prepare_export
 from deita_core.stages.ingest import describe_file, ingest_file
+from deita_core.stages.job import Job
+from deita_core.stages.ranking import best_to_refine
 from deita_core.stages.report import Report
 from deita_core.stages.scoring import plan_samples, plan_scoring, score_shard
-from deita_core.stages.selecting import Job, best_to_refine, select
+from deita_core.stages.selecting import select
 from deita_core.store import Store
 from deita_core.tables import scores_table
 from tests.support.installation import make_heads

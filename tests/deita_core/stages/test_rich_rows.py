@@ -13,8 +13,10 @@ from deita_core.scorers import find_scorer, load_found
 from deita_core.stages.encoding import encode_shard, encoder_table, load_encoder, message_tokens, plan_encoding
 from deita_core.stages.exporting import all_decisions, selected_rows
 from deita_core.stages.ingest import describe_file, ingest_file
+from deita_core.stages.job import Job
+from deita_core.stages.ranking import rank_pool
 from deita_core.stages.scoring import plan_scoring, score_shard
-from deita_core.stages.selecting import Job, rank_pool, select
+from deita_core.stages.selecting import select
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
 

@@ -11,8 +11,10 @@ from deita_core.errors import StoreError
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection import select_diverse
-from deita_core.stages import selecting
-from deita_core.stages.selecting import Job, decisions_of, rank_pool, select, with_nearest_selected
+from deita_core.stages import candidates
+from deita_core.stages.job import Job
+from deita_core.stages.ranking import rank_pool
+from deita_core.stages.selecting import decisions_of, select, with_nearest_selected
 from deita_core.store import Store
 from deita_core.tables import DECISIONS, SAMPLES, SOURCES, scores_table, vectors_table
 
@@ -386,7 +388,7 @@ def test_the_block_size_changes_no_bit_of_a_decision(pool, monkeypatch, block):
     crowd(pool)
     pool.select(budget=12, threshold=0.8)
     whole = pool.store.read(DECISIONS).sort("rank")
-    monkeypatch.setattr(selecting, "BLOCK", block)
+    monkeypatch.setattr(candidates, "BLOCK", block)
     pool.select(budget=12, threshold=0.8)
     assert pool.store.read(DECISIONS).sort("rank").equals(whole)
 
@@ -409,7 +411,7 @@ def test_another_runs_decisions_are_left_alone(pool):
 
 
 def test_vectors_beyond_the_full_budget_need_not_exist(pool, monkeypatch):
-    monkeypatch.setattr(selecting, "BLOCK", 2)
+    monkeypatch.setattr(candidates, "BLOCK", 2)
     for number in range(6):
         pool.add(str(number), at(60 * number), (6 - number, 1))
     pool.store.delete(VECTORS, f"text_id = '{text_id('5!')}'")

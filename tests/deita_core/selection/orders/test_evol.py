@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deita_core.selection.evol_score import evol_scores
+from deita_core.selection.orders.evol import evol_scores
 
 SCHEMA = {"id": pl.String, "turn": pl.Int32, "complexity": pl.Float64, "quality": pl.Float64, "end": pl.Int64}
 RULES = ["sum", "mean", "max", "fit"]

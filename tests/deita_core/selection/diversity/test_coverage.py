@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deita_core.errors import InputError
-from deita_core.selection.coverage import select_coverage
+from deita_core.selection.diversity.coverage import select_coverage
 
 
 def reference(labels, scores, budget, similarity=None):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from deita_core.errors import InputError
+from deita_core.selection.limits import Limits, Rule
 from deita_core.selection.results import Selection, selection_of
 
 # Labels whose cosine is at least this share what a row says about one of them.
@@ -40,10 +41,10 @@ def select_coverage(
         raise InputError("A score is negative, so that a row would take information away; shift the scores.")
     shares = label_shares(labels, scores, similarity)
 
-    def chosen(order: np.ndarray, by_id: np.ndarray) -> np.ndarray:
-        return _pick(shares, by_id, min(budget, len(order)))
+    def rule(order: np.ndarray, by_id: np.ndarray, limits: Limits) -> Rule:
+        return coverage_rule(shares[order], by_id, limits)
 
-    return selection_of(scores, ids, budget, chosen, ADDS_LESS, in_rank_order=False)
+    return selection_of(scores, ids, budget, rule, ADDS_LESS, in_rank_order=False)
 
 
 def label_shares(
@@ -68,8 +69,11 @@ def label_shares(
     return own @ csr_matrix(alike / alike.sum(axis=0))
 
 
-def _pick(shares: Any, order: np.ndarray, budget: int) -> np.ndarray:
-    """Rows in the order in which they are picked; `order` breaks ties."""
+def coverage_rule(shares: Any, ties: np.ndarray, limits: Limits) -> Rule:
+    """A rule that takes, one after the other, the candidate that adds the most information.
+
+    `shares`: as `label_shares` returns, of the candidates in rank order; of equal gains the least of `ties` (n,) wins.
+    """
     held = np.zeros(shares.shape[1])
     slope = POWER * (held + SMALLEST) ** (POWER - 1)
     starts, columns, values = shares.indptr, shares.indices, shares.data
@@ -78,19 +82,28 @@ def _pick(shares: Any, order: np.ndarray, budget: int) -> np.ndarray:
         part = slice(starts[row], starts[row + 1])
         return float(values[part] @ slope[columns[part]])
 
-    heap = [(-gain(row), place, row) for place, row in enumerate(order.tolist())]
-    heapq.heapify(heap)
-    picked: list[int] = []
-    while len(picked) < budget:
-        _, place, row = heap[0]
-        now = (-gain(row), place, row)
-        # Still the best although it has been computed anew: no other can have risen.
-        if len(heap) == 1 or now <= min(heap[1:3]):
-            heapq.heappop(heap)
-            picked.append(row)
-            part = slice(starts[row], starts[row + 1])
-            held[columns[part]] += values[part]
-            slope[columns[part]] = POWER * (held[columns[part]] + SMALLEST) ** (POWER - 1)
-        else:
-            heapq.heapreplace(heap, now)
-    return np.array(picked, dtype=np.int64)
+    def add(row: int) -> None:
+        part = slice(starts[row], starts[row + 1])
+        held[columns[part]] += values[part]
+        slope[columns[part]] = POWER * (held[columns[part]] + SMALLEST) ** (POWER - 1)
+
+    def take(rows: np.ndarray, forced: bool) -> None:
+        if forced:
+            for row in rows.tolist():
+                limits.force(row)
+                add(row)
+            return
+        heap = [(-gain(row), int(ties[row]), row) for row in rows.tolist()]
+        heapq.heapify(heap)
+        while heap and not limits.full:
+            _, tie, row = heap[0]
+            now = (-gain(row), tie, row)
+            # Still the best although it has been computed anew: no other can have risen.
+            if len(heap) == 1 or now <= min(heap[1:3]):
+                heapq.heappop(heap)
+                if limits.admit(row):
+                    add(row)
+            else:
+                heapq.heapreplace(heap, now)
+
+    return take

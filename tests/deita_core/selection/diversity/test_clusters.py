@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deita_core.errors import InputError
-from deita_core.selection.clusters import cluster_quotas, select_clusters, spherical_kmeans
+from deita_core.selection.diversity.clusters import cluster_quotas, select_clusters, spherical_kmeans
 
 
 def reference(clusters, scores, budget, seed, ids):

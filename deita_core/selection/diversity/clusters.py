@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deita_core.errors import InputError
+from deita_core.selection.limits import Limits, Rule
 from deita_core.selection.results import Selection, selection_of
 from deita_core.selection.vectors import normalize, valid
 
@@ -118,25 +119,54 @@ def select_clusters(
     if len(clusters) != len(scores):
         raise InputError(f"There are {len(clusters)} clusters and {len(scores)} scores; give one of each.")
 
-    def chosen(order: np.ndarray, by_id: np.ndarray) -> np.ndarray:
-        priority = np.empty(len(clusters))
-        if seed is None:
-            priority[order] = -np.arange(len(order))
-        else:
-            priority[by_id] = _draws(np.asarray(scores, dtype=np.float64)[by_id], seed)
-        sizes = np.bincount(clusters[order]) if len(order) else np.zeros(0, np.int64)
-        # By cluster, then priority, then rank, which breaks ties of scores of 0.
-        sorted_rows = order[np.lexsort((-priority[order], clusters[order]))]
-        starts = np.cumsum(sizes) - sizes
-        place = np.arange(len(order)) - starts[clusters[sorted_rows]]
-        return sorted_rows[place < cluster_quotas(sizes, budget)[clusters[sorted_rows]]]
+    def rule(order: np.ndarray, by_id: np.ndarray, limits: Limits) -> Rule:
+        priority = None if seed is None else draws(np.asarray(scores, dtype=np.float64)[order], by_id, seed)
+        return cluster_rule(clusters[order], priority, limits)
 
-    return selection_of(scores, ids, budget, chosen, CLUSTER_FULL)
+    return selection_of(scores, ids, budget, rule, CLUSTER_FULL)
 
 
-def _draws(scores: np.ndarray, seed: int) -> np.ndarray:
+def cluster_rule(clusters: np.ndarray, priority: np.ndarray | None, limits: Limits) -> Rule:
+    """A rule that takes candidates from all clusters in turn, so that each has its share at any time.
+
+    clusters (n,) int and priority (n,), the highest first: of the candidates in rank order; None: by rank. With a
+    budget in rows no cluster gets more than its quota, unless the limits refuse too many rows of the others.
+    """
+    n = len(clusters)
+    sizes = np.bincount(clusters) if n else np.zeros(0, np.int64)
+    quotas = sizes if limits.budget is None else cluster_quotas(sizes, limits.budget)
+    # By cluster, then priority, then rank, which breaks ties of scores of 0.
+    by_cluster = np.lexsort((np.arange(n) if priority is None else -priority, clusters))
+    share = np.empty(n)
+    share[by_cluster] = (np.arange(n) - (np.cumsum(sizes) - sizes)[clusters[by_cluster]] + 0.5) / sizes[
+        clusters[by_cluster]
+    ]
+    taken, cluster_of = [0] * len(sizes), clusters.tolist()
+
+    def take(rows: np.ndarray, forced: bool) -> None:
+        for most in ([len(rows)] * len(sizes),) if forced else (quotas.tolist(), sizes.tolist()):
+            for row in rows[np.lexsort((clusters[rows], share[rows]))].tolist():
+                if limits.full and not forced:
+                    return
+                if limits.is_selected(row) or taken[cluster_of[row]] >= most[cluster_of[row]]:
+                    continue
+                if forced:
+                    limits.force(row)
+                elif not limits.admit(row):
+                    continue
+                taken[cluster_of[row]] += 1
+
+    return take
+
+
+def draws(scores: np.ndarray, by_id: np.ndarray, seed: int) -> np.ndarray:
+    """Priorities (n,) of a draw with probabilities in proportion to scores (n,), at least 0.
+
+    ln(1 - u) / score, with numbers u of numpy's default generator in the order of ids; `by_id` (n,) is the place of
+    each row in it. Raises InputError for a negative score.
+    """
     if len(scores) and scores.min() < 0:
         raise InputError("A score is negative, and no probability; shift the scores, or give no seed.")
-    u = np.random.default_rng(seed).random(len(scores))
+    u = np.random.default_rng(seed).random(len(scores))[by_id]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(scores > 0, np.log1p(-u) / scores, -np.inf)

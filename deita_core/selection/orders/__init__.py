@@ -1,0 +1,1 @@
+"""Orders of candidates: each module computes the values that candidates are ranked by, the highest first."""
