@@ -29,6 +29,7 @@ from deita_core.stages.snapshots import (
 )
 from deita_core.store import Store
 from flows.steps import (
+    count_tokens,
     encode_pool,
     find_models,
     find_refiner,
@@ -124,6 +125,7 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
     with open_runner(wanted.settings.runner) as submit:
         encoded = encode_pool(progress, submit, store, job.encoder, job.file_ids)
         scored = score_pool(progress, submit, store, job.encoder, wanted.scorers, job.file_ids)
+        count_tokens(progress, submit, store, job)
         scored += refine_best(progress, submit, store, job)
 
     with progress.step("selecting"):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Literal
 
 from prefect.runtime import flow_run
 
@@ -16,14 +17,17 @@ from deita_core.scorers.training.fast import find_fast_head
 from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.job import Job
+from deita_core.stages.naming import named_samples
 from deita_core.stages.removal import finish_interrupted, take_back
 from deita_core.stages.snapshots import Snapshot, snapshots
+from deita_core.stages.token_counts import find_tokenizer
 from deita_core.store import Store
 from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import Given, Submit
 from tasks.score import plan_refining, plan_turns, score_turns
+from tasks.tokens import count_tokens_of, plan_token_counts
 
 
 @contextmanager
@@ -74,8 +78,16 @@ def selection_job(
         quality=quality,
         also=(*others, *also),
         refine=refine,
+        tokenizer=find_tokenizer(settings, encoder),
+        keep=_named(settings, "keep", file_ids),
+        drop=_named(settings, "drop", file_ids),
         settings=settings,
     )
+
+
+def _named(settings: SelectionSettings, setting: Literal["keep", "drop"], file_ids: Sequence[str]) -> tuple[str, ...]:
+    names: list[str] = getattr(settings, setting)
+    return named_samples(Store(settings.store), setting, names, settings.reading, file_ids)
 
 
 def find_refiner(settings: SelectionSettings, encoder: EncoderFiles) -> ScorerFiles | None:
@@ -167,6 +179,15 @@ def score_pool(
         name = f"scoring {scorer.axis}" + (f" with {scorer.name}" if axes.count(scorer.axis) > 1 else "")
         scored += progress.shards(name, shards, partial(submit, score_turns, given))
     return scored
+
+
+def count_tokens(progress: Progress, submit: Submit, store: str, job: Job) -> int:
+    """Count the tokens of the samples that are not counted, if the job asks for tokens; returns their number."""
+    if job.tokenizer is None:
+        return 0
+    shards = plan_token_counts(store, job.tokenizer, job.file_ids)
+    given: Given = {"store": store, "tokenizer": job.tokenizer}
+    return progress.shards("counting tokens", shards, partial(submit, count_tokens_of, given))
 
 
 def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int:

@@ -123,8 +123,8 @@ def check_choice(settings: ChoiceSettings, budget: int | None, threshold: float 
     limited = settings.token_budget or settings.grouped_by or settings.keep
     if threshold == "auto" and (limited or settings.diversity != "threshold"):
         raise InputError(
-            "Threshold auto looks for what fills a budget of rows, and cannot do so beside a token budget, quotas, rows "
-            "to keep or another diversity; give a threshold."
+            "Threshold auto looks for what fills a budget of rows, and not beside a token budget, quotas, rows to keep "
+            "or another diversity; give a threshold."
         )
     if settings.per and not (settings.cap or settings.floor):
         raise InputError(f"Per {settings.per} says what the groups are; give a cap or a floor as well.")
@@ -135,6 +135,4 @@ def check_choice(settings: ChoiceSettings, budget: int | None, threshold: float 
     if settings.diversity in ("clusters", "coverage") and not (budget or settings.token_budget):
         raise InputError(f"Diversity {settings.diversity} divides a budget; give a budget or a token budget as well.")
     if refine is not None and settings.rank not in ("evol", "quality"):
-        raise InputError(
-            f"The scorer of refine gives quality, but the rank is {settings.rank}; rank by evol or quality."
-        )
+        raise InputError(f"The scorer of refine gives quality, not {settings.rank}; rank by evol or quality.")

@@ -136,7 +136,7 @@ class Limits:
             raise InputError(f"The {count:,} rows to keep{of_tokens} are more than the budget; raise it.")
 
 
-def take_in_order(rows: np.ndarray, limits: Limits, forced: bool = False) -> None:
+def take_in_order(limits: Limits, rows: np.ndarray, forced: bool) -> None:
     """Take candidates in the order given: diversity `none`."""
     for row in rows.tolist():
         if forced:

@@ -131,8 +131,8 @@ def _kept(job: Job, ids: pl.Series) -> list[int]:
     kept = pl.Series(job.keep, dtype=pl.String)
     if len(lost := kept.filter(~kept.is_in(ids.implode()))):
         raise InputError(
-            f"The row {lost[0]} of the setting keep cannot be selected: it is dropped, filtered, contaminated or has no "
-            f"score; leave it out of keep, or change these settings."
+            f"The row {lost[0]} of the setting keep cannot be selected: it is dropped, filtered, contaminated or has "
+            f"no score; leave it out of keep, or change these settings."
         )
     return ids.is_in(kept.implode()).arg_true().to_list()
 
@@ -151,7 +151,7 @@ def _rule(store: Store, job: Job, candidates: pl.DataFrame, limits: Limits) -> R
             shares = label_shares(labels, candidates["score"].to_numpy(), similarity)
             return coverage_rule(shares, places_by_id(ids), limits)
         case "none":
-            return partial(take_in_order, limits=limits)
+            return partial(take_in_order, limits)
         case other:
             raise NotImplementedError(other)
 

@@ -26,6 +26,22 @@ from flows.cli.options import (
     ScorerOption,
     StoreOption,
 )
+from flows.cli.rules import (
+    CapOption,
+    ClusterDrawOption,
+    ClustersOption,
+    DiversityOption,
+    DropOption,
+    FloorOption,
+    KeepOption,
+    PerOption,
+    RankOption,
+    SeedOption,
+    StrategyOption,
+    TagsFieldOption,
+    TokenBudgetOption,
+    TokenizerOption,
+)
 from flows.cli.server import start_server
 
 app = typer.Typer()
@@ -62,6 +78,20 @@ def update(
     format: Annotated[Format | None, typer.Option(help="Layout of selected.jsonl.")] = None,
     runner: RunnerOption = None,
     config: ConfigOption = None,
+    strategy: StrategyOption = None,
+    rank: RankOption = None,
+    diversity: DiversityOption = None,
+    seed: SeedOption = None,
+    clusters: ClustersOption = None,
+    cluster_draw: ClusterDrawOption = None,
+    tags_field: TagsFieldOption = None,
+    token_budget: TokenBudgetOption = None,
+    tokenizer: TokenizerOption = None,
+    per: PerOption = None,
+    cap: CapOption = None,
+    floor: FloorOption = None,
+    keep: KeepOption = None,
+    drop: DropOption = None,
     no_report: NoReportOption = False,
 ) -> None:
     """Select again from a pool that has grown; only new texts are encoded and scored.
@@ -93,6 +123,20 @@ def update(
         "leave_out": leave_out or None,
         "format": format,
         "runner": runner,
+        "strategy": strategy,
+        "rank": rank,
+        "diversity": diversity,
+        "seed": seed,
+        "clusters": clusters,
+        "cluster_draw": cluster_draw,
+        "tags_field": tags_field,
+        "token_budget": token_budget,
+        "tokenizer": tokenizer,
+        "per": per,
+        "cap": cap,
+        "floor": floor,
+        "keep": keep or None,
+        "drop": drop or None,
         "report": False if no_report else None,
     }
     settings = load(SelectionSettings, config, flags)

@@ -29,6 +29,7 @@ from deita_core.models.devices import count_gpus
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.shards import Shard
+from deita_core.stages.token_counts import TokenizerFiles
 from tasks.runtime.progress import INTERRUPTIONS
 
 # Two shards at a time: one is read or written while the other is computed.
@@ -38,7 +39,8 @@ REACH = 10
 # Seconds for a worker process to end its shard after an interrupt.
 GRACE = 10.0
 
-Given = Mapping[str, str | EncoderFiles | ScorerFiles]
+Files = EncoderFiles | ScorerFiles | TokenizerFiles
+Given = Mapping[str, str | Files]
 Submit = Callable[[Task[..., int], Given, Shard], PrefectFuture[int]]
 Runner = TaskRunner[Any]
 
@@ -99,11 +101,14 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _anywhere(value: str | EncoderFiles | ScorerFiles) -> str | EncoderFiles | ScorerFiles:
+def _anywhere(value: str | Files) -> str | Files:
     """Make the paths in a parameter (store, model folders) absolute, for processes with another working directory."""
     if isinstance(value, str):
         return value if "://" in value else _absolute(value)
     name = _absolute(value.name) if Path(value.name).expanduser().is_dir() else value.name
+    if isinstance(value, TokenizerFiles):
+        encoder = _anywhere(value.encoder) if value.encoder else None
+        return value.model_copy(update={"name": name, "encoder": encoder})
     return value.model_copy(update={"name": name, "path": value.path and value.path.absolute()})
 
 

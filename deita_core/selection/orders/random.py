@@ -8,7 +8,7 @@ BITS = 53
 
 
 def random_scores(ids: Sequence[str], seed: int) -> list[float]:
-    """A number from 0 to 1 for each id, equally likely anywhere; a pool that grows leaves those of its rows as they are."""
+    """A number from 0 to 1 for each id, equally likely anywhere; that of a row does not change as the pool grows."""
     salt = f"{seed} ".encode()
     return [
         (int.from_bytes(blake2b(salt + id_.encode(), digest_size=8).digest()) >> (64 - BITS)) / 2**BITS for id_ in ids

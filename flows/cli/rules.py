@@ -1,0 +1,65 @@
+"""Options of the order, the rule of diversity and the limits, shared by the commands that select."""
+
+from typing import Annotated
+
+import typer
+
+from deita_core.literals import ClusterDraw, Diversity, Rank, Strategy
+
+ORDER, LIMITS, ROWS = "Order and diversity", "Budgets and quotas", "Rows taken in or left out"
+
+StrategyOption = Annotated[
+    Strategy | None, typer.Option(help="A known pair of rank and diversity. Default deita.", rich_help_panel=ORDER)
+]
+RankOption = Annotated[
+    Rank | None, typer.Option(help="What the conversations are ranked by. Default evol.", rich_help_panel=ORDER)
+]
+DiversityOption = Annotated[
+    Diversity | None,
+    typer.Option(help="The rule that keeps those selected apart. Default threshold.", rich_help_panel=ORDER),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Of the random order, of clusters and draws. Default 0.", rich_help_panel=ORDER)
+]
+ClustersOption = Annotated[
+    int | None,
+    typer.Option(help="Number of clusters. Default: a tenth of the rows to select.", rich_help_panel=ORDER),
+]
+ClusterDrawOption = Annotated[
+    ClusterDraw | None,
+    typer.Option(help="Rows of a cluster: drawn by score, or the best. Default score.", rich_help_panel=ORDER),
+]
+TagsFieldOption = Annotated[
+    str | None, typer.Option(help="Field of the rows with their tags, for mig and instag.", rich_help_panel=ORDER)
+]
+TokenBudgetOption = Annotated[
+    int | None,
+    typer.Option(help="How many training tokens to select. Default: no limit.", rich_help_panel=LIMITS),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(help="Counts tokens: the model to train. Default: the encoder's.", rich_help_panel=LIMITS),
+]
+PerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What --cap and --floor are of: source, layout, turns, cluster, or a field. Default source.",
+        rich_help_panel=LIMITS,
+    ),
+]
+CapOption = Annotated[
+    float | None, typer.Option(help="Largest share of the budget of a group, such as 0.2.", rich_help_panel=LIMITS)
+]
+FloorOption = Annotated[
+    int | None, typer.Option(help="Rows that each group has at least, taken first.", rich_help_panel=LIMITS)
+]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID|FILE", help="Rows always selected: an id, or a file of ids or rows.", rich_help_panel=ROWS
+    ),
+]
+DropOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID|FILE", help="Rows never selected: an id, or a file of ids or rows.", rich_help_panel=ROWS),
+]
