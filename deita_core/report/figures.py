@@ -325,9 +325,10 @@ class Reason:
 
 
 def rejections(decisions: pl.DataFrame) -> list[Reason]:
-    """Section 7, most frequent reason first. `decisions`: fate, reason, file, line."""
-    rejected = decisions.filter(pl.col("fate") == "rejected").with_columns(
-        kind=pl.col("reason").str.split(": ").list.first()
+    """Section 7: rows without a rank, most frequent reason first. `decisions`: fate, reason, file, line."""
+    is_rejected = pl.col("fate") == "rejected"
+    rejected = decisions.filter(pl.col("fate").is_in(LEFT_OUT)).with_columns(
+        kind=pl.when(is_rejected).then(pl.col("reason").str.split(": ").list.first()).otherwise("fate")
     )
     found = []
     for (kind,), rows in rejected.group_by("kind", maintain_order=True):

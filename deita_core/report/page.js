@@ -36,11 +36,12 @@
 
   // -- rows
 
+  const decimal = (value) => value === null ? "none" : value.toFixed(2);
   const said = (i) => {
     const parts = [];
     const score = points.score[i];
     if (points.rank[i] !== null) parts.push("rank " + count(points.rank[i]));
-    if (score !== null) parts.push("score " + score.toFixed(2) + " (complexity " + points.complexity[i].toFixed(2) + ", quality " + points.quality[i].toFixed(2) + ")");
+    if (score !== null) parts.push("score " + score.toFixed(2) + " (complexity " + decimal(points.complexity[i]) + ", quality " + decimal(points.quality[i]) + ")");
     if (points.similarity[i] !== null) parts.push("nearest selected above: " + points.similarity[i].toFixed(3));
     parts.push(page.files[points.file[i]] + ":" + points.line[i], "id " + points.id[i]);
     return parts.join(" · ");

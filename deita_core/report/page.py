@@ -39,6 +39,8 @@ class Page:
     composition: Composition
     rewards: Rewards
     threshold: Threshold
+    rank: str
+    diversity: str
     scorers: list[Scorer]
     reasons: list[Reason]
     drawn: int

@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from deita_core.errors import InputError
-from deita_core.literals import AXES, Axis
+from deita_core.literals import AXES, LEFT_OUT, Axis
 from deita_core.stages.candidates import candidate_vectors
 from deita_core.stages.ingest import pool_ids, removals
 from deita_core.stages.job import Job
@@ -289,13 +289,17 @@ def _what_it_takes(report: Report, row: dict[str, Any], cut: float | None, neare
             f"A threshold of {row['similarity']:.4f} or more would let it in, unless rows selected then that rank "
             f"higher fill the budget or are more similar to it."
         )
-    if row["fate"] == "over_budget":
-        others = f"{alike.id} (similarity {alike.similarity:.4f}) is" if alike else "it is a near-duplicate of a row"
-        return (
-            f"A score above {cut:.4f} (its own is {row['score']:.4f}), or a larger budget: {row['rank']:,} reaches it. "
-            f"Either selects it unless {others} selected before it."
-        )
-    return "It has to be scored and encoded first; the reason says what is missing."
+    if row["fate"] == "rejected":
+        return "It has to be scored and encoded first; the reason says what is missing."
+    if row["fate"] in LEFT_OUT:
+        return "It was left out before the ranking; the reason says what would have to change."
+    if row["fate"] in ("over_quota", "redundant") or report.job.settings.diversity != "threshold":
+        return f"The reason says what stands against it; its rank is {row['rank']:,}, its score {row['score']:.4f}."
+    others = f"{alike.id} (similarity {alike.similarity:.4f}) is" if alike else "it is a near-duplicate of a row"
+    return (
+        f"A score above {cut:.4f} (its own is {row['score']:.4f}), or a larger budget: {row['rank']:,} reaches it. "
+        f"Either selects it unless {others} selected before it."
+    )
 
 
 def _in_snapshots(store: Store, id_: str) -> list[InSnapshot]:

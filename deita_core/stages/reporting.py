@@ -71,6 +71,8 @@ def make_page(store: Store, report: Report, folder: Path) -> Page:
         composition=compose(samples, drawn),
         rewards=rewards(samples),
         threshold=threshold_figures(samples, report.chosen.threshold),
+        rank=job.settings.rank,
+        diversity=job.settings.diversity,
         scorers=[_scorer(store, scorer, job.encoder, samples["id"]) for scorer in job.all_scorers],
         reasons=rejections(decisions),
         drawn=len(drawn),

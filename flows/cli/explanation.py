@@ -27,7 +27,8 @@ def print_explanation(found: Explanation) -> None:
     if found.rank is not None:
         print(f"rank       {found.rank:,}")
     if found.score is not None:
-        print(f"score      {found.score:.4f} (complexity {found.complexity:.2f}, quality {found.quality:.2f})")
+        axes = f"complexity {_number(found.complexity)}, quality {_number(found.quality)}"
+        print(f"score      {found.score:.4f} ({axes})")
     for turn in found.turns:
         complexity = _scored(turn.complexity, turn.complexity_status)
         print(f"  turn {turn.turn + 1}   complexity {complexity}, quality {_scored(turn.quality, turn.quality_status)}")
@@ -52,6 +53,10 @@ def print_at_the_cut(found: AtTheCut) -> None:
     _print_rows(found.selected)
     print("\nThe first left out:" if found.cut_by == "budget" else "\nNear-duplicates, just above it:")
     _print_rows(found.left_out)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
 
 
 def _print_rows(rows: Sequence[Beside]) -> None:

@@ -1,5 +1,6 @@
 """Prints the results of commands."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -15,13 +16,19 @@ from deita_core.stages.estimate import Estimate
 from deita_core.stages.evolution.estimate import EvolutionEstimate
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.stages.pairs import PairReport
-from deita_core.stages.report import Report
+from deita_core.stages.report import Counts, Report
 from deita_core.stages.snapshots import read_snapshot, snapshots
 from deita_core.stages.training import Trained
 from deita_core.store import Store
 from tasks.artifacts import top_rows
 
 SHOWN = 5
+SKIPPED = {
+    "redundant": "that add nothing new",
+    "over_quota": "over the quota of their group",
+    "filtered": "filtered",
+    "contaminated": "contaminated by a benchmark",
+}
 _REASONS = {"rounds tried again": "failed_attempts", "why chains ended early or were set aside": "reasons"}
 _FIGURES = {
     "rank correlation within a chain": "spearman",
@@ -36,9 +43,10 @@ def print_report(report: Report, out: Path) -> None:
     console, counts = Console(highlight=False, soft_wrap=True), report.counts
     console.print(
         f"\n[bold]{counts.selected:,} selected[/] of {counts.read:,} read: {counts.skipped:,} skipped "
-        f"({counts.near_duplicate:,} near-duplicates of a better one, {counts.over_budget:,} after the budget was "
-        f"full), {counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
+        f"({', '.join(_skipped(counts))}), {counts.rejected:,} rejected, {counts.merged:,} merged as exact duplicates."
     )
+    if report.chosen.tokens is not None:
+        console.print(f"They have {report.chosen.tokens:,} training tokens, as {_tokenizer(report)} counts them.")
     console.print(f"{counts.encoded:,} texts encoded, {counts.scored:,} turns scored; the rest was known.")
     _print_changes(console, report, out)
     _warn_of_shortfall(console, report)
@@ -50,12 +58,27 @@ def print_report(report: Report, out: Path) -> None:
         # Pool rows are data: their control characters must not reach the terminal.
         begins = "".join(c for c in " ".join(str(row["begins"]).split()) if c.isprintable())
         begins = begins[: max(20, console.width - 37)]
-        print(f"{row['rank']:>5}{row['score']:>8.2f}{row['complexity']:>12.2f}{row['quality']:>9.2f}  {begins}")
+        numbers = f"{row['score']:>8.2f}{_or_none(row['complexity']):>12}{_or_none(row['quality']):>9}"
+        print(f"{row['rank']:>5}{numbers}  {begins}")
     _show_rejects(console, out)
     page = REPORT if (out / REPORT).is_file() else "README.md"
     console.print(
         f"Look at [bold]{escape(str(out))}/{page}[/] and selected.jsonl; decisions.parquet has every row's fate."
     )
+
+
+def _skipped(counts: Counts) -> Iterator[str]:
+    """Counts of the rows skipped, by why; the two usual ones also if there are none."""
+    yield f"{counts.near_duplicate:,} near-duplicates of a better one"
+    for name, words in SKIPPED.items():
+        if count := getattr(counts, name):
+            yield f"{count:,} {words}"
+    yield f"{counts.over_budget:,} after the budget was full"
+
+
+def _tokenizer(report: Report) -> str:
+    found = report.job.tokenizer
+    return escape(found.name) if found else "none"
 
 
 def print_snapshots(store: Store) -> None:
@@ -86,10 +109,14 @@ def _print_changes(console: Console, report: Report, out: Path) -> None:
 
 def _warn_of_shortfall(console: Console, report: Report) -> None:
     budget = report.job.settings.budget
+    for name, count in list(report.chosen.lacking.items())[:SHOWN]:
+        by = report.job.settings.grouped_by
+        console.print(f"[yellow]The {by} {escape(name[:80])} has {count:,} rows less than its floor.[/]")
     if budget and report.counts.selected < budget:
         why = "there are no more to choose from."
         if report.counts.near_duplicate:
-            why = f"at threshold {report.chosen.threshold} all others are near-duplicates of one of these."
+            others = "or over their quota" if report.counts.over_quota else "of one of these"
+            why = f"at threshold {report.chosen.threshold} all others are near-duplicates {others}."
             why += " A higher threshold selects more." if report.chosen.threshold < 1 else ""
         console.print(f"[yellow]The pool gave {report.counts.selected:,} of the {budget:,} asked for: {why}[/]")
     elif report.job.settings.threshold == "auto":
@@ -216,8 +243,8 @@ def _print_audit(console: Console, found: Audit) -> None:
         console.print("  [yellow]A noisy judge: its scores say little more than chance. Try another model.[/]")
 
 
-def _or_none(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2f}"
+def _or_none(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else "none"
 
 
 def print_statuses(statuses: dict[str, int], out: Path) -> None:
