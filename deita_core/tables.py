@@ -309,6 +309,15 @@ class ArmLosses(TableModel):
         return data.lazyframe.select(pl.col("loss").is_finite())
 
 
+class Compared(TableModel):
+    """One row per figure of each selection compared, by strategy and seed; the pool is a strategy of its own."""
+
+    strategy: str = pa.Field(str_length={"min_value": 1})
+    seed: pl.Int64 = pa.Field(ge=0)
+    figure: str = pa.Field(str_length={"min_value": 1})
+    value: pl.Float64 = pa.Field(nullable=True)
+
+
 class Snapshots(TableModel):
     """One row per finished selection, written last; it makes the selection visible."""
 
@@ -373,6 +382,7 @@ PAIR_FATES = Table("pair_fates", ("id",), PairFates)
 OVERLAPS = Table("overlaps", ("id",), Overlaps)
 ANSWER_PAIRS = Table("answer_pairs", ("good", "weaker"), AnswerPairs)
 SUBSETS = Table("subsets", ("arm", "seed", "id"), Subsets)
+COMPARED = Table("compared", ("strategy", "seed", "figure"), Compared)
 ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
 
 

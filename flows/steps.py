@@ -78,7 +78,7 @@ def selection_job(
         quality=quality,
         also=(*others, *also),
         refine=refine,
-        tokenizer=find_tokenizer(settings, encoder),
+        tokenizer=find_tokenizer(settings, encoder) if settings.needs_tokens else None,
         keep=_named(settings, "keep", file_ids),
         drop=_named(settings, "drop", file_ids),
         settings=settings,

@@ -1,16 +1,18 @@
 """Settings of a proof: which subsets are compared, and how a model is fine-tuned on each."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from deita_core.alignment.settings import SftSettings
+from deita_core.config.choice import STRATEGIES
 from deita_core.config.settings import SelectionSettings
 from deita_core.literals import Rival
 from deita_core.models.fine_tuning import FineTuning
 
 # The subset that is proven, and the model before any training.
-DEITA, BASE = "deita", "base"
+DEITA: Literal["deita"] = "deita"
+BASE = "base"
 ArmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
 
 
@@ -37,6 +39,11 @@ class ProofSettings(SelectionSettings):
     def _arms_can_be_compared(self) -> "ProofSettings":
         if self.budget is None and self.token_budget is None:
             raise ValueError("give a budget, of rows or of tokens")
+        if (self.rank, self.diversity) != STRATEGIES[DEITA] or self.grouped_by or self.keep:
+            raise ValueError(
+                "the arm deita ranks by evol and keeps a threshold, without quotas and rows to keep; select otherwise "
+                "with deita select, and give that folder as an arm"
+            )
         if not self.names[1:]:
             raise ValueError("there is nothing to compare with; name a rival or an arm")
         if len(set(self.names)) < len(self.names) or BASE in self.names:
@@ -47,8 +54,9 @@ class ProofSettings(SelectionSettings):
 
     @property
     def selection(self) -> SelectionSettings:
-        """The settings of the selection alone."""
-        return SelectionSettings(**self.model_dump(include=set(SelectionSettings.model_fields)))
+        """The settings of the selection alone; the budget in tokens is one of all subsets."""
+        given = self.model_dump(include=set(SelectionSettings.model_fields), exclude={"token_budget"})
+        return SelectionSettings(**given)
 
     @property
     def names(self) -> list[str]:

@@ -37,10 +37,8 @@ class TokenizerFiles(BaseModel):
         return token_counts_table(self.fingerprint[:16])
 
 
-def find_tokenizer(settings: SelectionSettings, encoder: EncoderFiles) -> TokenizerFiles | None:
-    """The tokenizer of the settings; None if they ask for no tokens. Raises ModelError if it cannot be loaded."""
-    if not settings.needs_tokens:
-        return None
+def find_tokenizer(settings: SelectionSettings, encoder: EncoderFiles) -> TokenizerFiles:
+    """The tokenizer of the settings, or else the encoder's. Raises ModelError if it cannot be loaded."""
     if settings.tokenizer is None:
         return TokenizerFiles(name=encoder.name, fingerprint=encoder.fingerprint, encoder=encoder)
     load_tokenizer(settings.tokenizer)
