@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli import align as align_commands
+from flows.cli import compare as compare_commands
 from flows.cli import evaluate as evaluate_commands
 from flows.cli import operate
 from flows.cli import pool as pool_commands
@@ -54,6 +55,7 @@ for commands in (
     align_commands,
     evaluate_commands,
     prove_commands,
+    compare_commands,
     operate,
 ):
     app.add_typer(commands.app)
