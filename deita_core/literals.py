@@ -31,6 +31,14 @@ Diversity = Literal["threshold", "clusters", "coverage", "tags", "none"]
 Strategy = Literal["deita", "random", "longest", "kmq", "mig", "instag", "ifd", "wici", "perplexity", "rds"]
 # How rows of a cluster are taken: drawn in proportion to their score, or the best.
 ClusterDraw = Literal["score", "best"]
+# ISO 639-1 codes of the languages that are told apart. The detector knows more; each one more takes short texts from
+# its relatives, such as Afrikaans from Dutch.
+Language = Literal[
+    "am", "ar", "az", "be", "bg", "bn", "ca", "cs", "da", "de", "el", "en", "es", "et", "eu", "fa", "fi",
+    "fr", "gu", "he", "hi", "hr", "hu", "hy", "id", "is", "it", "ja", "ka", "kk", "km", "kn", "ko", "lo",
+    "lt", "lv", "mk", "ml", "mn", "mr", "ms", "my", "ne", "nl", "no", "or", "pa", "pl", "pt", "ro", "ru",
+    "si", "sk", "sl", "sq", "sr", "sv", "sw", "ta", "te", "th", "tl", "tr", "uk", "ur", "uz", "vi", "yo", "zh",
+]  # fmt: skip
 # What came of an answer when preference pairs were made.
 PairFate = Literal[
     "paired",
@@ -64,4 +72,5 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 FATES: tuple[Fate, ...] = get_args(Fate)
 # Fates that leave a sample without a rank.
 LEFT_OUT: tuple[Fate, ...] = ("filtered", "contaminated", "rejected")
+LANGUAGES: tuple[Language, ...] = get_args(Language)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
