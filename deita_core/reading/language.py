@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NO_LANGUAGE = "zxx"
 # Below this probability a language is not known. Short questions are above it, numbers and most code below.
 SURE = 0.3
-# Characters of a text that are read; with twice as many, one text in a thousand gets another language.
+# Characters of a text that are read; with twice as many, fewer than one text in a thousand gets another language.
 CHARS = 500
 # A Chinese, Japanese or Korean letter counts as three of others, since it says about as much.
 LETTER, DENSE_LETTER, DENSE = r"\p{L}", r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]", 3
