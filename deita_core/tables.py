@@ -8,7 +8,7 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from deita_core.literals import LAYOUTS, LEFT_OUT, Fate, PairFate, RemovalStatus, Side, Status, Storage
+from deita_core.literals import LANGUAGES, LAYOUTS, LEFT_OUT, Fate, PairFate, RemovalStatus, Side, Status, Storage
 
 # `extra`: what else a trainer sees of a message, as JSON.
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
@@ -126,6 +126,13 @@ class TokenCounts(TableModel):
     id: str = pa.Field(str_matches=ID, unique=True)
     tokens: pl.Int32 = pa.Field(ge=1)
     answer_tokens: pl.Int32 = pa.Field(ge=0)
+
+
+class Languages(TableModel):
+    """One row per sample: the language in which most is said, null if none is known."""
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    language: str = pa.Field(isin=LANGUAGES, nullable=True)
 
 
 class Chains(TableModel):
@@ -398,6 +405,11 @@ def scores_table(scorer: str) -> Table:
     """
     model = {"raw": RawScores, "judged": JudgedScores}.get(scorer.partition("-")[0], Scores)
     return Table(f"scores__{scorer}", ("id", "turn"), model)
+
+
+def languages_table(detector: str) -> Table:
+    """The table of the languages that a detector found; `detector` is its name, with its version and its settings."""
+    return Table(f"languages__{detector}", ("id",), Languages)
 
 
 def vectors_table(encoder: str, dim: int, storage: Storage = "float32", zeros: bool = False) -> Table:

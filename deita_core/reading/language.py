@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from deita_core.conversation import content_id
 from deita_core.literals import LANGUAGES
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ def _identifier() -> "LanguageIdentifier":
 
 
 def detector() -> str:
-    """Name and version of what tells languages apart; another one may give other languages."""
+    """The name of what tells languages apart; it changes with all that another language could come from."""
     from importlib.metadata import version
 
-    return f"py3langid-{version('py3langid')}"
+    settings = content_id(repr((LANGUAGES, SURE, CHARS, DENSE, ASIDE)).encode())
+    return f"py3langid-{version('py3langid')}-{settings[:8]}"
 
 
 def languages(texts: Iterable[str]) -> list[str | None]:
