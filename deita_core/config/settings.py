@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from deita_core.config.choice import ChoiceSettings, as_list, check_choice, with_strategy
+from deita_core.config.filters import FilterSettings, check_limits
 from deita_core.config.loader import load
 from deita_core.errors import InputError
 from deita_core.literals import (
@@ -46,6 +47,13 @@ def _as_mapping(given: Any) -> Any:
 ColumnMap = Annotated[dict[str, str], BeforeValidator(_as_mapping), AfterValidator(known_columns)]
 
 
+# Settings of which true and false would else count as 1 and 0.
+NUMBERS = (
+    "budget", "threshold", "limit", "training_tokens", "token_budget", "floor", "cap", "clusters", "min_score",
+    "max_repetition", "min_answer_tokens", "max_answer_tokens",
+)  # fmt: skip
+
+
 def _known_runner(name: str) -> str:
     if not RUNNER.fullmatch(name):
         raise PydanticCustomError("runner", "input should be threads, processes, dask://HOST:PORT or ray://HOST:PORT")
@@ -64,7 +72,7 @@ def _as_names(given: Any) -> Any:
 ScorerNames = Annotated[str | list[str], BeforeValidator(_as_names)]
 
 
-class SelectionSettings(ChoiceSettings):
+class SelectionSettings(ChoiceSettings, FilterSettings):
     """Settings of a selection; those not given are the preset's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,7 +87,7 @@ class SelectionSettings(ChoiceSettings):
         if isinstance(preset, str) and preset in PRESETS:
             given = {**PRESETS[preset], **given}
         given = with_strategy(given)
-        for name in ("budget", "threshold", "limit", "training_tokens", "token_budget", "floor", "cap", "clusters"):
+        for name in NUMBERS:
             if isinstance(given.get(name), bool):
                 raise ValueError(f"{name} is {given[name]}, and not a number")
         return given
@@ -245,6 +253,7 @@ def fitting(settings: SelectionSettings) -> SelectionSettings:
         raise InputError("Threshold auto looks for what fills a budget; give a budget as well.")
     if settings.refine is not None and settings.budget is None:
         raise InputError("The scorer of refine scores a multiple of the budget again; give a budget as well.")
+    check_limits(settings)
     check_choice(settings, settings.budget, settings.threshold, settings.refine)
     return settings
 

@@ -10,6 +10,7 @@ from deita_core.selection.limits import Groups
 from deita_core.selection.vectors import normalize
 from deita_core.stages.candidates import BLOCK, all_vectors
 from deita_core.stages.job import Job
+from deita_core.stages.languages import sample_languages
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, SOURCES
 
@@ -31,6 +32,8 @@ def group_names(store: Store, job: Job, ids: pl.Series) -> pl.Series:
             return pl.Series(find_clusters(store, job, ids).labels).cast(pl.String)
         case "source" | "file":
             return first_sources(store, job, ids, pl.col("file"))
+        case "language":
+            return sample_languages(store, ids).fill_null(NO_VALUE).rename("group")
         case "layout":
             return first_sources(store, job, ids, pl.col("layout"))
         case str(name):

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from deita_core.stages.filtering import filtered
 from deita_core.stages.job import Job
 from deita_core.store import Store
 
@@ -11,8 +12,10 @@ def left_out(store: Store, job: Job, scored: pl.DataFrame) -> pl.DataFrame:
 
     `scored`: id, score (complexity x quality), complexity, quality of all samples, null where unreadable.
     """
-    found = [_dropped(job, scored["id"])]
-    return pl.concat(found).unique("id", keep="first", maintain_order=True)
+    out = _dropped(job, scored["id"])
+    rest = scored.join(out, on="id", how="anti", maintain_order="left")
+    filters = filtered(store, job, rest).select("id", pl.lit("filtered").alias("fate"), "reason")
+    return pl.concat([out, filters])
 
 
 def _dropped(job: Job, ids: pl.Series) -> pl.DataFrame:

@@ -44,7 +44,7 @@ def rank_pool(store: Store, job: Job) -> RankedPool:
     slow = turn_scores(store, [job.refine], best).select("id", "turn", "quality")
     again = turns.filter(pl.col("id").is_in(best.implode())).drop("quality")
     # A sample that the slow scorer cannot read has no new score, and so keeps its old place among the rest.
-    refined = _ranked(store, job, best, again.join(slow, on=["id", "turn"], how="left"))
+    refined = _ordered(store, job, _scored(job, best, again.join(slow, on=["id", "turn"], how="left")))
     return _with_refined(refined.candidates.select(ranked.candidates.columns), ranked)
 
 
@@ -66,11 +66,20 @@ def _with_refined(refined: pl.DataFrame, ranked: RankedPool) -> RankedPool:
 
 
 def _ranked(store: Store, job: Job, ids: pl.Series, turns: pl.DataFrame) -> RankedPool:
-    scored = evol_scores(turns, job.settings.turns, job.settings.training_tokens)
-    scored = ids.to_frame().join(scored, on="id", how="left").sort("id")
+    scored = _scored(job, ids, turns)
     out = left_out(store, job, scored)
     kept = scored.join(out, on="id", how="anti", maintain_order="left") if len(out) else scored
-    ordered = order_values(store, job, kept)
+    ranked = _ordered(store, job, kept)
+    return RankedPool(ranked.candidates, pl.concat([ranked.unranked, out]))
+
+
+def _scored(job: Job, ids: pl.Series, turns: pl.DataFrame) -> pl.DataFrame:
+    scored = evol_scores(turns, job.settings.turns, job.settings.training_tokens)
+    return ids.to_frame().join(scored, on="id", how="left").sort("id")
+
+
+def _ordered(store: Store, job: Job, scored: pl.DataFrame) -> RankedPool:
+    ordered = order_values(store, job, scored)
     ranked = rank_candidates(ordered.drop("fate", "reason", strict=False))
     columns = (name for name in ("fate", "reason") if name in ordered.columns)
     unranked = ranked.unscored.select("id").join(ordered.select("id", *columns), on="id", maintain_order="left")
@@ -79,7 +88,7 @@ def _ranked(store: Store, job: Job, ids: pl.Series, turns: pl.DataFrame) -> Rank
         fate="fate" if "fate" in unranked.columns else pl.lit("rejected"),
         reason="reason" if "reason" in unranked.columns else pl.lit("a turn has no readable score"),
     )
-    return RankedPool(ranked.candidates.drop("position"), pl.concat([unranked, out]))
+    return RankedPool(ranked.candidates.drop("position"), unranked)
 
 
 def _pool_turns(store: Store, job: Job) -> tuple[pl.Series, pl.DataFrame]:

@@ -12,6 +12,7 @@ from deita_core.conversation import text_id
 from deita_core.errors import InputError
 from deita_core.export.files import SELECTION_FILES
 from deita_core.export.placing import drop_prepared
+from deita_core.stages.conditions import rows_that_meet
 from deita_core.stages.ingest import removals, removed_rows
 from deita_core.stages.reporting import forget_pages
 from deita_core.stages.snapshots import forget_unfinished, read_snapshot, snapshots
@@ -43,20 +44,12 @@ def matching(store: Store, asked: RemovalSettings) -> Match:
     known = set(pl.concat([store.read(SAMPLES, ["id"]), removals(store).select("id")])["id"])
     if strange := [id_ for id_ in asked.ids if id_ not in known]:
         raise InputError(f"There is no sample {strange[0]} in {store.uri}; ids stand in decisions.parquet.")
-    rows = _rows_that_fit(store, asked.where)
+    none = SOURCES.empty().select("sample_id", "file_id")
+    rows = none if asked.where is None else rows_that_meet(store, asked.where)
     now = rows.filter(pl.col("file_id").is_in(_files_now(store, rows["file_id"]).implode()))
     fit, ever = set(now["sample_id"]), set(rows["sample_id"])
     ids = set(asked.ids) | (ever if asked.old_versions else fit)
     return Match(ids=sorted(ids), older=len(ever - fit))
-
-
-def _rows_that_fit(store: Store, where: str | None) -> pl.DataFrame:
-    if where is None:
-        return SOURCES.empty().select("sample_id", "file_id")
-    try:
-        return store.read(SOURCES, ["sample_id", "file_id"], where)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"The condition {where!r} cannot be read: {str(error).splitlines()[0][:200]}") from None
 
 
 def _files_now(store: Store, there: pl.Series) -> pl.Series:
