@@ -16,7 +16,8 @@ LENGTHS = ((0, 199), (200, 999), (1_000, 3_999), (4_000, None))
 # Bins of a histogram, and of the grid of scores and lengths.
 BINS = 30
 ACROSS, UP = 40, 16
-FILES = 20
+# Files, and languages, that are listed by their names.
+LISTED = 20
 # The order in which rows leave.
 FUNNEL: tuple[Fate, ...] = (
     "rejected", "filtered", "contaminated", "near_duplicate", "redundant", "over_quota", "over_budget", "selected"
@@ -77,7 +78,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Composition:
-    """Section 2: profiles and shares. Writing systems and clusters are those of the rows drawn on the map."""
+    """Section 2: profiles and shares. Writing systems and clusters are those of the rows drawn on the map.
+
+    `languages`: empty if they were not looked for.
+    """
 
     pool: Profile
     selected: Profile
@@ -85,6 +89,7 @@ class Composition:
     files: list[Share]
     turns: list[Share]
     lengths: list[Share]
+    languages: list[Share]
     scripts: list[Share]
     clusters: list[Share]
 
@@ -102,11 +107,14 @@ def random_at_equal_tokens(samples: pl.DataFrame) -> pl.DataFrame:
 def compose(samples: pl.DataFrame, drawn: pl.DataFrame) -> Composition:
     """Section 2.
 
-    `samples`: id, fate, file, tokens, n_chars, n_turns and the scores; `drawn`: fate, weight, script, cluster.
+    `samples`: id, fate, file, tokens, n_chars, n_turns, the scores, and language if languages are known; `drawn`: fate,
+    weight, script, cluster.
     """
     selected, random = samples.filter(pl.col("fate") == "selected"), random_at_equal_tokens(samples)
     sets = (samples, selected, random)
     files = _shares([_parts(rows, pl.col("file")) for rows in sets])
+    known = pl.col("language").fill_null("not known")
+    languages = _shares([_parts(rows, known) for rows in sets]) if "language" in samples.columns else []
     chosen = drawn.filter(pl.col("fate") == "selected")
 
     def of_drawn(column: str) -> list[Share]:
@@ -117,9 +125,10 @@ def compose(samples: pl.DataFrame, drawn: pl.DataFrame) -> Composition:
         pool=profile(samples),
         selected=profile(selected),
         random=profile(random),
-        files=[*files[:FILES], *_rest(files[FILES:])],
+        files=[*files[:LISTED], *_rest(files[LISTED:], "files")],
         turns=_ranges(sets, "n_turns", TURNS),
         lengths=_ranges(sets, "n_chars", LENGTHS),
+        languages=[*languages[:LISTED], *_rest(languages[LISTED:], "languages")],
         scripts=of_drawn("script"),
         clusters=sorted(of_drawn("cluster"), key=lambda share: -(share.ratio or 0)),
     )
@@ -159,10 +168,10 @@ def _shares(parts: Sequence[dict[str, float]]) -> list[Share]:
     return [Share(name, *(part.get(name, 0.0) for part in parts)) for name in names]
 
 
-def _rest(files: Sequence[Share]) -> Iterable[Share]:
-    if files:
-        sums = (sum(getattr(share, name) or 0.0 for share in files) for name in ("pool", "selected", "random"))
-        yield Share(f"{len(files):,} more files", *sums)
+def _rest(shares: Sequence[Share], what: str) -> Iterable[Share]:
+    if shares:
+        sums = (sum(getattr(share, name) or 0.0 for share in shares) for name in ("pool", "selected", "random"))
+        yield Share(f"{len(shares):,} more {what}", *sums)
 
 
 def _ranges(sets: Sequence[pl.DataFrame], column: str, ranges: Sequence[tuple[int, int | None]]) -> list[Share]:

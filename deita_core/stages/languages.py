@@ -42,6 +42,11 @@ def find_languages(store: Store, shard: Shard) -> int:
     return len(samples)
 
 
+def known_languages(store: Store, ids: pl.Series) -> pl.Series | None:
+    """As `sample_languages`; None if one of them was not looked for."""
+    return None if len(store.missing(table(), ids)) else sample_languages(store, ids)
+
+
 def sample_languages(store: Store, ids: pl.Series) -> pl.Series:
     """The language of each sample, in their order; null if it has none. Raises StoreError if one was not looked for."""
     found = store.fetch(table(), "id", ids).with_columns(known=True)

@@ -22,6 +22,7 @@ from deita_core.stages.candidates import candidate_vectors
 from deita_core.stages.encoding import encoder_table
 from deita_core.stages.ingest import removals
 from deita_core.stages.job import Job
+from deita_core.stages.languages import known_languages
 from deita_core.stages.report import Report
 from deita_core.stages.snapshots import Snapshot, snapshot_of
 from deita_core.stages.turns import NEEDED, as_read, indexed_messages, read_messages
@@ -55,6 +56,8 @@ def make_page(store: Store, report: Report, folder: Path) -> Page:
     job = report.job
     decisions = current_decisions(store, folder)
     samples = with_sizes(store, job, decisions)
+    if (languages := known_languages(store, samples["id"])) is not None:
+        samples = samples.with_columns(languages)
     lists = find_lists(samples)
     drawn = draw(samples, lists.ids)
     positions = find_map(store, job, drawn["id"])

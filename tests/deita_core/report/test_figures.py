@@ -4,7 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deita_core.report.figures import (
+    LISTED,
     STEP,
+    Share,
+    compose,
     funnel,
     histogram,
     line_ranges,
@@ -106,6 +109,36 @@ def test_rejects_are_grouped_by_reason_and_file():
     assert (first.reason, first.rows, first.example) == ("broken_json", 3, "broken_json: here")
     assert [(file.file, file.rows, file.lines) for file in first.files] == [("a", 2, "3-4"), ("b", 1, "9")]
     assert (second.reason, second.example) == ("no vector", "no vector")
+
+
+def composed(languages, selected):
+    """The composition of rows of one token, the first of which are selected; languages None: not looked for."""
+    rows = len(languages or selected * "x")
+    fates = ["selected"] * selected + ["over_budget"] * (rows - selected)
+    samples = pl.DataFrame({"id": [f"{i:032x}" for i in range(rows)], "fate": fates}).with_columns(
+        pl.lit(1).alias(name) for name in ("tokens", "n_chars", "n_turns", "complexity", "quality")
+    )
+    samples = samples.with_columns(file=pl.lit("a"))
+    drawn = samples.select("fate", weight=pl.lit(1.0), script=pl.lit("Latin"), cluster=pl.lit("one"))
+    known = samples if languages is None else samples.with_columns(language=pl.Series(languages, dtype=pl.String))
+    return compose(known, drawn)
+
+
+def test_languages_are_shares_of_all_rows_where_they_were_looked_for():
+    found = composed(["en", "de", None, "en"], selected=2).languages
+    assert found == [
+        Share("en", 0.5, 0.5, 0.5),
+        Share("de", 0.25, 0.5, 0.5),
+        Share("not known", 0.25, 0, 0),
+    ]
+    assert composed(None, selected=2).languages == []
+
+
+def test_rare_languages_are_summed_up():
+    codes = [f"l{i:02}" for i in range(LISTED + 3)]
+    *listed, rest = composed([*codes, *codes[:LISTED]], selected=1).languages
+    assert [share.name for share in listed] == codes[:LISTED]
+    assert (rest.name, rest.pool) == ("3 more languages", pytest.approx(3 / (2 * LISTED + 3)))
 
 
 def test_a_pool_of_which_nothing_was_scored_has_figures_without_numbers():
