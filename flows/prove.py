@@ -9,13 +9,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from deita_core.alignment.arms import ArmRun
 from deita_core.alignment.rows import data_files
 from deita_core.config.proof import BASE, ProofSettings
-from deita_core.config.settings import SelectionSettings, fitting
+from deita_core.config.settings import SelectionSettings
 from deita_core.export.placing import check_folder
 from deita_core.models.fine_tuning import check_installed
 from deita_core.stages.proof.export import ProofReport
 from deita_core.stages.proof.job import ProofJob
 from flows.steps import (
+    check_settings,
+    count_tokens,
     encode_pool,
+    find_languages,
     find_models,
     find_refiner,
     holding,
@@ -40,7 +43,7 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
         out: The folder for the table, the subsets and the losses.
         settings: The base model, the held-out answers, what to compare with, the selection and the training.
     """
-    selection = fitting(settings.selection)
+    selection = check_settings(settings.selection)
     check_folder(Path(out))
     check_installed()
     check_runner(selection.runner)
@@ -59,6 +62,8 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
         with open_runner(selection.runner) as submit:
             encode_pool(progress, submit, selection.store, encoder, job.encoded_files)
             score_pool(progress, submit, selection.store, encoder, scorers, pool_ids)
+            count_tokens(progress, submit, selection.store, job.selection)
+            find_languages(progress, submit, selection.store, job.selection)
             refine_best(progress, submit, selection.store, job.selection)
         with progress.step("making subsets"):
             subsets = choose_subsets(job)

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from deita_core.config.settings import SelectionSettings, fitting
+from deita_core.config.settings import SelectionSettings
 from deita_core.errors import cause
 from deita_core.export.files import REPORT, SELECTION_FILES
 from deita_core.export.placing import check_folder
@@ -29,8 +29,10 @@ from deita_core.stages.snapshots import (
 )
 from deita_core.store import Store
 from flows.steps import (
+    check_settings,
     count_tokens,
     encode_pool,
+    find_languages,
     find_models,
     find_refiner,
     holding,
@@ -57,7 +59,7 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
         out: The folder for the selection's files.
         settings: How to score and select, and the store; none: the laptop preset.
     """
-    settings = fitting(settings or SelectionSettings())
+    settings = check_settings(settings or SelectionSettings())
     check_folder(Path(out), SELECTION_FILES)
     with holding(settings.store, out) as store, Progress() as progress:
         if finished := snapshot_of_run(store, str(flow_run.id)):
@@ -90,7 +92,7 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
         check_goes_on(store, Path(out), previous, pool)
         if previous is not None:
             settings = settings_after(previous.report.job.settings, settings)
-        fitting(settings)
+        check_settings(settings)
         check_runner(settings.runner)
         encoder, scorers = find_models(settings)
         files = read_grown_pool(progress, pool, previous, settings, own=[out])
@@ -126,6 +128,7 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
         encoded = encode_pool(progress, submit, store, job.encoder, job.file_ids)
         scored = score_pool(progress, submit, store, job.encoder, wanted.scorers, job.file_ids)
         count_tokens(progress, submit, store, job)
+        find_languages(progress, submit, store, job)
         scored += refine_best(progress, submit, store, job)
 
     with progress.step("selecting"):

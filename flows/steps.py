@@ -7,13 +7,14 @@ from typing import Literal
 
 from prefect.runtime import flow_run
 
-from deita_core.config.settings import SelectionSettings
+from deita_core.config.settings import SelectionSettings, fitting
 from deita_core.errors import UnreadableFileError
 from deita_core.literals import AXES, Axis
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles
 from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.scorers.training.fast import find_fast_head
+from deita_core.stages.conditions import check_condition
 from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.job import Job
@@ -24,6 +25,7 @@ from deita_core.stages.token_counts import find_tokenizer
 from deita_core.store import Store
 from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
+from tasks.languages import detect_languages, plan_detection
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import Given, Submit
 from tasks.score import plan_refining, plan_turns, score_turns
@@ -48,6 +50,13 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
                 # The user must see the run's own error; the next run removes the rest.
                 error.add_note(f"What the run had prepared could not be taken back either: {later}")
             raise
+
+
+def check_settings(settings: SelectionSettings) -> SelectionSettings:
+    """The settings, if they are consistent and their condition can be read; raises InputError if not."""
+    if settings.where is not None:
+        check_condition(settings.where)
+    return fitting(settings)
 
 
 def find_models(settings: SelectionSettings, axes: Sequence[Axis] = AXES) -> tuple[EncoderFiles, list[ScorerFiles]]:
@@ -188,6 +197,14 @@ def count_tokens(progress: Progress, submit: Submit, store: str, job: Job) -> in
     shards = plan_token_counts(store, job.tokenizer, job.file_ids)
     given: Given = {"store": store, "tokenizer": job.tokenizer}
     return progress.shards("counting tokens", shards, partial(submit, count_tokens_of, given))
+
+
+def find_languages(progress: Progress, submit: Submit, store: str, job: Job) -> int:
+    """Find the languages that are not known, if the job asks for languages; returns the number of samples."""
+    if not job.settings.needs_languages:
+        return 0
+    given: Given = {"store": store}
+    return progress.shards("languages", plan_detection(store, job.file_ids), partial(submit, detect_languages, given))
 
 
 def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int:

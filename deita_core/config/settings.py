@@ -173,6 +173,11 @@ class SelectionSettings(ChoiceSettings, FilterSettings):
         return [names] if isinstance(names, str) else names
 
     @property
+    def needs_languages(self) -> bool:
+        """True if the language of every conversation has to be known."""
+        return bool(self.language) or self.grouped_by == "language"
+
+    @property
     def reading(self) -> ReadOptions:
         """How the rows of the pool are read."""
         return ReadOptions(layout=self.layout, preference=self.preference, modality=self.modality, columns=self.map)

@@ -20,6 +20,8 @@ from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.reading.finding import aside_line
 from deita_core.reading.pool import Reject, pool_streams
 from deita_core.scorers import ScorerFiles, find_scorer
+from deita_core.stages import languages
+from deita_core.stages.conditions import check_condition
 from deita_core.stages.encoding import chars_read, encoder_table, find_pool_encoder, load_encoder
 from deita_core.stages.ingest import pool_files
 from deita_core.stages.judging import JudgeEstimate, judge_counts
@@ -43,9 +45,9 @@ class Estimate(BaseModel):
     """Counts of the pool, of the results missing in the store, and the seconds to encode them on this machine.
 
     `texts` counts distinct message texts, or conversations if the encoder is a language model. `to_refine`: at most so
-    many are scored again by the scorer of `refine`. `others`: the seconds with the other of the presets laptop and
-    fast, if the encoder is that of one of them. `fast_is_made`: false if the models of fast are still to be made in
-    this run. `judging`: what each judge would be asked.
+    many are scored again by the scorer of `refine`. `to_detect`: samples whose language is to be found. `others`: the
+    seconds with the other of the presets laptop and fast, if the encoder is that of one of them. `fast_is_made`:
+    false if the models of fast are still to be made in this run. `judging`: what each judge would be asked.
     """
 
     files: int
@@ -56,6 +58,7 @@ class Estimate(BaseModel):
     to_encode: int
     to_score: int
     to_refine: int
+    to_detect: int = 0
     seconds: float
     chars_per_second: float | None
     others: dict[PresetName, float] = {}
@@ -66,6 +69,8 @@ class Estimate(BaseModel):
 
 def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; writes nothing."""
+    if settings.where is not None:
+        check_condition(settings.where)
     found = pool_files(pool, [settings.store], settings.leave_out)
     set_aside = dict(found.set_aside)
     encoder = _described(settings)
@@ -98,6 +103,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
         to_encode=missing,
         to_score=_unscored(store, scorers, samples),
         to_refine=min(len(samples), settings.refine_factor * (settings.budget or 0)) if settings.refine else 0,
+        to_detect=_of_unknown_language(store, samples) if settings.needs_languages else 0,
         seconds=seconds,
         chars_per_second=rate,
         others={name: _encoding(store, other, chars, example.kept)[2] for name, other in _alternatives(encoder)},
@@ -154,6 +160,10 @@ def _scorers(encoder: EncoderFiles, settings: SelectionSettings) -> list[ScorerF
 def _unscored(store: Store, scorers: Sequence[ScorerFiles], samples: set[str]) -> int:
     ids = pl.Series(sorted(samples), dtype=pl.String)
     return max(len(store.missing(scores_table(scorer.slug), ids)) for scorer in scorers)
+
+
+def _of_unknown_language(store: Store, samples: set[str]) -> int:
+    return len(store.missing(languages.table(), pl.Series(sorted(samples), dtype=pl.String)))
 
 
 def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:

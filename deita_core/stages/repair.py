@@ -14,9 +14,20 @@ from deita_core.errors import StoreError
 from deita_core.store import Store
 from deita_core.store.damage import DamagedTableError
 from deita_core.store.files import ASIDE, at_hand, list_files, move_files
-from deita_core.tables import DECISIONS, SNAPSHOTS, InvalidTableError, Table, scores_table, vectors_table
+from deita_core.tables import (
+    DECISIONS,
+    SNAPSHOTS,
+    InvalidTableError,
+    Table,
+    languages_table,
+    scores_table,
+    token_counts_table,
+    vectors_table,
+)
 
 FIXED = {table.name: table for table in vars(tables).values() if isinstance(table, Table)}
+# Tables of what models and detectors find, by the first part of the name; the second says which of them.
+MADE = {"scores": scores_table, "languages": languages_table, "tokens": token_counts_table}
 # Tables that are valid only as a whole.
 WHOLE = (tables.CHAINS.name, tables.RANKINGS.name)
 VERSIONS = "_versions"
@@ -32,6 +43,8 @@ AFTERWARDS = {
     "rejects": "the next run reads the pool's files again",
     "vectors": "the next run encodes them again",
     "scores": "the next run scores them again",
+    "languages": "the next run that asks for languages finds them again",
+    "tokens": "the next run that asks for tokens counts them again",
     "plans": "the next run makes them again",
     "decisions": "selections whose decisions are lost are forgotten, and the next run makes its own anew",
     "snapshots": "selections that are lost can only be made again",
@@ -137,8 +150,8 @@ def check(store: Store, name: str) -> tuple[int, str | None]:
 
 def _table(name: str, frame: pl.DataFrame) -> Table | None:
     kind, _, made_by = name.partition("__")
-    if kind == "scores":
-        return scores_table(made_by)
+    if kind in MADE:
+        return MADE[kind](made_by)
     if kind == "vectors":
         vector = frame.schema.get("vector")
         if not isinstance(vector, pl.Array):

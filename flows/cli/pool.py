@@ -35,6 +35,11 @@ from flows.cli.rules import (
     DropOption,
     FloorOption,
     KeepOption,
+    LanguageOption,
+    MaxAnswerTokensOption,
+    MaxRepetitionOption,
+    MinAnswerTokensOption,
+    MinScoreOption,
     PerOption,
     RankOption,
     SeedOption,
@@ -42,6 +47,7 @@ from flows.cli.rules import (
     TagsFieldOption,
     TokenBudgetOption,
     TokenizerOption,
+    WhereOption,
 )
 from flows.cli.server import start_server
 
@@ -93,6 +99,12 @@ def select(
     floor: FloorOption = None,
     keep: KeepOption = None,
     drop: DropOption = None,
+    where: WhereOption = None,
+    min_score: MinScoreOption = None,
+    language: LanguageOption = None,
+    max_repetition: MaxRepetitionOption = None,
+    min_answer_tokens: MinAnswerTokensOption = None,
+    max_answer_tokens: MaxAnswerTokensOption = None,
     no_report: NoReportOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
 ) -> None:
@@ -141,6 +153,12 @@ def select(
         floor=floor,
         keep=keep or None,
         drop=drop or None,
+        where=where,
+        min_score=min_score,
+        language=language,
+        max_repetition=max_repetition,
+        min_answer_tokens=min_answer_tokens,
+        max_answer_tokens=max_answer_tokens,
         report=False if no_report else None,
     )
     if dry_run:

@@ -43,7 +43,7 @@ TokenizerOption = Annotated[
 PerOption = Annotated[
     str | None,
     typer.Option(
-        help="What --cap and --floor are of: source, layout, turns, cluster, or a field. Default source.",
+        help="What --cap and --floor are of: source, layout, turns, language, cluster, or a field. Default source.",
         rich_help_panel=LIMITS,
     ),
 ]
@@ -63,3 +63,23 @@ DropOption = Annotated[
     list[str] | None,
     typer.Option(metavar="ID|FILE", help="Rows never selected: an id, or a file of ids or rows.", rich_help_panel=ROWS),
 ]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        help="SQL on file, line, layout, fields, sample_id: what a row must meet. Default: nothing.",
+        rich_help_panel=ROWS,
+    ),
+]
+MinScoreOption = Annotated[
+    float | None, typer.Option(help="Smallest score (complexity x quality).", rich_help_panel=ROWS)
+]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(metavar="CODES", help="Languages of the rows, such as en,de. Default: any.", rich_help_panel=ROWS),
+]
+MaxRepetitionOption = Annotated[
+    float | None,
+    typer.Option(help="Largest share of repeated 4-grams of the answers, such as 0.3.", rich_help_panel=ROWS),
+]
+MinAnswerTokensOption = Annotated[int | None, typer.Option(help="Fewest tokens of the answers.", rich_help_panel=ROWS)]
+MaxAnswerTokensOption = Annotated[int | None, typer.Option(help="Most tokens of the answers.", rich_help_panel=ROWS)]

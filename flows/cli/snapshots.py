@@ -34,6 +34,11 @@ from flows.cli.rules import (
     DropOption,
     FloorOption,
     KeepOption,
+    LanguageOption,
+    MaxAnswerTokensOption,
+    MaxRepetitionOption,
+    MinAnswerTokensOption,
+    MinScoreOption,
     PerOption,
     RankOption,
     SeedOption,
@@ -41,6 +46,7 @@ from flows.cli.rules import (
     TagsFieldOption,
     TokenBudgetOption,
     TokenizerOption,
+    WhereOption,
 )
 from flows.cli.server import start_server
 
@@ -92,6 +98,12 @@ def update(
     floor: FloorOption = None,
     keep: KeepOption = None,
     drop: DropOption = None,
+    where: WhereOption = None,
+    min_score: MinScoreOption = None,
+    language: LanguageOption = None,
+    max_repetition: MaxRepetitionOption = None,
+    min_answer_tokens: MinAnswerTokensOption = None,
+    max_answer_tokens: MaxAnswerTokensOption = None,
     no_report: NoReportOption = False,
 ) -> None:
     """Select again from a pool that has grown; only new texts are encoded and scored.
@@ -137,6 +149,12 @@ def update(
         "floor": floor,
         "keep": keep or None,
         "drop": drop or None,
+        "where": where,
+        "min_score": min_score,
+        "language": language,
+        "max_repetition": max_repetition,
+        "min_answer_tokens": min_answer_tokens,
+        "max_answer_tokens": max_answer_tokens,
         "report": False if no_report else None,
     }
     settings = load(SelectionSettings, config, flags)
