@@ -317,9 +317,9 @@ class ArmLosses(TableModel):
 
 
 class Compared(TableModel):
-    """One row per figure of each selection compared, by strategy and seed; the pool is a strategy of its own."""
+    """One row per figure of each selection compared, by strategy (`arm`) and seed; the pool is an arm as well."""
 
-    strategy: str = pa.Field(str_length={"min_value": 1})
+    arm: str = pa.Field(str_length={"min_value": 1})
     seed: pl.Int64 = pa.Field(ge=0)
     figure: str = pa.Field(str_length={"min_value": 1})
     value: pl.Float64 = pa.Field(nullable=True)
@@ -389,7 +389,7 @@ PAIR_FATES = Table("pair_fates", ("id",), PairFates)
 OVERLAPS = Table("overlaps", ("id",), Overlaps)
 ANSWER_PAIRS = Table("answer_pairs", ("good", "weaker"), AnswerPairs)
 SUBSETS = Table("subsets", ("arm", "seed", "id"), Subsets)
-COMPARED = Table("compared", ("strategy", "seed", "figure"), Compared)
+COMPARED = Table("compared", ("arm", "seed", "figure"), Compared)
 ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
 
 

@@ -10,9 +10,10 @@ from deita_core.config.settings import fitting
 from deita_core.export.comparison import CARD, FIGURES, SUBSETS
 from deita_core.export.placing import check_folder
 from deita_core.literals import Strategy
-from deita_core.stages.comparing import Run
+from deita_core.stages.comparing import Run, check_field
 from deita_core.stages.report import Report
 from deita_core.stages.token_counts import find_tokenizer
+from deita_core.store import Store
 from flows.selection import select
 from flows.steps import count_tokens, find_languages, holding
 from tasks.compare import compare_selections
@@ -34,10 +35,14 @@ def compare(pool: list[str], out: str, settings: ComparisonSettings) -> str:
     for strategy, seed in settings.runs:
         fitting(settings.selection(strategy, seed))
     check_folder(Path(out), [CARD, FIGURES, SUBSETS])
-    reports = {
-        (strategy, seed): select(pool, _folder(out, settings, strategy, seed), settings.selection(strategy, seed))
-        for strategy, seed in settings.runs
-    }
+    reports: dict[tuple[Strategy, int], Report] = {}
+    for strategy, seed in settings.runs:
+        with Progress() as progress:
+            progress.say(f"{strategy}, seed {seed}")
+        folder = _folder(out, settings, strategy, seed)
+        reports[strategy, seed] = report = select(pool, folder, settings.selection(strategy, seed))
+        if settings.truth is not None and len(reports) == 1:
+            check_field(Store(settings.store), report.job, settings.truth)
     return _compare(out, settings, reports)
 
 
@@ -48,7 +53,7 @@ def _folder(out: str, settings: ComparisonSettings, strategy: Strategy, seed: in
 
 def _compare(out: str, settings: ComparisonSettings, reports: dict[tuple[Strategy, int], Report]) -> str:
     """Count the tokens of the whole pool and find its languages, then measure the selections."""
-    with holding(settings.store) as store, Progress() as progress:
+    with holding(settings.store), Progress() as progress:
         jobs = [report.job for report in reports.values()]
         tokenizer = find_tokenizer(settings, jobs[0].encoder)
         runs = [
@@ -57,7 +62,7 @@ def _compare(out: str, settings: ComparisonSettings, reports: dict[tuple[Strateg
         ]
         with open_runner(settings.runner) as submit:
             count_tokens(progress, submit, settings.store, runs[0].job)
-            find_languages(progress, submit, settings.store, runs[0].job)
+            find_languages(progress, submit, settings.store, jobs[0].file_ids)
         with progress.step("comparing"):
             return compare_selections(settings.store, runs, settings.truth, out, _notes(settings))
 

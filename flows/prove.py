@@ -63,7 +63,8 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
             encode_pool(progress, submit, selection.store, encoder, job.encoded_files)
             score_pool(progress, submit, selection.store, encoder, scorers, pool_ids)
             count_tokens(progress, submit, selection.store, job.selection)
-            find_languages(progress, submit, selection.store, job.selection)
+            if selection.needs_languages:
+                find_languages(progress, submit, selection.store, pool_ids)
             refine_best(progress, submit, selection.store, job.selection)
         with progress.step("making subsets"):
             subsets = choose_subsets(job)

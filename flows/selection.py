@@ -128,7 +128,8 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
         encoded = encode_pool(progress, submit, store, job.encoder, job.file_ids)
         scored = score_pool(progress, submit, store, job.encoder, wanted.scorers, job.file_ids)
         count_tokens(progress, submit, store, job)
-        find_languages(progress, submit, store, job)
+        if job.settings.needs_languages:
+            find_languages(progress, submit, store, job.file_ids)
         scored += refine_best(progress, submit, store, job)
 
     with progress.step("selecting"):

@@ -87,7 +87,7 @@ def selection_job(
         quality=quality,
         also=(*others, *also),
         refine=refine,
-        tokenizer=find_tokenizer(settings, encoder) if settings.needs_tokens else None,
+        tokenizer=find_tokenizer(settings, encoder) if settings.needs_tokens or settings.filters_tokens else None,
         keep=_named(settings, "keep", file_ids),
         drop=_named(settings, "drop", file_ids),
         settings=settings,
@@ -199,12 +199,10 @@ def count_tokens(progress: Progress, submit: Submit, store: str, job: Job) -> in
     return progress.shards("counting tokens", shards, partial(submit, count_tokens_of, given))
 
 
-def find_languages(progress: Progress, submit: Submit, store: str, job: Job) -> int:
-    """Find the languages that are not known, if the job asks for languages; returns the number of samples."""
-    if not job.settings.needs_languages:
-        return 0
+def find_languages(progress: Progress, submit: Submit, store: str, file_ids: Sequence[str]) -> int:
+    """Find the languages that are not known; returns the number of samples."""
     given: Given = {"store": store}
-    return progress.shards("languages", plan_detection(store, job.file_ids), partial(submit, detect_languages, given))
+    return progress.shards("languages", plan_detection(store, file_ids), partial(submit, detect_languages, given))
 
 
 def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int:

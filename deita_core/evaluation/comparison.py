@@ -1,7 +1,5 @@
 """Says what a comparison of strategies shows: means over seeds, overlaps, and where Deita stands."""
 
-from collections.abc import Sequence
-
 import polars as pl
 
 # Figures of which more is better, or less: the others only describe.
@@ -10,8 +8,8 @@ OURS, CHANCE = "deita", "random"
 
 
 def by_strategy(figures: pl.DataFrame) -> pl.DataFrame:
-    """Means over seeds, and their standard deviations (null for one seed): strategy, figure, mean, sd, in order."""
-    return figures.group_by("strategy", "figure", maintain_order=True).agg(
+    """Means over seeds, and their standard deviations (null for one seed): arm, figure, mean, sd, in order."""
+    return figures.group_by("arm", "figure", maintain_order=True).agg(
         mean=pl.col("value").mean(), sd=pl.col("value").std(ddof=1)
     )
 
@@ -33,15 +31,15 @@ def overlaps(subsets: pl.DataFrame) -> pl.DataFrame:
     return frame.group_by("one", "other", maintain_order=True).agg(pl.col("share").mean())
 
 
-def sentences(means: pl.DataFrame, truth: Sequence[str] = ()) -> list[str]:
-    """What the table shows of Deita beside random rows and the best strategy, figure by figure; `truth`: more is better.
+def sentences(means: pl.DataFrame) -> list[str]:
+    """What the table shows of Deita beside random rows and the best strategy, figure by figure.
 
     A difference from random within two standard deviations over its seeds is none.
     """
     values = {(strategy, figure): (mean, sd) for strategy, figure, mean, sd in means.iter_rows()}
-    strategies = [name for name in means["strategy"].unique(maintain_order=True) if name != "pool"]
+    strategies = [name for name in means["arm"].unique(maintain_order=True) if name != "pool"]
     found = []
-    for figure in (*MORE, *LESS, *truth):
+    for figure in (*MORE, *LESS):
         sign = -1 if figure in LESS else 1
         ranked = sorted((s for s in strategies if (s, figure) in values), key=lambda s: -sign * values[s, figure][0])
         if OURS not in ranked:

@@ -1,5 +1,6 @@
 """Writes a comparison of strategies as Markdown and Parquet."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def comparison_card(
 ) -> str:
     """The figures side by side, what they show of Deita, the overlaps, and where each selection is."""
     means = by_strategy(figures)
-    strategies = means["strategy"].unique(maintain_order=True).to_list()
+    strategies = means["arm"].unique(maintain_order=True).to_list()
     names = means["figure"].unique(maintain_order=True).to_list()
     cells = {(strategy, figure): (mean, sd) for strategy, figure, mean, sd in means.iter_rows()}
     rows = [[name, *(_cell(name, cells.get((one, name))) for one in strategies)] for name in names]
@@ -49,13 +50,13 @@ def comparison_card(
     return (
         f"# Strategies side by side\n\n{markdown_table(['figure', *strategies], rows)}\n\n{said}\n"
         f"## Where Deita stands\n\n{shown or 'Deita is not among the strategies.'}\n"
-        f"## Rows in common\n\nThe share of the smaller selection's rows that the other has as well; of a strategy with "
-        f"itself over different seeds.\n\n{markdown_table(['', *chosen], common)}\n\n## The selections\n\n{pages}"
+        f"## Rows in common\n\nThe share of the smaller selection's rows that the other has as well; of a strategy "
+        f"with itself over different seeds.\n\n{markdown_table(['', *chosen], common)}\n\n## The selections\n\n{pages}"
     )
 
 
-def _cell(name: str, found: tuple[float | None, float | None] | None) -> str:
-    if found is None or found[0] is None or found[0] != found[0]:
+def _cell(name: str, found: tuple[float, float | None] | None) -> str:
+    if found is None or math.isnan(found[0]):
         return ""
     mean, sd = found
     digits = 0 if name in WHOLE or abs(mean) >= 1_000 else 3

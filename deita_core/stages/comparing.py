@@ -9,6 +9,7 @@ import polars as pl
 from deita_core.selection import set_figures
 from deita_core.stages.candidates import all_vectors
 from deita_core.stages.groups import NO_VALUE, field_values, find_clusters, first_sources
+from deita_core.stages.ingest import pool_ids
 from deita_core.stages.job import Job
 from deita_core.stages.languages import known_languages
 from deita_core.stages.ranking import rank_pool
@@ -41,6 +42,11 @@ class Comparison(NamedTuple):
 
     figures: pl.DataFrame
     subsets: pl.DataFrame
+
+
+def check_field(store: Store, job: Job, truth: str) -> None:
+    """Raise InputError if no row of a pool has a field."""
+    field_values(store, job, pool_ids(store, job.file_ids), truth)
 
 
 def compare_runs(store: Store, runs: Sequence[Run], truth: str | None) -> Comparison:
@@ -142,7 +148,7 @@ def _figures(
     if truth is not None:
         found |= _truths(truth, rows["truth"], pool["truth"])
     return pl.DataFrame(
-        {"strategy": strategy, "seed": seed, "figure": list(found), "value": list(found.values())},
+        {"arm": strategy, "seed": seed, "figure": list(found), "value": list(found.values())},
         schema=COMPARED.empty().schema,
     )
 

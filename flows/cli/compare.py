@@ -39,7 +39,7 @@ app = typer.Typer()
 
 
 @app.command(
-    epilog="Example:  deita compare pool.jsonl --budget 1000 --strategies deita,random,longest,kmq,mig --out out/compared"
+    epilog="Example:  deita compare pool.jsonl --budget 1000 --strategies deita,random,longest,kmq --out out/compared"
 )
 def compare(
     pool: Files,
@@ -75,16 +75,15 @@ def compare(
     prove: Annotated[
         Path | None,
         typer.Option(
-            metavar="YAML",
-            help="Fine-tune a model on each selection as well; the settings of deita prove: base_model, heldout.",
+            metavar="YAML", help="Settings of deita prove (base_model, heldout, ...): prove each selection as well."
         ),
     ] = None,
 ) -> None:
     """Select from one pool with several strategies, and put the selections side by side.
 
-    Texts are encoded and scored once. The table has tokens, turns, scores (also at equal length), the mix of sources and
-    languages, clusters covered, diversity, and the rows in common; with --truth also what a field of the rows says.
-    Each selection is written to a folder of its own in --out, with its report.
+    Texts are encoded and scored once. The table has tokens, turns, scores (also at equal length), the mix of sources
+    and languages, clusters covered, diversity, and the rows in common; with --truth also what a field of the rows says.
+    Each selection has a folder of its own in --out, with its report.
     """
     from deita_core.config.comparison import ComparisonSettings
     from deita_core.config.loader import load
