@@ -22,6 +22,8 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 GUIDES = {
     "report",
+    "choosing",
+    "comparing",
     "growing-pools",
     "scorers",
     "aligning",
@@ -51,6 +53,7 @@ WRITTEN = {
     "train": {"model.safetensors", "config.json", "README.md", "trained.json"},
     "score": {".parquet"},
     "evaluate": {"README.md", "results.json"},
+    "compare": {"README.md", "figures.parquet", "subsets.parquet"},
     "pairs": {".jsonl"},
     "align": {"README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"}
     | {"dropped.jsonl", "manifest.json", "metrics.json", "tokenizer.json", "tokenizer_config.json"},
