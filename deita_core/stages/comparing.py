@@ -64,11 +64,13 @@ def compare_runs(store: Store, runs: Sequence[Run], truth: str | None) -> Compar
 
 
 def _pool_rows(store: Store, job: Job, truth: str | None) -> pl.DataFrame:
-    """All samples with a rank by complexity x quality, and what is measured of each."""
+    """All samples that are not left out by the settings, and what is measured of each; unread scores are null."""
     assert job.tokenizer is not None
     plain = job.settings.model_copy(update={"rank": "evol"})
-    ranked = rank_pool(store, job.model_copy(update={"settings": plain, "refine": None})).candidates
-    rows = ranked.select("id", "score", "complexity", "quality").sort("id")
+    ranked = rank_pool(store, job.model_copy(update={"settings": plain, "refine": None}))
+    unread = ranked.unranked.filter(pl.col("fate") == "rejected").select("id")
+    scored = ranked.candidates.select("id", "score", "complexity", "quality")
+    rows = pl.concat([scored, unread], how="diagonal").sort("id")
     sizes = store.fetch(SAMPLES, "id", rows["id"], ["id", "n_turns"])
     counts = token_counts(store, job.tokenizer, rows["id"])
     read = counts["tokens"].clip(upper_bound=job.settings.training_tokens)
@@ -166,9 +168,11 @@ def _unlike(rows: pl.Series, pool: pl.Series) -> float:
 
 
 def _truths(name: str, rows: pl.Series, pool: pl.Series) -> dict[str, float]:
-    """The mean of a truth in numbers; of any other the share of its most frequent values."""
-    numbers = rows.cast(pl.Float64, strict=False)
-    if pool.cast(pl.Float64, strict=False).is_not_null().mean() == 1:
-        return {f"{name} (mean)": _mean(numbers)}
-    counts = pool.value_counts().sort("count", pool.name, descending=[True, False]).head(VALUES)
-    return {f"{name} {str(value)[:40]}": _mean((rows == value).cast(pl.Float64)) for value in counts[pool.name]}
+    """The mean of a truth in numbers, over the rows that have it, and the shares of values if these are few or words."""
+    known = pool.filter(pool != NO_VALUE)
+    is_number = known.cast(pl.Float64, strict=False).is_not_null().all()
+    found = {f"{name} (mean)": _mean(rows.cast(pl.Float64, strict=False))} if is_number else {}
+    if is_number and known.n_unique() > VALUES:
+        return found
+    values = pool.value_counts().sort("count", pool.name, descending=[True, False])[pool.name].head(VALUES).sort()
+    return found | {f"{name} {str(value)[:40]}": _mean((rows == value).cast(pl.Float64)) for value in values}
