@@ -168,7 +168,7 @@ def _unlike(rows: pl.Series, pool: pl.Series) -> float:
 
 
 def _truths(name: str, rows: pl.Series, pool: pl.Series) -> dict[str, float]:
-    """The mean of a truth in numbers, over the rows that have it, and the shares of values if these are few or words."""
+    """The mean of a truth in numbers, over the rows that have it, and the shares of values if they are few or words."""
     known = pool.filter(pool != NO_VALUE)
     is_number = known.cast(pl.Float64, strict=False).is_not_null().all()
     found = {f"{name} (mean)": _mean(rows.cast(pl.Float64, strict=False))} if is_number else {}
