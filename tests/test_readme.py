@@ -24,6 +24,7 @@ GUIDES = {
     "report",
     "choosing",
     "comparing",
+    "filters",
     "growing-pools",
     "scorers",
     "aligning",

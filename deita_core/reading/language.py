@@ -12,6 +12,8 @@ from deita_core.literals import LANGUAGES
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
+# To be raised when the same messages can get another language by a change of this module.
+VERSION = 1
 # The package's code of what is no language: numbers, markup, identifiers.
 NO_LANGUAGE = "zxx"
 # Below this probability a language is not known. Short questions are above it, numbers and most code below.
@@ -37,7 +39,7 @@ def detector() -> str:
     """The name of what tells languages apart; it changes with all that another language could come from."""
     from importlib.metadata import version
 
-    settings = content_id(repr((LANGUAGES, SURE, CHARS, DENSE, ASIDE)).encode())
+    settings = content_id(repr((VERSION, LANGUAGES, SURE, CHARS, DENSE, ASIDE)).encode())
     return f"py3langid-{version('py3langid')}-{settings[:8]}"
 
 
@@ -46,21 +48,23 @@ def languages(texts: Iterable[str]) -> list[str | None]:
 
     Only the first CHARS characters are read, without code and addresses.
     """
-    return [_language(text) for text in _sentences(pl.Series(list(texts), dtype=pl.String))]
+    return [_language(text)[0] for text in _sentences(pl.Series(list(texts), dtype=pl.String))]
 
 
 def languages_said(messages: pl.DataFrame) -> pl.DataFrame:
     """The language in which most is said in each conversation: owner, language; None as in `languages`.
 
-    `messages`: owner, text. A message counts with its letters, without code and addresses; of equal languages the first
-    in the alphabet is taken.
+    `messages`: owner, text. A message counts with its letters, without code and addresses, times the probability of its
+    language; of equal languages the first in the alphabet is taken.
     """
     read = messages.select("owner", text=_sentences(messages["text"]))
-    found = pl.Series("language", [_language(text) for text in read["text"]], pl.String)
+    schema = {"language": pl.String, "probability": pl.Float64}
+    found = pl.DataFrame([_language(text) for text in read["text"]], schema, orient="row")
     count = pl.col("text").str.count_matches
-    letters = read.select("owner", found, letters=count(LETTER) + (DENSE - 1) * count(DENSE_LETTER))
-    said = letters.drop_nulls("language").group_by("owner", "language").agg(pl.col("letters").sum())
-    most = said.sort("owner", "letters", "language", descending=[False, True, False]).unique("owner", keep="first")
+    letters = count(LETTER) + (DENSE - 1) * count(DENSE_LETTER)
+    messages_of = pl.concat([read, found], how="horizontal").drop_nulls("language").group_by("owner", "language")
+    said = messages_of.agg(amount=(letters * pl.col("probability")).sum())
+    most = said.sort("owner", "amount", "language", descending=[False, True, False]).unique("owner", keep="first")
     owners = messages.select(pl.col("owner").unique(maintain_order=True))
     return owners.join(most.select("owner", "language"), on="owner", how="left", maintain_order="left")
 
@@ -71,6 +75,7 @@ def _sentences(texts: pl.Series) -> pl.Series:
     return texts.str.strip_chars()
 
 
-def _language(text: str) -> str | None:
+def _language(text: str) -> tuple[str | None, float]:
+    """The likely language of a text, None if there is none, and its probability."""
     code, probability = _identifier().classify(text[:CHARS])
-    return None if code == NO_LANGUAGE or probability < SURE else code
+    return None if code == NO_LANGUAGE or probability < SURE else code, probability

@@ -97,5 +97,11 @@ def test_an_answer_counts_with_all_its_letters():
     assert said([german, english]) == {0: "en"}
 
 
+def test_a_likely_language_counts_more_than_an_unlikely_one():
+    # The question alone is taken for Slovene, with a probability of about a third.
+    assert languages(["best pizza in naples??"]) == ["sl"]
+    assert said(["best pizza in naples??", "all of them lol"]) == {0: "en"}
+
+
 def test_conversations_without_messages_are_not_made_up():
     assert said() == {}
