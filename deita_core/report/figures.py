@@ -335,10 +335,13 @@ class Reason:
 
 def rejections(decisions: pl.DataFrame) -> list[Reason]:
     """Section 7: rows without a rank, most frequent reason first. `decisions`: fate, reason, file, line."""
-    is_rejected = pl.col("fate") == "rejected"
-    rejected = decisions.filter(pl.col("fate").is_in(LEFT_OUT)).with_columns(
-        kind=pl.when(is_rejected).then(pl.col("reason").str.split(": ").list.first()).otherwise("fate")
-    )
+    fate, reason = pl.col("fate"), pl.col("reason")
+    rejected = decisions.filter(fate.is_in(LEFT_OUT)).with_columns(
+        kind=pl.when(fate == "rejected").then(reason.str.split(": ").list.first())
+        # Reasons of one filter differ in the number that the row has.
+        .when(fate == "filtered").then(pl.format("filtered: {}", reason.str.replace(r"\d[\d.]*", "…")))
+        .otherwise("fate")
+    )  # fmt: skip
     found = []
     for (kind,), rows in rejected.group_by("kind", maintain_order=True):
         files = [

@@ -111,6 +111,23 @@ def test_rejects_are_grouped_by_reason_and_file():
     assert (second.reason, second.example) == ("no vector", "no vector")
 
 
+def test_rows_that_a_filter_left_out_are_grouped_by_the_filter():
+    reasons = ["its score 3.2 is below 4", "its score 1.9 is below 4", "its language is fr, not en", "row 3 of a.jsonl"]
+    decisions = pl.DataFrame(
+        {
+            "fate": ["filtered"] * 3 + ["contaminated"],
+            "reason": reasons,
+            "file": ["a"] * 4,
+            "line": [1, 2, 3, 4],
+        }
+    )
+    assert [(found.reason, found.rows) for found in rejections(decisions)] == [
+        ("filtered: its score … is below 4", 2),
+        ("contaminated", 1),
+        ("filtered: its language is fr, not en", 1),
+    ]
+
+
 def composed(languages, selected):
     """The composition of rows of one token, the first of which are selected; languages None: not looked for."""
     rows = len(languages or selected * "x")

@@ -9,6 +9,7 @@ from deita_core.reading.frames import Conversations
 from deita_core.reading.rows import Sample
 from deita_core.stages import languages
 from deita_core.stages.languages import find_languages, plan_languages, sample_languages, table
+from deita_core.stages.removal import remove
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, SOURCES
 from tests.support.languages import SENTENCES
@@ -93,6 +94,13 @@ def test_a_broken_off_shard_is_done_again_as_it_was_planned(pool, monkeypatch):
     assert pool.find() == [2, 2]
     assert pool.store.count(table()) == 6
     assert sample_languages(pool.store, ids).to_list() == ["es"] * 6
+
+
+def test_a_removed_conversation_leaves_no_language(pool):
+    ids = pool.add(asked("en"), asked("sv"))
+    pool.find()
+    remove(pool.store, [ids[0]], "asked for")
+    assert pool.store.read(table())["id"].to_list() == [ids[1]]
 
 
 def test_a_language_not_looked_for_is_an_error_and_not_unknown(pool):
