@@ -46,11 +46,12 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = {"text", "yaml", "json"}
 
 SELECTION = {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"}
+PICTURED = SELECTION | {"report.html", "scores.svg", "map.svg"}
 # What a command leaves in its folder, or the kind of its file.
 WRITTEN = {
-    "select": SELECTION | {"report.html"},
+    "select": PICTURED,
     "export": SELECTION,
-    "update": SELECTION | {"report.html", "added.jsonl", "dropped.jsonl", "CHANGES.md"},
+    "update": PICTURED | {"added.jsonl", "dropped.jsonl", "CHANGES.md"},
     "train": {"model.safetensors", "config.json", "README.md", "trained.json"},
     "score": {".parquet"},
     "evaluate": {"README.md", "results.json"},

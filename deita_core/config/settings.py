@@ -157,7 +157,9 @@ class SelectionSettings(ChoiceSettings, FilterSettings):
         [], description="Globs of files and folders of the pool that are not read."
     )
     format: Format = Field("same", description="The layout of selected.jsonl.")
-    report: bool = Field(True, description="Whether to write report.html, a page to look at the selection.")
+    report: bool = Field(
+        True, description="Whether to write report.html, a page to look at the selection, and the card's pictures."
+    )
     keep_snapshots: Annotated[int, Field(ge=2)] | None = Field(
         None, description="How many of the folder's last snapshots to keep; none: all."
     )

@@ -16,6 +16,8 @@ CONFIGS = [
 ]
 # Fates shown even if no row has them.
 ALWAYS_SHOWN = ("read", "selected", "near_duplicate", "over_budget", "rejected", "merged")
+# The section before which the pictures stand.
+FIELDS = "## Fields"
 TAGS = ["instruction-tuning", "data-selection", "deita"]
 
 
@@ -33,7 +35,7 @@ def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
         "## What was selected",
         markdown_table(("figure", "lowest", "median", "highest"), _figures(selected)),
         markdown_table(("file", "rows selected"), _files(selected)),
-        "## Fields",
+        FIELDS,
         "The `deita` object of a row says why it is here: `rank` (1 is best), `score` (complexity times quality over "
         "the turns that count, by the rule above), `complexity` and `quality` (1 to 6, means over those turns), "
         "`nearest` and `similarity` (the better-ranked chosen row that is most like it, and the cosine), `copies` (how "
@@ -43,6 +45,17 @@ def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
     ]
     data = DatasetCardData(tags=TAGS, task_categories=["text-generation"], configs=CONFIGS)
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+
+
+def with_pictures(card: str, scores: str, map_: str) -> str:
+    """The card with its pictures, files beside it; unchanged if it has them, or has been rewritten by hand."""
+    if f"]({scores})" in card:
+        return card
+    pictures = (
+        f"![Histogram of the scores of the selected rows and of the others, with the cut]({scores})\n\n"
+        f"![Map of the rows by their vectors, with the selected ones marked]({map_})"
+    )
+    return card.replace(f"\n{FIELDS}\n", f"\n{pictures}\n\n{FIELDS}\n", 1)
 
 
 def _settings(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -18,15 +18,18 @@ from deita_core.tables import MESSAGE
 
 MANIFEST = "manifest.json"
 OF_CHANGES = ("added.jsonl", "dropped.jsonl", "CHANGES.md")
+CARD = "README.md"
 # Written when all others are in place.
 REPORT = "report.html"
+PICTURES = ("scores.svg", "map.svg")
 SELECTION_FILES = (
     "selected.jsonl",
     "selected.parquet",
     "decisions.parquet",
-    "README.md",
+    CARD,
     *OF_CHANGES,
     MANIFEST,
+    *PICTURES,
     REPORT,
 )
 
@@ -90,7 +93,7 @@ def prepare_selection(
         "selected.jsonl": partial(_write_lines, rows),
         "selected.parquet": selected.write_parquet,
         "decisions.parquet": decisions.write_parquet,
-        "README.md": partial(_write_text, card),
+        CARD: partial(_write_text, card),
     }
     if changed:
         reasons = dict(changed.added.select("id", "reason").iter_rows())
@@ -106,8 +109,8 @@ def prepare_selection(
 
 
 def place_selection(folder: Path, names: Sequence[str]) -> None:
-    """Replace the files of an earlier selection with the prepared ones; an earlier report goes with them."""
-    place_files(folder, names, obsolete=[name for name in (*OF_CHANGES, REPORT) if name not in names])
+    """Replace the files of an earlier selection with the prepared ones; an earlier report and its pictures go too."""
+    place_files(folder, names, obsolete=[name for name in (*OF_CHANGES, *PICTURES, REPORT) if name not in names])
 
 
 def _with_reason(row: dict[str, Any], reason: str) -> dict[str, Any]:

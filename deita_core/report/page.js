@@ -224,7 +224,12 @@
   byId("clear").addEventListener("click", () => { state.region = null; byId("clear").hidden = true; update(); });
 
   const place = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
-  canvas.addEventListener("pointerdown", (event) => { const [x, y] = place(event); state.drag = [x, y, x, y]; });
+  canvas.addEventListener("pointerdown", (event) => {
+    const [x, y] = place(event);
+    state.drag = [x, y, x, y];
+    // A rectangle may end outside the map.
+    canvas.setPointerCapture(event.pointerId);
+  });
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = place(event);
     if (state.drag) { state.drag[2] = x; state.drag[3] = y; draw(); return; }

@@ -1,5 +1,6 @@
-"""Writes report.html for a finished selection, from its files and the store."""
+"""Writes report.html and the pictures of the card for a finished selection, from its files and the store."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import polars as pl
 
 from deita_core.conversation import content_id
 from deita_core.errors import InputError
-from deita_core.export.files import OF_CHANGES, REPORT
-from deita_core.export.placing import place_file
+from deita_core.export.card import with_pictures
+from deita_core.export.files import CARD, OF_CHANGES, PICTURES, REPORT
+from deita_core.export.placing import partial_path, place_file, place_files, prepare_files
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles
 from deita_core.report.content import beginnings, draw, find_lists, page_content
 from deita_core.report.figures import compose, funnel, rejections, rewards, threshold_figures
 from deita_core.report.maps import ANCHORS, SCHEMA, cluster_names, make_map
 from deita_core.report.page import Page, Scorer, render
+from deita_core.report.pictures import map_picture, score_picture
 from deita_core.scorers import ScorerFiles
 from deita_core.scorers.training.fast import fast_head_folder
 from deita_core.stages.candidates import candidate_vectors
@@ -44,11 +47,29 @@ def snapshot_of_folder(store: Store, folder: Path) -> Snapshot:
 
 
 def write_report(store: Store, report: Report, folder: Path) -> Path:
-    """Write report.html into the folder of a selection; returns its path. Rows removed since then count as rejected."""
-    html = render(make_page(store, report, folder))
-    path = folder / REPORT
-    place_file(path, lambda to: to.write_bytes(html.encode()))
-    return path
+    """Write report.html and the card's pictures into the folder of a selection; returns the path of the report.
+
+    Rows removed since then count as rejected.
+    """
+    page = make_page(store, report, folder)
+    drawn = (score_picture(page.rewards.histograms[0]), map_picture(page.content["points"]))
+    texts = dict(zip((*PICTURES, REPORT), (*drawn, render(page)), strict=True))
+    place_files(folder, prepare_files(folder, {name: partial(_write, text) for name, text in texts.items()}))
+    _show_pictures(folder)
+    return folder / REPORT
+
+
+def _show_pictures(folder: Path) -> None:
+    """Add the pictures to the folder's card, in one step: the folder is never without a card."""
+    path = folder / CARD
+    card = path.read_bytes().decode() if path.is_file() else ""
+    if (shown := with_pictures(card, *PICTURES)) != card:
+        prepare_files(folder, {CARD: partial(_write, shown)})
+        partial_path(path).replace(path)
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_bytes(text.encode())
 
 
 def make_page(store: Store, report: Report, folder: Path) -> Page:

@@ -53,7 +53,9 @@ ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; 
 RunnerOption = Annotated[
     str | None, typer.Option(help="threads, processes, dask://HOST:PORT or ray://HOST:PORT. Default threads.")
 ]
-NoReportOption = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
+NoReportOption = Annotated[
+    bool, typer.Option("--no-report", help="Do not write report.html and the pictures of the card.")
+]
 LeaveOutOption = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Files or folders of the pool that are not read; repeat it."),

@@ -20,8 +20,8 @@ def report(
 ) -> None:
     """Write report.html of a selection again: what was chosen and why, a page to look at.
 
-    The page is one file that needs no network. Conversations removed since the selection are not in it. The store is
-    the one that the folder's manifest names, unless another is given.
+    The page is one file that needs no network. Conversations removed since the selection are not in it. Also writes the
+    pictures of the dataset card. The store is the one that the folder's manifest names, unless another is given.
     """
     from deita_core.stages.reporting import snapshot_of_folder, write_report
     from deita_core.stages.snapshots import store_of

@@ -349,7 +349,8 @@ def test_real_files_in_every_layout_make_one_pool(laptop, tmp_path):
         assert row in given[Path(facts["file"]).name]
     assert pl.read_parquet(tmp_path / "out/decisions.parquet")["file"].n_unique() >= 9
     assert sorted(everything_below(tmp_path / "out")) == [
-        "README.md", "decisions.parquet", "manifest.json", "report.html", "selected.jsonl", "selected.parquet",
+        "README.md", "decisions.parquet", "manifest.json", "map.svg", "report.html", "scores.svg", "selected.jsonl",
+        "selected.parquet",
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 from unittest.mock import patch
 
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 
 from deita_core.errors import InputError
-from deita_core.export.files import REPORT
+from deita_core.export.files import PICTURES, REPORT
 from deita_core.stages.encoding import encoder_table
 from deita_core.stages.explaining import explain, rows_at_the_cut
 from deita_core.stages.reporting import MAPS, snapshot_of_folder
@@ -247,18 +248,41 @@ def test_a_report_never_stays_beside_files_of_another_selection(small):
     small.select(**small.models)
     assert (small.out / REPORT).is_file()
     small.update(small.pool, report=False)
-    assert not (small.out / REPORT).exists()
+    assert not {REPORT, *PICTURES} & {path.name for path in small.out.iterdir()}
+    assert shown_in_card(small.out) == []
     done = deita("report", small.out, cwd=small.folder)
     assert (done.returncode, done.stdout) == (0, f"Wrote {small.out / REPORT}.\n")
     assert read_page(small.out / REPORT).figures["funnel.selected"] == 5
+    assert shown_in_card(small.out) == list(PICTURES)
+
+
+def shown_in_card(folder):
+    """The pictures that a dataset card shows."""
+    return re.findall(r"^!\[.+\]\((.+)\)$", (folder / "README.md").read_text(), re.MULTILINE)
+
+
+def test_the_card_shows_pictures_of_the_scores_and_the_map_beside_it(place, page):
+    assert shown_in_card(place.out) == list(PICTURES)
+    scores, map_ = ((place.out / name).read_text() for name in PICTURES)
+    selected = place.decisions.filter(pl.col("fate") == "selected")
+    assert f"lowest selected: {selected['score'].min():.2f}<" in scores
+    points = page.content["points"]
+    spots = {
+        (round(x / 4095 * 480), round((1 - y / 4095) * 360))
+        for x, y, fate in zip(points["x"], points["y"], points["fate"], strict=True)
+        if fate == "selected"
+    }
+    drawn = map_.split("#0a66c2")[1].split("/>")[0]
+    assert {(int(x), int(y)) for x, y in re.findall(r"M(\d+) (\d+)h0", drawn)} == spots
 
 
 def test_a_page_written_again_is_the_same_to_the_byte(small):
     small.select(**small.models)
-    written = (small.out / REPORT).read_bytes()
+    written = {path.name: path.read_bytes() for path in small.out.iterdir()}
+    assert {REPORT, *PICTURES} <= written.keys()
     shutil.rmtree(small.store / MAPS)
     assert deita("report", small.out, cwd=small.folder).returncode == 0
-    assert (small.out / REPORT).read_bytes() == written
+    assert {path.name: path.read_bytes() for path in small.out.iterdir()} == written
 
 
 def test_a_map_is_made_once_for_the_same_rows(small):
@@ -450,7 +474,9 @@ def test_the_map_can_be_searched_filtered_clicked_and_marked(place, page, browse
     y = box[1] + 8 + (1 - points["y"][row] / 4095) * (box[3] - 18)
     browser.mouse((x, y))
     assert "Summarise Hamlet." in browser.run("document.getElementById('row').textContent")
-    browser.mouse((x - 15, y - 15), (x, y), (x + 15, y + 15))
+    # A corner of the map is as good a place as any: the mouse is pressed inside, and may be released outside.
+    start = (max(box[0] + 2, x - 15), max(box[1] + 2, y - 15))
+    browser.mouse(start, (x, y), (x + 15, y + 15))
     assert 1 <= browser.run(listed) < len(points["id"])
     browser.run("document.getElementById('clear').click()")
     assert browser.run(listed) == len(points["id"])

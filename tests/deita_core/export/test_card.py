@@ -3,7 +3,7 @@ import re
 import polars as pl
 import pytest
 
-from deita_core.export.card import dataset_card
+from deita_core.export.card import dataset_card, with_pictures
 from deita_core.export.files import SELECTED_SCHEMA, Changed, place_selection, prepare_selection
 from deita_core.export.markdown import markdown_table
 
@@ -63,6 +63,17 @@ def test_the_card_says_how_it_was_made_and_where_every_row_went():
     assert "| encoder | an/encoder (float32) |" in text
     assert "| skipped: near-duplicates of a better one | 1 |" in text
     assert "| score | 12.500 | 12.500 | 12.500 |" in text
+
+
+def test_pictures_stand_in_the_card_once_and_a_card_of_ones_own_is_left_alone():
+    card = dataset_card(selection(), MANIFEST)
+    shown = with_pictures(card, "a.svg", "b.svg")
+    assert re.findall(r"^!\[[^\]]+\]\((.+)\)$", shown, re.MULTILINE) == ["a.svg", "b.svg"]
+    assert [line for line in shown.splitlines() if line and not line.startswith("![")] == [
+        line for line in card.splitlines() if line
+    ]
+    assert with_pictures(shown, "a.svg", "b.svg") == shown
+    assert with_pictures("# My own words\n", "a.svg", "b.svg") == "# My own words\n"
 
 
 def test_a_name_of_a_file_cannot_break_the_table_it_stands_in():
