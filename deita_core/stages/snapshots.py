@@ -59,7 +59,7 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
 def snapshot_of(store: Store, folder: Path) -> Snapshot | None:
     """The snapshot whose files are in a folder, or else the last one made for the folder; None if there is none."""
     made = snapshots(store)
-    found = made.filter(pl.col("run_id") == str(_manifest(folder).get("run_id")))
+    found = made.filter(pl.col("run_id") == str(manifest_in(folder).get("run_id")))
     if found.is_empty():
         found = made.filter(pl.col("folder") == place_of(folder)).tail(1)
     return read_snapshot(store, found.item(0, "number")) if len(found) else None
@@ -83,7 +83,7 @@ def snapshot_of_run(store: Store, run_id: str) -> Snapshot | None:
 def check_goes_on(store: Store, folder: Path, previous: Snapshot | None, pool: Sequence[str]) -> None:
     """Raise InputError if an update cannot continue the selection in a folder, or cannot find its pool."""
     if previous is None:
-        if written := _manifest(folder):
+        if written := manifest_in(folder):
             kept = written.get("store")
             where = kept.get("uri") if isinstance(kept, dict) else "of something else"
             raise InputError(f"{folder} holds a selection of the store {where}, not of {store.uri}; name that store.")
@@ -111,11 +111,11 @@ def place_of(folder: Path | str) -> str:
 
 def store_of(folder: Path) -> str | None:
     """The store that the files of a folder were selected from, as their manifest says; None if it does not."""
-    store = _manifest(folder).get("store")
+    store = manifest_in(folder).get("store")
     return store.get("uri") if isinstance(store, dict) else None
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def manifest_in(folder: Path) -> dict[str, Any]:
     """The content of a folder's manifest; empty if there is none."""
     try:
         found = orjson.loads((folder / MANIFEST).read_bytes())

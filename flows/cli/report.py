@@ -1,13 +1,17 @@
-"""Commands to look at a selection: report, explain."""
+"""Commands to look at a selection and to share it: report, explain, publish."""
 
+import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import StoreOption
 from flows.cli.snapshots import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    from deita_core.stages.publishing import Publication
 
 app = typer.Typer()
 
@@ -65,3 +69,45 @@ def explain(
         return
     found = explain_row(held, snapshot, row)
     typer.echo(found.model_dump_json(indent=2)) if as_json else print_explanation(found)
+
+
+@app.command(epilog="Examples:  deita publish out/mine --repo acme/mine --private --dry-run")
+def publish(
+    out: Annotated[Path, typer.Argument(help="Folder that deita select wrote.")],
+    repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="Dataset of the hub; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it private.")] = False,
+    with_report: Annotated[bool, typer.Option("--with-report", help="Upload report.html as well.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Upload a selection to the Hugging Face hub, as a dataset with its card.
+
+    Only the files of the selection are uploaded. report.html stays here unless asked for: it holds texts of rows that
+    were not selected. Without a token (`hf auth login`, or HF_TOKEN) nothing is uploaded, and the command says what
+    would be.
+    """
+    from huggingface_hub import get_token
+
+    from deita_core.stages.publishing import plan_publication, publish_selection
+
+    planned = plan_publication(out, repo, private, with_report)
+    _print_plan(planned)
+    token = get_token()
+    if dry_run or not token:
+        reason = "" if dry_run else " There is no token: log in with `hf auth login` or set HF_TOKEN to upload."
+        typer.echo(f"Nothing was uploaded.{reason}")
+        return
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Upload to {repo}?", abort=True)
+    typer.echo(f"Published at {publish_selection(planned, token)}.")
+
+
+def _print_plan(planned: "Publication") -> None:
+    from deita_core.export.files import REPORT
+
+    kind = "private" if planned.private else "public, unless it is there and private"
+    typer.echo(f"{planned.folder} to the dataset {planned.repo} ({kind}):")
+    for name, size in planned.files.items():
+        typer.echo(f"  {name:<18}{size:>15,} bytes")
+    if REPORT not in planned.files:
+        typer.echo(f"Not {REPORT}, which holds texts of rows that were not selected; --with-report uploads it too.")
