@@ -1,5 +1,6 @@
 """Prefect artifacts of a run: progress, the fate of every row, the best selected samples, failures."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -27,9 +28,12 @@ from deita_core.export.markdown import markdown_table
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.stages.report import Report
 from deita_core.stages.shards import Shard, read_shard
+from deita_core.stages.snapshots import folder_key
 from deita_core.store import Store
 from deita_core.tables import SOURCES
 
+# Where `deita up` serves the reports of the store in DEITA_STORE; set in the environment of its runs.
+REPORTS_URL = "DEITA_REPORTS_URL"
 TOP = 50
 REJECTS = 100
 SCORES = ("score", "complexity", "quality")
@@ -161,9 +165,18 @@ def _publish(report: Report, folder: str) -> None:
         key="selection-rejects", table=rejects, description=f"Rows that were set aside: {of}; decisions.parquet has all"
     )
     create_table_artifact(key="selection-scores", table=score_quantiles(folder), description="What the scores reward")
+    create_link_artifact(
+        link=_link_to(report, folder), link_text=folder, key="selection-folder", description="The selection's files"
+    )
+
+
+def _link_to(report: Report, folder: str) -> str:
+    """Where the selection can be looked at: at the server of `deita up` if it serves the store, else as a file."""
     name = REPORT if (Path(folder) / REPORT).is_file() else "README.md"
-    link = folder if "://" in folder else (Path(folder).resolve() / name).as_uri()
-    create_link_artifact(link=link, link_text=folder, key="selection-folder", description="The selection's files")
+    address = os.environ.get(REPORTS_URL)
+    if address and name == REPORT and report.job.settings.store == os.environ.get("DEITA_STORE"):
+        return f"{address}/{folder_key(folder)}"
+    return folder if "://" in folder else (Path(folder).resolve() / name).as_uri()
 
 
 def publish_evolution(report: EvolutionReport, folder: str) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import BaseModel, ValidationError
 
 from deita_core.config.settings import PRESETS, SelectionSettings
+from deita_core.conversation import content_id
 from deita_core.errors import InputError, StoreError
 from deita_core.export.files import MANIFEST
 from deita_core.stages.report import Report
@@ -107,6 +108,11 @@ def snapshot_to_follow(store: Store, folder: Path) -> Snapshot | None:
 def place_of(folder: Path | str) -> str:
     """The absolute path of a folder, as snapshots store it."""
     return str(Path(folder).expanduser().resolve())
+
+
+def folder_key(folder: Path | str) -> str:
+    """A name for a folder that may stand in an address: 32 hexadecimal digits."""
+    return content_id(place_of(folder).encode(errors="surrogateescape"))
 
 
 def store_of(folder: Path) -> str | None:

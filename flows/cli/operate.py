@@ -31,25 +31,34 @@ def up(
     work_pool: Annotated[str | None, typer.Option(help="Prefect work pool of the runs. Default laptop.")] = None,
     store: StoreOption = None,
     config: ConfigOption = None,
+    report_host: Annotated[str, typer.Option(help="Address at which reports are served.")] = "127.0.0.1",
+    report_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the reports. Default 4201, or a free one.")
+    ] = None,
 ) -> None:
     """Run everything on this machine: a Prefect server, a worker, and the deployments, until ctrl-C.
 
     A server named by PREFECT_API_URL, or one that already runs at the given address, is used instead of a new one. A
-    selection runs every night and when files arrive in the pool's folder. See docs/operating.md.
+    selection runs every night and when files arrive in the pool's folder. The reports of the store's folders are served
+    to be read. See docs/operating.md.
     """
     from flows.ops.prefect_settings import load_prefect
 
     load_prefect()
+    from flows.ops.report_server import serving_reports
     from flows.ops.server import Place, control_plane, project_folder, watch
+    from tasks.artifacts import REPORTS_URL
 
     given = {"DEITA_POOL": pool_folder, "DEITA_WORK_POOL": work_pool, "DEITA_STORE": store, "DEITA_CONFIG": config}
     variables = _variables({name: str(value) for name, value in given.items() if value is not None})
-    place = Place(host, port, project_folder(), variables)
+    project = project_folder()
     typer.echo("Starting, which takes half a minute ...")
-    with _until_stopped(), control_plane(place) as (client, programs):
-        _announce(client, place)
-        for line in watch(client, variables["DEITA_POOL"], place.watched, programs):
-            typer.echo(line)
+    with _until_stopped(), serving_reports(_store_at(variables), report_host, report_port) as reports:
+        place = Place(host, port, project, {**variables, REPORTS_URL: reports})
+        with control_plane(place) as (client, programs):
+            _announce(client, place, reports)
+            for line in watch(client, variables["DEITA_POOL"], place.watched, programs):
+                typer.echo(line)
 
 
 @app.command("watch", epilog="Example:  PREFECT_API_URL=http://server:4200/api deita watch /data/pool")
@@ -155,6 +164,12 @@ def _variables(given: dict[str, str]) -> dict[str, str]:
     return {**found, "DEITA_POOL": str(folder)}
 
 
+def _store_at(variables: dict[str, str]) -> str:
+    """The store of the deployments, which start in DEITA_HOME."""
+    store = variables["DEITA_STORE"]
+    return store if "://" in store else str(Path(variables["DEITA_HOME"], Path(store).expanduser()))
+
+
 @contextmanager
 def _until_stopped() -> Iterator[None]:
     """Let ctrl-C, a closed terminal or SIGTERM end the block in order; ignore further signals meanwhile."""
@@ -172,13 +187,14 @@ def _until_stopped() -> Iterator[None]:
         typer.echo("Stopped. Runs that were broken off can be retried, and go on where they were.")
 
 
-def _announce(client: "SyncPrefectClient", place: "Place") -> None:
+def _announce(client: "SyncPrefectClient", place: "Place", reports: str) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
     from flows.ops.server import deployments, log_of, next_runs
 
     ui = PREFECT_UI_URL.value() or str(PREFECT_API_URL.value()).removesuffix("/api")
-    typer.echo(f"\nPrefect is at {ui}\n")
+    typer.echo(f"\nPrefect is at {ui}")
+    typer.echo(f"Reports are at {reports}\n")
     for name in deployments(client):
         typer.echo(f"  {name}")
     for name, when in next_runs(client).items():

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 PREFIX = "DEITA_"
-# Variables that are not settings: paths of settings and caches, and the debug switch.
-OTHERS = ("DEITA_CONFIG", "DEITA_CACHE", "DEITA_DEBUG")
+# Variables that are not settings: paths of settings and caches, the debug switch, and the reports of `deita up`.
+OTHERS = ("DEITA_CONFIG", "DEITA_CACHE", "DEITA_DEBUG", "DEITA_REPORTS_URL")
 
 
 def unknown_variables(names: Iterable[str]) -> Iterator[str]:

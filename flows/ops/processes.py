@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 import psutil
 
@@ -16,6 +16,8 @@ from deita_core.errors import DeitaError
 GRACE = 40.0
 # Seconds for a worker to report a run that did not report its own end.
 NOTE = 2.0
+# Seconds between looks at whether a program has ended.
+CHECK_INTERVAL = 0.1
 
 
 @contextmanager
@@ -56,6 +58,25 @@ def stop(program: "subprocess.Popen[bytes]", end_with: signal.Signals) -> None:
     if program.poll() is None:
         program.kill()
         program.wait()
+
+
+def end_orphan(program: psutil.Process, end_with: signal.Signals) -> None:
+    """End a program that another process started, its children first, and kill what remains; does nothing if it ended.
+
+    It cannot be waited for as a child can.
+    """
+    if not _is_alive(program):
+        return
+    end_children(program.pid)
+    family = _descendants(program.pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        program.send_signal(end_with)
+    end = monotonic() + GRACE
+    while _is_alive(program) and monotonic() < end:
+        sleep(CHECK_INTERVAL)
+    for process in (program, *family, *_descendants(program.pid)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def end_children(pid: int) -> None:

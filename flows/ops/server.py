@@ -33,6 +33,7 @@ from prefect.workers.process import ProcessWorker
 from deita_core.errors import DeitaError, InputError
 from flows.cli.server import last_words, named_server
 from flows.ops.folder_watch import CHECK_INTERVAL, FolderWatch
+from flows.ops.guard import Guard
 from flows.ops.processes import end_children, running
 
 PREFECT = [sys.executable, "-m", "prefect"]
@@ -78,7 +79,7 @@ def project_folder() -> Path:
 @contextmanager
 def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen[bytes]"]]]:
     """Start a server with all deployments, and a worker; yields a client and the started programs, which end here."""
-    with _server(place) as (api, servers), temporary_settings({PREFECT_API_URL: api}):
+    with Guard() as guard, _server(place, guard) as (api, servers), temporary_settings({PREFECT_API_URL: api}):
         env = _environment(place, api)
         pool = place.variables["DEITA_WORK_POOL"]
         with get_client(sync_client=True) as client:
@@ -88,6 +89,7 @@ def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen
             deploy(place.project / "prefect.yaml", env)
             words = [*PREFECT, "worker", "start", "--pool", pool, "--type", "process"]
             with running(words, env, log_of(f"worker-{pool}"), signal.SIGINT) as worker:
+                guard.watch(worker.pid, signal.SIGINT)
                 try:
                     _wait(lambda: _is_online(client, pool), worker, f"worker-{pool}")
                     yield client, [*servers, worker]
@@ -97,7 +99,7 @@ def control_plane(place: Place) -> Iterator[tuple[SyncPrefectClient, list["Popen
 
 
 @contextmanager
-def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
+def _server(place: Place, guard: Guard) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
     """Yield the address of the server to use, and its program if it was started here."""
     if place.host is None and place.port is None and (configured := named_server()):
         yield configured, []
@@ -114,6 +116,7 @@ def _server(place: Place) -> Iterator[tuple[str, list["Popen[bytes]"]]]:
     # A relative URL: the browser may be on another machine and know the server by another name.
     env = {"PREFECT_UI_API_URL": "/api", **_environment(place, api)}
     with running(words, env, log_of(name), signal.SIGTERM) as server:
+        guard.watch(server.pid, signal.SIGTERM)
         _wait(lambda: _answers(api), server, name)
         yield api, [server]
 

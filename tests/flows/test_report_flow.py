@@ -15,9 +15,10 @@ from deita_core.export.files import PICTURES, REPORT
 from deita_core.stages.encoding import encoder_table
 from deita_core.stages.explaining import explain, rows_at_the_cut
 from deita_core.stages.reporting import MAPS, snapshot_of_folder
-from deita_core.stages.snapshots import read_snapshot
+from deita_core.stages.snapshots import folder_key, read_snapshot
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, scores_table
+from flows.ops.report_server import serving_reports
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.commands import deita
 from tests.support.pools import ALPACA, MESSAGES, MORE, Place, talk
@@ -448,6 +449,14 @@ def test_the_page_works_in_a_browser_and_asks_for_nothing(place, page, browser):
         == 0
     )
     assert browser.requests == [(place.out / REPORT).resolve().as_uri()]
+    assert browser.errors == []
+
+
+@pytest.mark.slow
+def test_the_page_works_as_it_is_served_by_deita_up(place, page, browser):
+    with serving_reports(str(place.store), port=0) as address:
+        browser.visit(f"{address}/{folder_key(place.out)}")
+    assert browser.run("document.getElementById('found').children.length") == len(page.content["points"]["id"])
     assert browser.errors == []
 
 

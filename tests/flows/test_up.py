@@ -1,6 +1,7 @@
 """`deita up` on a machine of its own: what it starts, what it says, and that nothing of it stays behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,9 +9,11 @@ import sys
 import time
 
 import httpx
+import psutil
 import pytest
 
 from deita_core.errors import InputError
+from deita_core.stages.snapshots import folder_key
 from flows.cli.operate import _variables
 from flows.ops.folder_watch import FolderWatch
 from flows.ops.processes import descendants, running
@@ -96,8 +99,72 @@ def test_up_uses_a_running_server_and_a_file_that_arrives_starts_an_update(start
         up.wait_for("new.jsonl changed")
         manifest = tmp_path / "out" / "nightly" / "manifest.json"
         place.until(manifest.is_file, 90)
+        reports = re.search(r"Reports are at (http://127\.0\.0\.1:\d+)\n", up.text)[1]
+        link = f"{reports}/{folder_key(tmp_path / 'out' / 'nightly')}"
+        shown = {"key": {"any_": ["selection-folder"]}}
+        [artifact] = place.until(lambda: place.post("artifacts/filter", artifacts=shown), 90)
+        assert f"({link})" in artifact["data"]
+        assert link.removeprefix(reports) in httpx.get(reports).text
+        assert httpx.get(link).content == (manifest.parent / "report.html").read_bytes()
         assert up.end(signal.SIGTERM) == (0, [])
         assert httpx.get(f"{place.api}/health").json() is True
+
+
+def test_nothing_stays_behind_where_up_is_killed(start_up):
+    up = start_up("--port", str(free_port()))
+    up.wait_for("Ctrl-C")
+    family = descendants(up.program.pid)
+    assert len(family) >= 3
+    up.program.kill()
+    end = time.monotonic() + 180
+    while any(is_running(pid) for pid in family):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def is_running(pid):
+    """Whether a process runs; one that has ended may wait for process 1 to take note of it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+GUARDED = """
+import os, signal, sys, time
+from pathlib import Path
+from flows.ops.guard import Guard
+from flows.ops.processes import running
+
+shell = "trap '' TERM; trap 'exit 0' INT; sleep 600 & echo ready; while true; do sleep 0.1; done"
+with Guard() as guard:
+    with running(["sh", "-c", shell], os.environ, Path(sys.argv[1]), signal.SIGINT) as program:
+        guard.watch(program.pid, signal.SIGINT)
+        print(program.pid, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_guarded_program_ends_with_its_starter_and_the_guard_with_both(tmp_path, killed):
+    log = tmp_path / "log"
+    words = [sys.executable, "-c", GUARDED, str(log)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
+        int(starter.stdout.readline())
+        end = time.monotonic() + 60
+        while "ready" not in log.read_text():
+            assert time.monotonic() < end
+        # The guard, the shell, and its sleep.
+        family = descendants(starter.pid)
+        assert len(family) >= 3
+        if killed:
+            starter.kill()
+        else:
+            starter.stdin.close()
+    while any(is_running(pid) for pid in family):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,11 @@ class Browser:
 
     def open(self, path):
         """Open a file and wait until its script has run."""
-        self.call("Page.navigate", url=Path(path).resolve().as_uri())
+        self.visit(Path(path).resolve().as_uri())
+
+    def visit(self, url):
+        """Open an address and wait until its page's script has run."""
+        self.call("Page.navigate", url=url)
         self.wait("document.documentElement.dataset.ready === '1'")
 
     def run(self, script):
