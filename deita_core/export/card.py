@@ -82,7 +82,7 @@ def _fates(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
         ("rejected", "rejected"),
         ("merged", "merged: exact duplicates of another row"),
     ):
-        if counts[name] or name in ALWAYS_SHOWN:
+        if counts.get(name) or name in ALWAYS_SHOWN:
             yield label, f"{counts[name]:,}"
 
 
