@@ -3,8 +3,8 @@
 import numpy as np
 import polars as pl
 
-# Numbers of one pass, so that its copies in float64 take some tens of megabytes.
-PASS = 2**22
+# Numbers of one pass: its arrays in float64 stay in a processor's cache.
+PASS = 2**17
 
 
 def weighted_means(members: pl.DataFrame, count: int, vectors: np.ndarray) -> np.ndarray:
@@ -14,24 +14,28 @@ def weighted_means(members: pl.DataFrame, count: int, vectors: np.ndarray) -> np
     the given order, so that its vector does not depend on other groups. A group without members, or whose members
     cancel out, has the zero vector.
     """
-    means = np.empty((count, vectors.shape[1]), np.float32)
-    group = members["group"].to_numpy()
+    means = np.zeros((count, vectors.shape[1]), np.float32)
+    group = members["group"].to_numpy().astype(np.int64)
+    row, weight = members["row"].to_numpy(), members["weight"].to_numpy().astype(np.float64)
     step = max(1, PASS // max(vectors.shape[1], 1))
-    for start in range(0, count, step):
-        end = min(start + step, count)
-        first, last = np.searchsorted(group, [start, end])
-        means[start:end] = _means(members[int(first) : int(last)], start, end - start, vectors)
+    begins = np.flatnonzero(np.diff(group, prepend=-1))
+    sizes = np.diff(begins, append=len(group))
+    for start in range(0, len(begins), step):
+        some = slice(start, start + step)
+        means[group[begins[some]]] = _means(begins[some], sizes[some], row, weight, vectors)
     return means
 
 
-def _means(members: pl.DataFrame, start: int, count: int, vectors: np.ndarray) -> np.ndarray:
-    group = members["group"].to_numpy().astype(np.int64) - start
-    row, weight = members["row"].to_numpy(), members["weight"].to_numpy().astype(np.float64)
-    sums = np.zeros((count, vectors.shape[1]), dtype=np.float64)
-    # The first members of all groups, then the second ones, and so on.
-    nth = np.arange(len(group)) - np.searchsorted(group, group)
-    order = np.argsort(nth, kind="stable")
-    for part in np.split(order, np.cumsum(np.bincount(nth))[:-1]):
-        sums[group[part]] += weight[part, None] * vectors[row[part]]
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    return np.divide(sums, norms, out=sums, where=norms > 0).astype(np.float32)
+def _means(
+    begins: np.ndarray, sizes: np.ndarray, row: np.ndarray, weight: np.ndarray, vectors: np.ndarray
+) -> np.ndarray:
+    """Unit vectors of groups (n,) whose members begin at these positions and follow each other."""
+    # The first members of all groups, then the second ones, and so on. Zero is added to the first ones, since a
+    # negative zero would stay one.
+    sums = weight[begins, None] * vectors[row[begins]] + 0.0
+    for nth in range(1, sizes.max()):
+        longer = np.flatnonzero(sizes > nth)
+        members = begins[longer] + nth
+        sums[longer] += weight[members, None] * vectors[row[members]]
+    norms = np.sqrt((sums * sums).sum(axis=1, keepdims=True))
+    return np.divide(sums, norms, out=sums, where=norms > 0)
