@@ -8,6 +8,9 @@ from deita_core.errors import StoreError
 
 # A notebook may still be reading an earlier version.
 KEEP_VERSIONS = timedelta(hours=1)
+# Commits until a table is compacted, each of which may leave a small file. Reading many files costs little, and merging
+# them rewrites the whole table.
+COMMITS = 100
 # Attempts to drop old versions.
 DROPS = 50
 # The shortest time that LanceDB accepts.
@@ -15,8 +18,9 @@ KEEP_NOTHING = timedelta(milliseconds=1)
 
 
 def compact(handle: Any) -> None:
-    """Merge the small files of a table and drop its versions of more than an hour ago."""
-    if handle.stats()["fragment_stats"]["num_fragments"] > 1:
+    """Merge the small files of a table of many commits, and drop its versions of more than an hour ago."""
+    is_one = handle.stats()["fragment_stats"]["num_fragments"] <= 1
+    if not is_one and len(handle.list_versions()) > COMMITS:
         handle.optimize(cleanup_older_than=KEEP_VERSIONS)
 
 

@@ -104,7 +104,7 @@ class Store:
             self.delete(table, f"{column} IN ({_quoted(values[start : start + IDS_PER_QUERY])})")
 
     def compact(self, purge: bool = False) -> None:
-        """Merge the small files that many writes leave and drop old versions.
+        """Merge the small files of tables that were written many times, and drop their old versions.
 
         With `purge` no deleted data remains in any file: tables with deleted rows are rewritten and all earlier
         versions are dropped, including tagged ones, even while they are read. Requires the lock.

@@ -13,7 +13,7 @@ import pytest
 
 from deita_core.errors import StoreError, StoreUnavailableError
 from deita_core.stages.repair import FOREIGN, check, examine, repair
-from deita_core.store import Store
+from deita_core.store import Store, compaction
 from deita_core.store.damage import DamagedTableError, is_of_libraries, surroundings
 from deita_core.store.remote import open_objects
 from deita_core.tables import InvalidTableError, scores_table, vectors_table
@@ -114,7 +114,8 @@ USES = {
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_table_is_named_in_one_sentence_whatever_is_asked_of_it(store, kind, use):
+def test_a_damaged_table_is_named_in_one_sentence_whatever_is_asked_of_it(store, kind, use, monkeypatch):
+    monkeypatch.setattr(compaction, "COMMITS", 0)
     DAMAGE[kind][0](store)
     with pytest.raises(DamagedTableError) as found:
         USES[use](Store(store.uri))
@@ -126,7 +127,7 @@ def test_a_damaged_table_is_named_in_one_sentence_whatever_is_asked_of_it(store,
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_repair_goes_back_to_the_newest_whole_version_and_deletes_nothing(store, kind):
+def test_a_repair_goes_back_to_the_newest_whole_version_and_deletes_nothing(store, kind, monkeypatch):
     damage, number, rows = DAMAGE[kind]
     damage(store)
     before = sorted(path.name for path in store.side.rglob("*") if path.is_file())
@@ -143,6 +144,7 @@ def test_a_repair_goes_back_to_the_newest_whole_version_and_deletes_nothing(stor
     assert repaired.count(SCORES) == rows
     assert len(repaired.read(SCORES)) == rows
     assert repaired.write(SCORES, scores(0, 310)) == 310 - rows
+    monkeypatch.setattr(compaction, "COMMITS", 0)
     repaired.compact()
     repaired.compact(purge=True)
     assert not (repaired.side / "damaged").exists(), "a purge has left what may hold removed texts"

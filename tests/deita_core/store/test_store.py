@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from deita_core.errors import DeitaError, InputError, StoreError
-from deita_core.store import Store
+from deita_core.store import Store, compaction
 from deita_core.store.store import JOIN_ABOVE, ROW
 from deita_core.tables import SAMPLES, SOURCES, InvalidTableError, scores_table, vectors_table
 from tests.support.paths import ROOT
@@ -471,7 +471,8 @@ def test_two_stores_do_not_block_each_other(tmp_path):
 # -- compacting
 
 
-def test_compacting_leaves_one_fragment_and_the_same_rows(store):
+def test_compacting_leaves_one_fragment_and_the_same_rows(store, monkeypatch):
+    monkeypatch.setattr(compaction, "COMMITS", 12)
     for number in range(12):
         store.write(SCORES, scores([number], turns=2))
         store.write(VECTORS, vectors({number: [0, 0, 1]}))
@@ -482,6 +483,15 @@ def test_compacting_leaves_one_fragment_and_the_same_rows(store):
     assert rows_of(store.read(SCORES)) == before[SCORES.name]
     assert store.vectors(VECTORS, ids_of(range(12))).tolist() == [[0, 0, 1]] * 12
     assert store.write(SCORES, scores([3, 99], turns=2)) == 2
+
+
+def test_a_table_of_few_commits_is_not_written_anew(store):
+    for number in range(12):
+        store.write(SCORES, scores([number]))
+    before = store.versions()
+    store.compact()
+    assert store.versions() == before
+    assert fragments(store, SCORES) == 12
 
 
 def test_a_purge_leaves_nothing_of_a_table_whose_rows_are_all_deleted(store):
@@ -501,12 +511,14 @@ def test_compacting_a_whole_store_changes_nothing(store):
     assert store.versions() == versions
 
 
-def test_a_store_opened_before_reads_on_after_compacting(store):
+def test_a_store_opened_before_reads_on_after_compacting(store, monkeypatch):
+    monkeypatch.setattr(compaction, "COMMITS", 2)
     early = Store(store.uri)
     for number in range(3):
         store.write(SCORES, scores([number]))
     assert early.count(SCORES) == 3
     store.compact()
+    assert fragments(store, SCORES) == 1
     assert sorted(early.read(SCORES)["id"]) == ids_of(range(3))
 
 
