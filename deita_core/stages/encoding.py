@@ -50,8 +50,8 @@ def encoder_table(encoder: EncoderFiles) -> Table:
 
 
 def pool_texts(store: Store, encoder: EncoderFiles, sample_ids: pl.Series) -> pl.DataFrame:
-    """The distinct nonblank texts of samples: id, owner (a sample with the text), size (characters)."""
-    samples = as_read(store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]), encoder.reasoning).sort("id")
+    """The distinct nonblank texts of samples, as they are stored: id, owner (a sample with it), size (characters)."""
+    samples = as_read(store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]), encoder.reasoning)
     texts = indexed_messages(samples).unique("text_id", keep="first", maintain_order=True)
     return texts.select(id="text_id", owner=samples["id"].gather(texts["owner"]), size="n_chars")
 
@@ -73,7 +73,7 @@ def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) 
     if encoder.kind == "causal":
         work, size = pool_conversations(store, encoder, ids).sort("size", "id"), CHARS_PER_CAUSAL_SHARD
     elif encoder.kind == "static":
-        # Nothing is padded, so that texts may stay beside the others of their samples, which are then read once.
+        # Nothing is padded, so that texts may stay in the order of the stored samples, which are then read in a row.
         work, size = pool_texts(store, encoder, ids), CHARS_PER_STATIC_SHARD
     else:
         work, size = pool_texts(store, encoder, ids).sort("size", "id"), CHARS_PER_SHARD

@@ -139,8 +139,8 @@ def find_map(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:
     path = store.side / MAPS / f"{key}.parquet"
     if path.is_file():
         return pl.read_parquet(path).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-    # In the order of ids, in which texts are encoded and so stored: a block's vectors lie close together.
-    rows = pl.DataFrame({"id": ids.sort()})
+    # In the order in which they are stored, and so the vectors of a block are beside each other.
+    rows = store.fetch(SAMPLES, "id", ids, ["id"])
     anchors = rows.sort(pl.col("id").str.slice(16), "id").head(ANCHORS)
     parts = [vectors for _, vectors in candidate_vectors(store, job.encoder, anchors)]
     fitted_on = np.concatenate(parts) if parts else np.zeros((0, job.encoder.dim), np.float32)
