@@ -203,7 +203,7 @@ def _pool_rows(found: Found, options: ReadOptions, limit: int | None) -> Iterato
 
 def _judged(file: str, options: ReadOptions, limit: int | None) -> Iterator[Placed]:
     seen = before = 0
-    for place, rows in _parts(file):
+    for place, rows in file_parts(file):
         number = before
         for row in judge_rows(islice(rows, None if limit is None else limit - seen), options):
             # Both sides of a preference are of one row.
@@ -213,7 +213,7 @@ def _judged(file: str, options: ReadOptions, limit: int | None) -> Iterator[Plac
         before = number
 
 
-def _parts(file: str) -> Iterable[tuple[str, Iterator[Row | Reject]]]:
+def file_parts(file: str) -> Iterable[tuple[str, Iterator[Row | Reject]]]:
     if file.startswith(HUB):
         return [(file, hub_rows(file))]
     return archive_parts(file) if file.lower().endswith(ARCHIVES) else [(file, file_rows(file))]
