@@ -135,6 +135,38 @@ class Languages(TableModel):
     language: str = pa.Field(isin=LANGUAGES, nullable=True)
 
 
+class BenchmarkOverlaps(TableModel):
+    """One row per sample that was compared with benchmarks: the longest run of words that it shares with a question.
+
+    `benchmark`: which of the files. `message`: the number of the message of those that are not blank, `start` the word
+    of it with which the run begins, both from 0; `quote`: its first words. All null where there is none.
+    """
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    benchmark: pl.Int32 = pa.Field(ge=0, nullable=True)
+    line: pl.Int64 = pa.Field(ge=1, nullable=True)
+    message: pl.Int32 = pa.Field(ge=0, nullable=True)
+    start: pl.Int32 = pa.Field(ge=0, nullable=True)
+    words: pl.Int32 = pa.Field(ge=1, nullable=True)
+    quote: str = pa.Field(str_length={"min_value": 1, "max_value": 80}, nullable=True)
+
+    @pa.dataframe_check
+    @classmethod
+    def all_of_a_run_is_there(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """Either everything is said of a run, or nothing."""
+        null = [pl.col(name).is_null() for name in ("benchmark", "line", "message", "start", "words", "quote")]
+        return data.lazyframe.select(pl.all_horizontal(null) == pl.any_horizontal(null))
+
+
+class BenchmarkSimilarities(TableModel):
+    """One row per sample that was compared with benchmarks: the question with the highest cosine; null for none."""
+
+    id: str = pa.Field(str_matches=ID, unique=True)
+    benchmark: pl.Int32 = pa.Field(ge=0, nullable=True)
+    line: pl.Int64 = pa.Field(ge=1, nullable=True)
+    similarity: pl.Float64 = pa.Field(ge=-1, le=1, nullable=True)
+
+
 class Chains(TableModel):
     """One row per attempt at a round of evolution; step 0 is the seed. A chain ends at a failed or the last round."""
 
@@ -396,6 +428,16 @@ ARM_LOSSES = Table("arm_losses", ("arm", "seed", "id"), ArmLosses)
 def token_counts_table(tokenizer: str) -> Table:
     """The table of one tokenizer's counts; `tokenizer` is the beginning of its fingerprint."""
     return Table(f"tokens__{tokenizer}", ("id",), TokenCounts)
+
+
+def overlaps_table(benchmarks: str) -> Table:
+    """The table of the words that samples share with benchmarks; `benchmarks` is an id of their contents."""
+    return Table(f"overlaps__{benchmarks}", ("id",), BenchmarkOverlaps)
+
+
+def similarities_table(compared: str) -> Table:
+    """The table of the cosines of samples and benchmarks; `compared` is an encoder's slug and an id of the contents."""
+    return Table(f"similarities__{compared}", ("id",), BenchmarkSimilarities)
 
 
 def scores_table(scorer: str) -> Table:

@@ -12,10 +12,12 @@ from deita_core.config.proof import BASE, ProofSettings
 from deita_core.config.settings import SelectionSettings
 from deita_core.export.placing import check_folder
 from deita_core.models.fine_tuning import check_installed
+from deita_core.stages.contamination import find_excluded
 from deita_core.stages.proof.export import ProofReport
 from deita_core.stages.proof.job import ProofJob
 from flows.steps import (
     check_settings,
+    compare_with_benchmarks,
     count_tokens,
     encode_pool,
     find_languages,
@@ -48,12 +50,14 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
     check_installed()
     check_runner(selection.runner)
     with holding(selection.store), Progress() as progress:
+        exclude = find_excluded(selection.exclude, selection.exclude_similarity)
         encoder, scorers = find_models(selection)
         pool_ids = _read(progress, selection, pool, out)
         # These have layouts of their own.
         plain = SelectionSettings(store=selection.store)
+        refine = find_refiner(selection, encoder)
         job = ProofJob(
-            selection=selection_job(encoder, scorers, find_refiner(selection, encoder), pool_ids, selection),
+            selection=selection_job(encoder, scorers, refine, pool_ids, selection, exclude),
             settings=settings,
             heldout=_read(progress, plain, [settings.heldout]),
             weaker=_read(progress, plain, [settings.weaker]) if settings.weaker else (),
@@ -65,6 +69,7 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
             count_tokens(progress, submit, selection.store, job.selection)
             if selection.needs_languages:
                 find_languages(progress, submit, selection.store, pool_ids)
+            compare_with_benchmarks(progress, selection.store, job.selection)
             refine_best(progress, submit, selection.store, job.selection)
         with progress.step("making subsets"):
             subsets = choose_subsets(job)

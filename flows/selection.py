@@ -14,6 +14,7 @@ from deita_core.export.files import REPORT, SELECTION_FILES
 from deita_core.export.placing import check_folder
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
+from deita_core.stages.contamination import Excluded, find_excluded
 from deita_core.stages.ingest import Ingested
 from deita_core.stages.job import Job
 from deita_core.stages.report import Report
@@ -30,6 +31,7 @@ from deita_core.stages.snapshots import (
 from deita_core.store import Store
 from flows.steps import (
     check_settings,
+    compare_with_benchmarks,
     count_tokens,
     encode_pool,
     find_languages,
@@ -66,10 +68,13 @@ def select(pool: list[str], out: str, settings: SelectionSettings | None = None)
             return _publish_files(finished.report, out, prepare_files(finished.report, out))
         previous = snapshot_to_follow(store, Path(out))
         check_runner(settings.runner)
+        exclude = find_excluded(settings.exclude, settings.exclude_similarity)
         encoder, scorers = find_models(settings)
         files = read_pool(progress, pool, settings, own=[out])
         refine = find_refiner(settings, encoder)
-        return _make_snapshot(progress, _Wanted(pool, files, encoder, scorers, refine, settings, out, previous))
+        return _make_snapshot(
+            progress, _Wanted(pool, files, encoder, scorers, refine, exclude, settings, out, previous)
+        )
 
 
 @flow(name="update", flow_run_name="update {out}", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
@@ -94,11 +99,14 @@ def update(pool: list[str], out: str, settings: SelectionSettings | None = None)
             settings = settings_after(previous.report.job.settings, settings)
         check_settings(settings)
         check_runner(settings.runner)
+        exclude = find_excluded(settings.exclude, settings.exclude_similarity)
         encoder, scorers = find_models(settings)
         files = read_grown_pool(progress, pool, previous, settings, own=[out])
         all_files = list(dict.fromkeys([*(previous.report.pool if previous else []), *pool]))
         refine = find_refiner(settings, encoder)
-        return _make_snapshot(progress, _Wanted(all_files, files, encoder, scorers, refine, settings, out, previous))
+        return _make_snapshot(
+            progress, _Wanted(all_files, files, encoder, scorers, refine, exclude, settings, out, previous)
+        )
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class _Wanted:
     encoder: EncoderFiles
     scorers: Sequence[ScorerFiles]
     refine: ScorerFiles | None
+    exclude: Excluded | None
     settings: SelectionSettings
     out: str
     previous: Snapshot | None
@@ -118,7 +127,7 @@ class _Wanted:
     def job(self) -> Job:
         """The inputs that the selection depends on."""
         file_ids = [file.file_id for file in self.files]
-        return selection_job(self.encoder, self.scorers, self.refine, file_ids, self.settings)
+        return selection_job(self.encoder, self.scorers, self.refine, file_ids, self.settings, self.exclude)
 
 
 def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
@@ -130,6 +139,7 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
         count_tokens(progress, submit, store, job)
         if job.settings.needs_languages:
             find_languages(progress, submit, store, job.file_ids)
+        compare_with_benchmarks(progress, store, job)
         scored += refine_best(progress, submit, store, job)
 
     with progress.step("selecting"):

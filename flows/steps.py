@@ -15,6 +15,7 @@ from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.scorers.training.fast import find_fast_head
 from deita_core.stages.conditions import check_condition
+from deita_core.stages.contamination import Excluded
 from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.job import Job
@@ -23,6 +24,7 @@ from deita_core.stages.removal import finish_interrupted, take_back
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.stages.token_counts import find_tokenizer
 from deita_core.store import Store
+from tasks.contamination import compare_vectors, compare_words
 from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
 from tasks.languages import detect_languages, plan_detection
@@ -75,6 +77,7 @@ def selection_job(
     refine: ScorerFiles | None,
     file_ids: Sequence[str],
     settings: SelectionSettings,
+    exclude: Excluded | None,
 ) -> Job:
     """Everything that this run's selection depends on; `scorers`: of both axes, each in the order of the settings."""
     complexity, *others = (scorer for scorer in scorers if scorer.axis == "complexity")
@@ -90,6 +93,7 @@ def selection_job(
         tokenizer=find_tokenizer(settings, encoder) if settings.needs_tokens or settings.filters_tokens else None,
         keep=_named(settings, "keep", file_ids),
         drop=_named(settings, "drop", file_ids),
+        exclude=exclude,
         settings=settings,
     )
 
@@ -203,6 +207,14 @@ def find_languages(progress: Progress, submit: Submit, store: str, file_ids: Seq
     """Find the languages that are not known; returns the number of samples."""
     given: Given = {"store": store}
     return progress.shards("languages", plan_detection(store, file_ids), partial(submit, detect_languages, given))
+
+
+def compare_with_benchmarks(progress: Progress, store: str, job: Job) -> int:
+    """Compare the samples that were not compared with the benchmarks of the job; returns their number."""
+    if job.exclude is None:
+        return 0
+    with progress.step("excluding"):
+        return compare_words(store, job) + compare_vectors(store, job)
 
 
 def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int:

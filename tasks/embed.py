@@ -38,15 +38,15 @@ def found_here(files: EncoderFiles) -> EncoderFiles:
     return found.model_copy(update={"reasoning": files.reasoning})
 
 
-def _loaded(files: EncoderFiles) -> Encoder:
-    """Return the encoder, loaded once per process."""
+def loaded_any(files: EncoderFiles) -> Encoder:
+    """Return an encoder, loaded once per process."""
     with _loading:
         return _encoder(files)
 
 
 def loaded_encoder(files: EncoderFiles) -> TextEncoder:
     """Return a sentence encoder for single texts, loaded once per process. Raises InputError for a language model."""
-    encoder = None if files.kind == "causal" else _loaded(files)
+    encoder = None if files.kind == "causal" else loaded_any(files)
     if encoder is None or isinstance(encoder, LanguageModelEncoder):
         raise InputError(
             f"The encoder {files.name} is a language model, which reads whole conversations and no single texts; give "
@@ -66,4 +66,4 @@ def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
     """Encode a shard; loads the model once per process."""
     check_cancelled()
     with naming_rows(store, shard):
-        return encode_shard(Store(store), _loaded(encoder), shard)
+        return encode_shard(Store(store), loaded_any(encoder), shard)

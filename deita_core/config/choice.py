@@ -95,6 +95,12 @@ class ChoiceSettings(BaseModel):
     )
     keep: FileNames = Field([], description="Ids, or files of ids or rows, that are always selected.")
     drop: FileNames = Field([], description="Ids, or files of ids or rows, that are never selected.")
+    exclude: FileNames = Field(
+        [], description="Files of benchmark questions or held-out rows; what holds one of them is not selected."
+    )
+    exclude_similarity: Share | None = Field(
+        None, description="Cosine to a question of exclude from which on a row counts; none: only words in common do."
+    )
 
     @property
     def grouped_by(self) -> str | None:
@@ -130,6 +136,8 @@ def check_choice(settings: ChoiceSettings, budget: int | None, threshold: float 
         raise InputError(f"Per {settings.per} says what the groups are; give a cap or a floor as well.")
     if settings.quotas and (settings.per or settings.cap or settings.floor):
         raise InputError("Quotas give exact shares; give either them or per, cap and floor.")
+    if settings.exclude_similarity and not settings.exclude:
+        raise InputError("Exclude-similarity compares rows with the questions of exclude; give a file of them as well.")
     if (settings.cap or settings.quotas) and not (budget or settings.token_budget):
         raise InputError("A share is one of the budget; give a budget or a token budget as well.")
     if settings.diversity in ("clusters", "coverage") and not (budget or settings.token_budget):

@@ -80,7 +80,10 @@ def _lines(file: str) -> Iterator[Row | Reject]:
 def _asked(place: str, row: Row) -> tuple[str, ...]:
     """The texts of a row. Raises InputError if there is none."""
     try:
-        texts = [row.value] if isinstance(row.value, str) else _texts(row.value)
+        texts = [row.value] if isinstance(row.value, str) else list(_texts(row.value))
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{place}:{row.line}: the question holds half of a surrogate pair; correct the row.") from None
     except BadRow as bad:
         raise InputError(f"{place}:{row.line}: {bad.detail}; correct the row.") from None
     if asked := tuple(text for text in texts if text.strip()):

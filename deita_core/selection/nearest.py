@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from deita_core.selection.vectors import NOBODY, Vectors, margin, most_similar, normalize
+from deita_core.selection.vectors import NOBODY, Vectors, margin, most_similar, normalize, valid
 
 BLOCK = 1_024
 TILE = 512
@@ -19,18 +19,32 @@ def nearest_selected(vectors: np.ndarray | Vectors) -> tuple[np.ndarray, np.ndar
     place, similarity = np.full(len(selected), NOBODY), np.full(len(selected), -np.inf)
     for start in range(0, len(selected), BLOCK):
         block = slice(start, start + BLOCK)
-        place[block], similarity[block] = _nearest_above(selected.take(block), start, selected)
+        place[block], similarity[block] = _nearest(selected.take(block), selected.take(slice(start + BLOCK)), start)
     return place, similarity
 
 
-def _nearest_above(rows: Vectors, start: int, selected: Vectors) -> tuple[np.ndarray, np.ndarray]:
+def nearest_of(vectors: Vectors, others: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """For each vector, the most similar of others: position (n,) int64 and cosine (n,) float64, the first of equals.
+
+    The position of an invalid vector, and of every one if there are no others, is -1. The others have to be valid.
+    """
+    place, similarity = np.full(len(vectors), NOBODY), np.full(len(vectors), -np.inf)
+    known = np.flatnonzero(valid(vectors))
+    for start in range(0, len(known), BLOCK):
+        rows = known[start : start + BLOCK]
+        place[rows], similarity[rows] = _nearest(vectors.take(rows), others)
+    return place, similarity
+
+
+def _nearest(rows: Vectors, selected: Vectors, start: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest_of` for valid rows; `start`: they are the selected ones from there on, and only look above."""
     slack = np.float32(margin(rows.raw.shape[1]))
     best = np.full(len(rows), -np.inf, np.float32)
-    found = []
-    for first in range(0, start + len(rows), TILE):
-        others = selected.unit[first : min(first + TILE, start + len(rows))]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
+    for first in range(0, len(selected), TILE):
+        others = selected.unit[first : first + TILE]
         product = rows.unit @ others.T
-        if first + len(others) > start:
+        if start is not None and first + len(others) > start:
             product[np.arange(first, first + len(others)) >= np.arange(start, start + len(rows))[:, None]] = -np.inf
         np.maximum(best, product.max(axis=1), out=best)
         near = np.flatnonzero(product >= np.maximum(best - slack, np.float32(-3))[:, None])

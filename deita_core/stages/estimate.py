@@ -22,6 +22,7 @@ from deita_core.reading.pool import Reject, pool_streams
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.stages import languages
 from deita_core.stages.conditions import check_condition
+from deita_core.stages.contamination import find_excluded
 from deita_core.stages.encoding import chars_read, encoder_table, find_pool_encoder, load_encoder
 from deita_core.stages.ingest import pool_files
 from deita_core.stages.judging import JudgeEstimate, judge_counts
@@ -71,6 +72,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
     """Read the pool and compare it with the store; writes nothing."""
     if settings.where is not None:
         check_condition(settings.where)
+    find_excluded(settings.exclude, settings.exclude_similarity)
     found = pool_files(pool, [settings.store], settings.leave_out)
     set_aside = dict(found.set_aside)
     encoder = _described(settings)

@@ -21,6 +21,7 @@ from deita_core.export.files import (
 from deita_core.export.placing import drop_prepared, partial_path
 from deita_core.literals import AXES, FATES, Axis
 from deita_core.scorers import ScorerFiles
+from deita_core.stages.contamination import leaks
 from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.ingest import removals
 from deita_core.stages.job import Job
@@ -119,7 +120,7 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
     """The fate and source of every row of the pool: distinct samples in rank order, then rejected rows.
 
     Rows removed since the run are among the rejected rows. The values of scorers are added as in `raw_values`, and the
-    spreads of judges' votes, means over the turns.
+    spreads of judges' votes, means over the turns; and what is in common with benchmarks, as in `leaks`.
     """
     there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
@@ -130,7 +131,8 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
         how="left",
         maintain_order="left",
     )
-    for values in (raw_values(store, job), *(_spreads(store, job, axis, samples["id"]) for axis in AXES)):
+    leaked = [leaks(store, job.exclude, job.encoder)] if job.exclude else []
+    for values in (*leaked, raw_values(store, job), *(_spreads(store, job, axis, samples["id"]) for axis in AXES)):
         decided = decided.join(values, on="id", how="left", maintain_order="left")
     rejects = store.fetch(REJECTS, "file_id", list(job.file_ids), ["file", "line", "reason", "detail"])
     unread = rejects.sort("file", "line").select(

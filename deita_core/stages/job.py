@@ -6,6 +6,7 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.literals import Axis
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
+from deita_core.stages.contamination import Excluded
 from deita_core.stages.token_counts import TokenizerFiles
 
 
@@ -28,6 +29,8 @@ class Job(BaseModel):
     # Ids of the samples that are always and never selected.
     keep: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    # Benchmarks whose questions must not be selected.
+    exclude: Excluded | None = None
     settings: SelectionSettings
 
     def scorers(self, axis: Axis) -> list[ScorerFiles]:

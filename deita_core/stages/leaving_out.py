@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from deita_core.stages.contamination import contaminated
 from deita_core.stages.filtering import filtered
 from deita_core.stages.job import Job
 from deita_core.store import Store
@@ -12,7 +13,9 @@ def left_out(store: Store, job: Job, scored: pl.DataFrame) -> pl.DataFrame:
 
     `scored`: id, score (complexity x quality), complexity, quality of all samples, null where unreadable.
     """
-    out = _dropped(job, scored["id"])
+    named = _dropped(job, scored["id"])
+    others = scored["id"].filter(~scored["id"].is_in(named["id"].implode()))
+    out = pl.concat([named, contaminated(store, job.exclude, job.encoder, others)])
     rest = scored.join(out, on="id", how="anti", maintain_order="left")
     filters = filtered(store, job, rest).select("id", pl.lit("filtered").alias("fate"), "reason")
     return pl.concat([out, filters])

@@ -33,6 +33,8 @@ from flows.cli.rules import (
     ClustersOption,
     DiversityOption,
     DropOption,
+    ExcludeOption,
+    ExcludeSimilarityOption,
     FloorOption,
     KeepOption,
     LanguageOption,
@@ -105,6 +107,8 @@ def select(
     max_repetition: MaxRepetitionOption = None,
     min_answer_tokens: MinAnswerTokensOption = None,
     max_answer_tokens: MaxAnswerTokensOption = None,
+    exclude: ExcludeOption = None,
+    exclude_similarity: ExcludeSimilarityOption = None,
     no_report: NoReportOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
 ) -> None:
@@ -159,6 +163,8 @@ def select(
         max_repetition=max_repetition,
         min_answer_tokens=min_answer_tokens,
         max_answer_tokens=max_answer_tokens,
+        exclude=exclude or None,
+        exclude_similarity=exclude_similarity,
         report=False if no_report else None,
     )
     if dry_run:

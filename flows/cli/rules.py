@@ -59,6 +59,21 @@ KeepOption = Annotated[
         metavar="ID|FILE", help="Rows always selected: an id, or a file of ids or rows.", rich_help_panel=ROWS
     ),
 ]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Benchmark questions; rows that hold one are contaminated. Repeat it.",
+        rich_help_panel=ROWS,
+    ),
+]
+ExcludeSimilarityOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Cosine to a question from which on a row is contaminated, such as 0.9. Default: words only.",
+        rich_help_panel=ROWS,
+    ),
+]
 DropOption = Annotated[
     list[str] | None,
     typer.Option(metavar="ID|FILE", help="Rows never selected: an id, or a file of ids or rows.", rich_help_panel=ROWS),

@@ -32,6 +32,8 @@ from flows.cli.rules import (
     ClustersOption,
     DiversityOption,
     DropOption,
+    ExcludeOption,
+    ExcludeSimilarityOption,
     FloorOption,
     KeepOption,
     LanguageOption,
@@ -104,6 +106,8 @@ def update(
     max_repetition: MaxRepetitionOption = None,
     min_answer_tokens: MinAnswerTokensOption = None,
     max_answer_tokens: MaxAnswerTokensOption = None,
+    exclude: ExcludeOption = None,
+    exclude_similarity: ExcludeSimilarityOption = None,
     no_report: NoReportOption = False,
 ) -> None:
     """Select again from a pool that has grown; only new texts are encoded and scored.
@@ -155,6 +159,8 @@ def update(
         "max_repetition": max_repetition,
         "min_answer_tokens": min_answer_tokens,
         "max_answer_tokens": max_answer_tokens,
+        "exclude": exclude or None,
+        "exclude_similarity": exclude_similarity,
         "report": False if no_report else None,
     }
     settings = load(SelectionSettings, config, flags)

@@ -15,10 +15,11 @@ from deita_core.conversation import Conversation
 from deita_core.errors import InputError
 from deita_core.export.placing import place_file
 from deita_core.selection import DiversitySelector
+from deita_core.selection.nearest import nearest_of
 from deita_core.selection.overlap import find_overlaps
 from deita_core.selection.token_budget import FULL, take_tokens
-from deita_core.selection.vectors import normalize, valid
-from deita_core.stages.candidates import candidate_vectors
+from deita_core.selection.vectors import NOBODY, normalize, valid
+from deita_core.stages.candidates import all_vectors, candidate_vectors
 from deita_core.stages.choosing import find_threshold
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.pairs import instruction_of
@@ -190,17 +191,15 @@ def find_held_out(store: Store, job: ProofJob) -> pl.DataFrame:
 
 
 def _most_similar(store: Store, job: ProofJob, ids: pl.Series, held: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row the cosine (n,) to the most similar held-out row, and its position; -1 where a vector is zero."""
+    """Of each row the cosine (n,) to the most similar held-out row, and its position; -1 for an invalid vector."""
     encoder = job.selection.encoder
-    units = [normalize(vectors) for _, vectors in candidate_vectors(store, encoder, held.to_frame("id"))]
-    others = np.concatenate([np.where(valid(part)[:, None], part.unit, 0) for part in units])
+    others = normalize(all_vectors(store, encoder, held.to_frame("id")))
+    known = np.flatnonzero(valid(others))
     similarity, nearest = [np.zeros(0)], [np.zeros(0, np.int64)]
     for _, vectors in candidate_vectors(store, encoder, ids.to_frame("id")):
-        part = normalize(vectors)
-        products = part.unit @ others.T
-        nearest.append(products.argmax(axis=1))
-        best = np.clip(products.max(axis=1).astype(np.float64), -1, 1)
-        similarity.append(np.where(valid(part), best, -1))
+        place, cosine = nearest_of(normalize(vectors), others.take(known))
+        nearest.append(np.append(known, NOBODY)[place])
+        similarity.append(np.maximum(cosine, -1))
     return np.concatenate(similarity), np.concatenate(nearest)
 
 

@@ -82,6 +82,7 @@ def test_a_csv_file_has_its_question_in_a_column(write):
         ({"question": None}, ":2: there is no question"),
         ({"turns": [1, 2]}, ":2: there is no question"),
         ([1], ":2: there is no question"),
+        ({"question": "\ud800"}, ":2: the question holds half of a surrogate pair; correct the row."),
         ({"messages": [{"role": "sage", "content": "Q"}]}, ":2: message 1 has the role 'sage'; correct the row."),
     ],
 )
