@@ -5,7 +5,7 @@
 The benchmark is half of the authored instructions of examples/evolution; the other half with its answers is the pool,
 or the first `--rows` rows of a file. Into it go `--planted` rows, equally many of each kind, each with a question that
 no other has. Shared words: 13 in a row, or all of a text of 5 to 12. Vectors: the highest cosine of a question to a
-single message, and to a whole conversation; for these only `--encoded` rows of the pool are read.
+message of the user; for these only `--encoded` rows of the pool are read.
 """
 
 import random
@@ -142,23 +142,19 @@ def by_words(questions: list[str], rows: list[Conversation]) -> np.ndarray:
 def by_vectors(
     name: str, questions: list[str], pool: list[Conversation], planted: list[tuple[str, Conversation]]
 ) -> None:
-    """Report what the cosines find, of single messages and of whole conversations."""
+    """Report what the cosines of the user's messages find."""
     encoder = load_text_encoder(find_encoder(name))
     asked = encoder.encode(questions).vectors
     rows = [*pool, *(row for _, row in planted)]
-    owners = np.array([place for place, row in enumerate(rows) for _ in row.messages])
-    texts = [message.text for row in rows for message in row.messages]
-    vectors = encoder.encode(texts).vectors
-    weights = np.array(list(map(len, texts)))[:, None]
-    whole = np.zeros((len(rows), vectors.shape[1]), np.float32)
-    np.add.at(whole, owners, vectors * weights)
-    whole /= np.linalg.norm(whole, axis=1, keepdims=True)
-    single = np.full(len(rows), -1.0)
-    np.maximum.at(single, owners, (vectors @ asked.T).max(axis=1))
-    for what, similarity in (("a message", single), ("a conversation", (whole @ asked.T).max(axis=1))):
-        for least in SIMILARITIES:
-            found = similarity >= least
-            report(f"cosine of {what} {least}", found[: len(pool)], found[len(pool) :], planted)
+    said = [
+        (place, message.text) for place, row in enumerate(rows) for message in row.messages if message.role == "user"
+    ]
+    owners, texts = zip(*said, strict=True)
+    similarity = np.full(len(rows), -1.0)
+    np.maximum.at(similarity, np.array(owners), (encoder.encode(texts).vectors @ asked.T).max(axis=1))
+    for least in SIMILARITIES:
+        found = similarity >= least
+        report(f"cosine {least}", found[: len(pool)], found[len(pool) :], planted)
 
 
 def report(detector: str, pool: np.ndarray, found: np.ndarray, planted: list[tuple[str, Conversation]]) -> None:

@@ -112,7 +112,7 @@ def read_words(texts: Iterable[str]) -> Words:
 
 def is_spaceless(word: str) -> bool:
     """Whether a word is of a script that has no spaces between words."""
-    return any(first <= ord(word[0]) <= last for first, last in SPACELESS)
+    return ord(word[0]) >= SPACELESS[0][0] and any(first <= ord(word[0]) <= last for first, last in SPACELESS)
 
 
 def text_blocks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -20,14 +20,22 @@ from deita_core.tables import (
     InvalidTableError,
     Table,
     languages_table,
+    overlaps_table,
     scores_table,
+    similarities_table,
     token_counts_table,
     vectors_table,
 )
 
 FIXED = {table.name: table for table in vars(tables).values() if isinstance(table, Table)}
 # Tables of what models and detectors find, by the first part of the name; the second says which of them.
-MADE = {"scores": scores_table, "languages": languages_table, "tokens": token_counts_table}
+MADE = {
+    "scores": scores_table,
+    "languages": languages_table,
+    "tokens": token_counts_table,
+    "overlaps": overlaps_table,
+    "similarities": similarities_table,
+}
 # Tables that are valid only as a whole.
 WHOLE = (tables.CHAINS.name, tables.RANKINGS.name)
 VERSIONS = "_versions"
@@ -45,6 +53,8 @@ AFTERWARDS = {
     "scores": "the next run scores them again",
     "languages": "the next run that asks for languages finds them again",
     "tokens": "the next run that asks for tokens counts them again",
+    "overlaps": "the next run that excludes benchmarks compares words again",
+    "similarities": "the next run that excludes benchmarks compares vectors again",
     "plans": "the next run makes them again",
     "decisions": "selections whose decisions are lost are forgotten, and the next run makes its own anew",
     "snapshots": "selections that are lost can only be made again",

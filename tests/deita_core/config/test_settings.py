@@ -103,6 +103,8 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "quotas": None,
         "keep": ["/rows/keep.jsonl"],
         "drop": ["/rows/drop.jsonl"],
+        "exclude": ["/rows/benchmark.jsonl"],
+        "exclude_similarity": 0.9,
         "where": "line > 1",
         "min_score": 1.5,
         "language": ["en", "de"],
