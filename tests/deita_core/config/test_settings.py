@@ -120,7 +120,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
             monkeypatch.setenv("DEITA_LEAVE_OUT", "*.tmp.jsonl")
         elif name == "map":
             monkeypatch.setenv("DEITA_MAP", "role=from, content=value")
-        elif name in ("keep", "drop", "language"):
+        elif name in ("keep", "drop", "exclude", "language"):
             monkeypatch.setenv(f"DEITA_{name.upper()}", ",".join(value))
         elif name == "quotas":
             # Shares of groups are read from a file.
