@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TOKENS_PER_BATCH = {"cpu": 2_048, "mps": 8_192, "cuda": 32_768}
 # Increased whenever the same model would give the same text another score; part of every fingerprint.
 SCORING_VERSION = 1
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _KINDS = {"causal": "causal model", "classifier": "sequence classifier"}
 
 
@@ -50,6 +51,21 @@ def load_model(name: str | Path, precision: Precision, kind: Literal["causal", "
         # The library fills missing weights with random numbers, so scores would be random.
         raise ModelError(f"The model in {name} lacks {len(lost)} weights, as {lost[0]}; download it again.")
     return model
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model: as given, of smollm2-135m, or of a hub name, downloaded. Raises ModelError if none."""
+    if (folder := Path(local_model(name)).expanduser()).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=HUB_FILES))
+    except Exception as error:
+        raise ModelError(
+            f"The model {name} is neither a folder, nor on the hub as seen from here ({cause(error)}); check the name, "
+            f"or give a folder."
+        ) from error
 
 
 def load_tokenizer(name: str | Path) -> Any:
