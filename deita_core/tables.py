@@ -167,6 +167,34 @@ class BenchmarkSimilarities(TableModel):
     similarity: pl.Float64 = pa.Field(ge=-1, le=1, nullable=True)
 
 
+class AnswerLosses(TableModel):
+    """One row per sample: the negative log-likelihood of its answers in nats, summed over their tokens, as cut.
+
+    Where they cannot be read, the loss is null, the tokens are 0, and there is a reason.
+    """
+
+    id: str = pa.Field(str_matches=ID)
+    loss: pl.Float64 = pa.Field(ge=0, nullable=True)
+    tokens: pl.Int32 = pa.Field(ge=0)
+    reason: str = pa.Field(str_length={"min_value": 1}, nullable=True)
+
+    @pa.dataframe_check
+    @classmethod
+    def null_exactly_where_there_is_a_reason(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """A loss is finite and of at least one token, or null with a reason."""
+        read = pl.col("loss").is_finite().fill_null(False) & (pl.col("tokens") > 0)
+        unread = pl.col("loss").is_null() & (pl.col("tokens") == 0)
+        return data.lazyframe.select(pl.when(pl.col("reason").is_null()).then(read).otherwise(unread))
+
+
+class ShownLosses(AnswerLosses):
+    """As `AnswerLosses`, of the answers of a `probe` after another sample as a demonstration; `id` is of the pair."""
+
+    id: str = pa.Field(str_matches=r"^[0-9a-f]{32}:[0-9a-f]{32}$")
+    shown: str = pa.Field(str_matches=ID)
+    probe: str = pa.Field(str_matches=ID)
+
+
 class Chains(TableModel):
     """One row per attempt at a round of evolution; step 0 is the seed. A chain ends at a failed or the last round."""
 
@@ -452,6 +480,15 @@ def scores_table(scorer: str) -> Table:
 def languages_table(detector: str) -> Table:
     """The table of the languages that a detector found; `detector` is its name, with its version and its settings."""
     return Table(f"languages__{detector}", ("id",), Languages)
+
+
+def losses_table(given: str) -> Table:
+    """The table of losses of answers under a language model.
+
+    `given`: what the answers are given, and the model's slug: "asked-" for their instructions, "alone-" for nothing,
+    "shown-" for a demonstration and their instructions.
+    """
+    return Table(f"losses__{given}", ("id",), ShownLosses if given.startswith("shown-") else AnswerLosses)
 
 
 def vectors_table(encoder: str, dim: int, storage: Storage = "float32", zeros: bool = False) -> Table:

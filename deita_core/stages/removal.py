@@ -100,6 +100,9 @@ def finish_removals(store: Store) -> None:
             store.delete_rows(name, "text_id", [*texts, *here])
         elif "__" in name:
             store.delete_rows(name, "id", here)
+        if name.startswith("losses__"):
+            for column in ("shown", "probe") if name.startswith("losses__shown") else ("id",):
+                store.delete_rows(name, column, here)
     _forget_chains(store, here)
     _forget_plans(store, [*texts, *here])
     # Last, because the sample names the texts to delete.

@@ -21,6 +21,7 @@ from deita_core.tables import (
     Table,
     languages_table,
     overlaps_table,
+    losses_table,
     scores_table,
     similarities_table,
     token_counts_table,
@@ -35,6 +36,7 @@ MADE = {
     "tokens": token_counts_table,
     "overlaps": overlaps_table,
     "similarities": similarities_table,
+    "losses": losses_table,
 }
 # Tables that are valid only as a whole.
 WHOLE = (tables.CHAINS.name, tables.RANKINGS.name)
@@ -55,6 +57,7 @@ AFTERWARDS = {
     "tokens": "the next run that asks for tokens counts them again",
     "overlaps": "the next run that excludes benchmarks compares words again",
     "similarities": "the next run that excludes benchmarks compares vectors again",
+    "losses": "the next run that ranks by them computes them again",
     "plans": "the next run makes them again",
     "decisions": "selections whose decisions are lost are forgotten, and the next run makes its own anew",
     "snapshots": "selections that are lost can only be made again",
