@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from deita_core.errors import InputError
 from deita_core.literals import ClusterDraw, Diversity, Rank, Strategy
+from deita_core.models.small_lm import SMALL_LM
 
 SAMPLE_ID = re.compile(r"[0-9a-f]{32}")
 STRATEGIES: dict[Strategy, tuple[Rank, Diversity]] = {
@@ -30,17 +31,13 @@ def as_list(given: Any) -> Any:
     return [given] if isinstance(given, str) else given
 
 
-def _absolute(names: list[str]) -> list[str]:
-    """Names of files as absolute paths, so that an update finds them from any folder; ids and URLs as they are."""
-    return [
-        name if SAMPLE_ID.fullmatch(name) or "://" in name else str(Path(name).expanduser().absolute())
-        for name in names
-    ]
+def _absolute(name: str) -> str:
+    """A file as an absolute path, so that an update finds it from any folder; an id or a URL as it is."""
+    return name if SAMPLE_ID.fullmatch(name) or "://" in name else str(Path(name).expanduser().absolute())
 
 
-FileNames = Annotated[
-    list[Annotated[str, Field(min_length=1)]], BeforeValidator(as_list), AfterValidator(_absolute)
-]  # fmt: skip
+FileName = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+FileNames = Annotated[list[FileName], BeforeValidator(as_list)]
 
 
 class Quotas(BaseModel):
@@ -73,6 +70,16 @@ class ChoiceSettings(BaseModel):
     )
     tags_field: str | None = Field(
         None, min_length=1, description="A field of the rows with their tags, for mig and instag."
+    )
+    rank_model: str = Field(
+        SMALL_LM,
+        min_length=1,
+        description="The causal language model of perplexity, ifd and wici: a folder, smollm2-135m, or a hub name.",
+    )
+    like: FileName | None = Field(None, description="A file of examples of the tasks one wants, for the rank target.")
+    like_task: str = Field("task", min_length=1, description="The field of the examples that names their task.")
+    like_weight: float = Field(
+        1.0, ge=0, le=1, description="Weight of the likeness to the examples; the rest is the weight of evol."
     )
     token_budget: Annotated[int, Field(ge=1)] | None = Field(
         None, description="How many training tokens to select; none: no limit."
@@ -114,6 +121,11 @@ class ChoiceSettings(BaseModel):
         """True if the tokens of every conversation have to be known."""
         return self.token_budget is not None or self.rank == "longest"
 
+    @property
+    def needs_rank_model(self) -> bool:
+        """True if the order is one by the likelihood of answers."""
+        return self.rank in ("perplexity", "ifd", "wici")
+
 
 def with_strategy(given: dict[str, Any]) -> dict[str, Any]:
     """Settings with the rank and the diversity of their strategy, where these are not given themselves."""
@@ -144,3 +156,11 @@ def check_choice(settings: ChoiceSettings, budget: int | None, threshold: float 
         raise InputError(f"Diversity {settings.diversity} divides a budget; give a budget or a token budget as well.")
     if refine is not None and settings.rank not in ("evol", "quality"):
         raise InputError(f"The scorer of refine gives quality, not {settings.rank}; rank by evol or quality.")
+    if settings.rank == "target" and settings.like is None:
+        raise InputError("Rank target compares with examples of the tasks one wants; give a file of them: like.")
+    if settings.like is not None and settings.rank != "target":
+        raise InputError("The examples of like are for the rank target; give strategy rds, or leave like out.")
+    if (settings.rank == "instag" or settings.diversity == "tags") and settings.tags_field is None:
+        raise InputError(
+            "Rank instag and diversity tags read the rows' tags; name the field that holds them: tags_field."
+        )

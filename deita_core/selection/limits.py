@@ -11,7 +11,7 @@ from deita_core.selection.token_budget import FULL
 
 # Takes candidates (positions in rank order), asking the limits for each; `forced`: all of them, without asking.
 Rule = Callable[[np.ndarray, bool], None]
-Refusal = Literal["tokens", "quota"]
+Refusal = Literal["tokens", "quota", "redundant"]
 
 
 @dataclass(frozen=True)

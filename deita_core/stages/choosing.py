@@ -10,6 +10,7 @@ from deita_core.errors import InputError
 from deita_core.selection import DiversitySelector
 from deita_core.selection.diversity.clusters import cluster_rule, draws
 from deita_core.selection.diversity.coverage import coverage_rule, label_shares
+from deita_core.selection.diversity.tags import new_tags_rule
 from deita_core.selection.limits import Limits, Rule, take_in_order
 from deita_core.selection.results import places_by_id
 from deita_core.selection.selector import DECISION_SCHEMA, REJECT_SCHEMA, Asked
@@ -150,10 +151,11 @@ def _rule(store: Store, job: Job, candidates: pl.DataFrame, limits: Limits) -> R
             labels, similarity = _labels(store, job, ids)
             shares = label_shares(labels, candidates["score"].to_numpy(), similarity)
             return coverage_rule(shares, places_by_id(ids), limits)
-        case "none":
+        case "tags":
+            assert settings.tags_field is not None
+            return new_tags_rule(split_tags(field_values(store, job, ids, settings.tags_field)), limits)
+        case _:
             return partial(take_in_order, limits)
-        case other:
-            raise NotImplementedError(other)
 
 
 def _labels(store: Store, job: Job, ids: pl.Series) -> tuple[list[list[int]], np.ndarray | None]:
@@ -218,6 +220,8 @@ def _refused(job: Job, ids: pl.Series, limits: Limits, names: list[str]) -> pl.D
             assert limits.tokens is not None
             size = int(limits.tokens[row])
             found.append((row, "over_budget", f"its {size:,} tokens do not fit in what is left of the token budget"))
+        elif why == "redundant":
+            found.append((row, "redundant", "rows that were taken before it have all its tags"))
         else:
             assert limits.groups is not None
             group = int(limits.groups.of[row])

@@ -26,7 +26,7 @@ from deita_core.stages.diff import changes_text, compare
 from deita_core.stages.ingest import removals
 from deita_core.stages.job import Job
 from deita_core.stages.judging import vote_spreads
-from deita_core.stages.ranking import REFINED, raw_values
+from deita_core.stages.ranking import REFINED, order_columns, raw_values
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import decisions_of, with_nearest_selected
 from deita_core.stages.snapshots import read_snapshot, snapshots
@@ -132,7 +132,8 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
         maintain_order="left",
     )
     leaked = [leaks(store, job.exclude, job.encoder)] if job.exclude else []
-    for values in (*leaked, raw_values(store, job), *(_spreads(store, job, axis, samples["id"]) for axis in AXES)):
+    spreads = [_spreads(store, job, axis, samples["id"]) for axis in AXES]
+    for values in (order_columns(store, job, samples), *leaked, raw_values(store, job), *spreads):
         decided = decided.join(values, on="id", how="left", maintain_order="left")
     rejects = store.fetch(REJECTS, "file_id", list(job.file_ids), ["file", "line", "reason", "detail"])
     unread = rejects.sort("file", "line").select(

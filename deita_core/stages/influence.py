@@ -1,24 +1,25 @@
 """Computes the in-context influence of samples: the losses of hard neighbours after them as a demonstration."""
 
-import numpy as np
 import polars as pl
 
 from deita_core.alignment.rank_model import RankModel, RankModelFiles
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.selection.orders.wici import hard_rows, nearest_hard
-from deita_core.stages.candidates import candidate_vectors
+from deita_core.stages.candidates import all_vectors
 from deita_core.stages.encoding import CHARS_PER_CAUSAL_SHARD
-from deita_core.stages.losses import STAGE, chars_read, mean_losses, read_conversations
+from deita_core.stages.losses import STAGE, chars_read, check_all, read_conversations
 from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES, losses_table
 
 
-def find_probes(store: Store, files: RankModelFiles, encoder: EncoderFiles, ids: pl.Series) -> pl.DataFrame:
-    """The hard neighbours of each sample, as `nearest_hard` finds them: id, probe, cosine. Needs losses and vectors."""
-    blocks = candidate_vectors(store, encoder, ids.rename("id").to_frame())
-    vectors = np.concatenate([np.zeros((0, encoder.dim), np.float32), *(vectors for _, vectors in blocks)])
-    return nearest_hard(ids.to_list(), vectors, hard_rows(mean_losses(store, files, ids)))
+def find_probes(store: Store, encoder: EncoderFiles, losses: pl.DataFrame) -> pl.DataFrame:
+    """The hard neighbours of each sample, as `nearest_hard` finds them: id, probe, cosine.
+
+    losses: id, answer_nll and alone_nll of all samples, as `mean_losses` returns them.
+    """
+    vectors = all_vectors(store, encoder, losses)
+    return nearest_hard(losses["id"].to_list(), vectors, hard_rows(losses))
 
 
 def plan_shown(store: Store, files: RankModelFiles, probes: pl.DataFrame) -> list[Shard]:
@@ -47,11 +48,18 @@ def compute_shown(store: Store, model: RankModel, shard: Shard) -> int:
 
 
 def shown_losses(store: Store, files: RankModelFiles, probes: pl.DataFrame) -> pl.DataFrame:
-    """Probes (id, probe, cosine) with shown_nll, the mean loss of a token of the probe's answers after the sample."""
+    """Probes (id, probe, cosine) with shown_nll, the mean loss of a token of the probe's answers after the sample.
+
+    It is null for a pair that cannot be read. Raises StoreError if some have not been computed.
+    """
     pairs = probes.with_columns(key=_pair())
     table = losses_table(f"shown-{files.slug}")
-    found = store.fetch(table, "id", pairs["key"]).select(key="id", shown_nll=pl.col("loss") / pl.col("tokens"))
-    return pairs.join(found, on="key", how="left", maintain_order="left").drop("key")
+    found = store.fetch(table, "id", pairs["key"]).select(
+        "tokens", key="id", shown_nll=pl.col("loss") / pl.col("tokens")
+    )
+    pairs = pairs.join(found, on="key", how="left", maintain_order="left")
+    check_all(store, pairs["tokens"])
+    return pairs.select("id", "probe", "cosine", "shown_nll")
 
 
 def _pair() -> pl.Expr:

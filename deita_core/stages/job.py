@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from deita_core.alignment.rank_model import RankModelFiles
 from deita_core.config.settings import SelectionSettings
 from deita_core.literals import Axis
 from deita_core.models.encoder_spec import EncoderFiles
@@ -26,6 +27,10 @@ class Job(BaseModel):
     refine: ScorerFiles | None = None
     # Counts tokens, where the settings ask for a budget or an order in tokens.
     tokenizer: TokenizerFiles | None = None
+    # Gives the losses of answers, where the order is one by them.
+    rank_model: RankModelFiles | None = None
+    # The key of the encoded examples of tasks.
+    examples: str | None = None
     # Ids of the samples that are always and never selected.
     keep: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()

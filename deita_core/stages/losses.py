@@ -6,6 +6,7 @@ import polars as pl
 
 from deita_core.alignment.rank_model import RankModel, RankModelFiles
 from deita_core.conversation import Conversation, stored_conversation
+from deita_core.errors import StoreError
 from deita_core.stages.encoding import CHARS_PER_CAUSAL_SHARD, CHARS_PER_TOKEN
 from deita_core.stages.shards import Shard, plan_shards, read_shard
 from deita_core.store import Store
@@ -31,20 +32,30 @@ def compute_losses(store: Store, model: RankModel, given: Given, shard: Shard) -
 
 
 def mean_losses(store: Store, files: RankModelFiles, ids: pl.Series, alone: bool = True) -> pl.DataFrame:
-    """The mean losses of a token of samples' answers in nats: id, answer_nll, alone_nll, tokens, reason; in order.
+    """The mean losses of a token of samples' answers in nats: id, answer_nll, alone_nll, reason; in their order.
 
-    answer_nll is given the instruction. Without `alone` alone_nll is null. A sample whose answers cannot be read has a
-    reason and nulls.
+    answer_nll is given the instruction; without `alone` alone_nll is null. A sample whose answers cannot be read has
+    nulls and a reason. Raises StoreError if some have not been computed.
     """
-    mean = pl.col("loss") / pl.col("tokens")
-    asked = store.fetch(losses_table(f"asked-{files.slug}"), "id", ids)
-    found = ids.rename("id").to_frame().join(asked, on="id", how="left", maintain_order="left")
-    found = found.select("id", "tokens", "reason", answer_nll=mean, alone_nll=pl.lit(None, pl.Float64))
-    if alone:
-        others = store.fetch(losses_table(f"alone-{files.slug}"), "id", ids).select("id", alone_nll=mean, why="reason")
-        found = found.drop("alone_nll").join(others, on="id", how="left", maintain_order="left")
-        found = found.with_columns(reason=pl.coalesce("reason", "why"))
-    return found.select("id", "answer_nll", "alone_nll", "tokens", "reason")
+    found = _means(store, files, "asked", ids).rename({"mean": "answer_nll"})
+    if not alone:
+        return found.select("id", "answer_nll", pl.lit(None, pl.Float64).alias("alone_nll"), "reason")
+    others = _means(store, files, "alone", ids)
+    return found.select("id", "answer_nll", others["mean"].alias("alone_nll"), pl.coalesce("reason", others["reason"]))
+
+
+def _means(store: Store, files: RankModelFiles, given: Given, ids: pl.Series) -> pl.DataFrame:
+    """The mean loss of samples' answers: id, mean, reason; in their order."""
+    found = store.fetch(losses_table(f"{given}-{files.slug}"), "id", ids)
+    rows = ids.rename("id").to_frame().join(found, on="id", how="left", maintain_order="left")
+    check_all(store, rows["tokens"])
+    return rows.select("id", pl.col("loss") / pl.col("tokens"), "reason").rename({"loss": "mean"})
+
+
+def check_all(store: Store, tokens: pl.Series) -> None:
+    """Raise StoreError if there are nulls among the tokens of losses: some have not been computed."""
+    if lacking := tokens.null_count():
+        raise StoreError(f"The store {store.uri} lacks {lacking:,} losses of answers; run the command again.")
 
 
 def chars_read(column: str, files: RankModelFiles) -> pl.Expr:

@@ -66,11 +66,18 @@ def _with_refined(refined: pl.DataFrame, ranked: RankedPool) -> RankedPool:
 
 
 def _ranked(store: Store, job: Job, ids: pl.Series, turns: pl.DataFrame) -> RankedPool:
-    scored = _scored(job, ids, turns)
-    out = left_out(store, job, scored)
-    kept = scored.join(out, on="id", how="anti", maintain_order="left") if len(out) else scored
+    kept, out = _not_left_out(store, job, ids, turns)
     ranked = _ordered(store, job, kept)
     return RankedPool(ranked.candidates, pl.concat([ranked.unranked, out]))
+
+
+def _not_left_out(
+    store: Store, job: Job, ids: pl.Series, turns: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:  # fmt: skip
+    """The scores of the samples that are not left out, and those that are, as `left_out` returns them; by id."""
+    scored = _scored(job, ids, turns)
+    out = left_out(store, job, scored)
+    return (scored.join(out, on="id", how="anti", maintain_order="left") if len(out) else scored), out
 
 
 def _scored(job: Job, ids: pl.Series, turns: pl.DataFrame) -> pl.DataFrame:
@@ -133,3 +140,26 @@ def raw_values(store: Store, job: Job) -> pl.DataFrame:
             own_values(store, job.refine, ids, REFINED).drop(f"{REFINED}_status"), on=["id", "turn"], how="left"
         )
     return evol_scores(turns, job.settings.turns, job.settings.training_tokens).select("id", *names)
+
+
+def ordered_ids(store: Store, job: Job) -> pl.Series:
+    """The ids of the samples that are not left out, sorted: those that an order needs values of."""
+    ids, turns = _pool_turns(store, job)
+    return _not_left_out(store, job, ids, turns)[0]["id"]
+
+
+def order_columns(store: Store, job: Job, decisions: pl.DataFrame) -> pl.DataFrame:
+    """The values of the order's own of a run's samples (id, fate, score): id, and a column for each.
+
+    perplexity; ifd, also of those filtered by it; influence; likeness and task; tags, their number.
+    """
+    names = {"perplexity": "perplexity", "wici": "influence", "instag": "tags"}
+    match job.settings.rank:
+        case "ifd" | "target" as rank:
+            columns = ["ifd"] if rank == "ifd" else ["likeness", "task"]
+            scored, _ = _not_left_out(store, job, *_pool_turns(store, job))
+            return order_values(store, job, scored).select("id", *columns)
+        case rank if rank in names:
+            return decisions.select("id", pl.col("score").alias(names[rank]))
+        case _:
+            return pl.DataFrame(schema={"id": pl.String})

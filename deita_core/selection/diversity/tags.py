@@ -1,30 +1,31 @@
-"""Keeps each row that adds a tag which no row above it has (InsTag, 2308.07074)."""
+"""Keeps each row that adds a tag which no row taken before it has (InsTag, 2308.07074)."""
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-
-class Covering(NamedTuple):
-    """`kept` (n,) and `redundant` (n,) bool: rows that are kept, and rows that add no tag. Other rows do not fit."""
-
-    kept: np.ndarray
-    redundant: np.ndarray
+from deita_core.selection.limits import Limits, Rule
 
 
-def keep_new_tags(tags: Sequence[Collection[str]], admit: Callable[[int], bool]) -> Covering:
-    """Go through rows in rank order and keep each that adds a tag to those of the rows kept above it.
+def new_tags_rule(tags: Sequence[Collection[str]], limits: Limits) -> Rule:
+    """A rule that takes candidates in rank order, each that adds a tag to those of the rows taken before.
 
-    tags: the tags of each row, which may be none. `admit` gets the position of a row that adds a tag and says whether
-    the row fits in the budget and the quotas; the tags of one that does not fit stay uncovered.
+    tags: of each candidate in rank order, which may be none. Those that add none are refused as redundant. The tags of
+    one that does not fit in the limits stay uncovered.
     """
     covered = set[str]()
-    kept, redundant = np.zeros(len(tags), dtype=bool), np.zeros(len(tags), dtype=bool)
-    for position, of_row in enumerate(tags):
-        if covered.issuperset(of_row):
-            redundant[position] = True
-        elif admit(position):
-            kept[position] = True
-            covered.update(of_row)
-    return Covering(kept, redundant)
+
+    def take(rows: np.ndarray, forced: bool) -> None:
+        for row in rows.tolist():
+            if forced:
+                limits.force(row)
+            elif limits.full:
+                return
+            elif covered.issuperset(tags[row]):
+                limits.refused[row] = "redundant"
+                continue
+            elif not limits.admit(row):
+                continue
+            covered.update(tags[row])
+
+    return take

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from deita_core.alignment.rank_model import RankModel, find_rank_model
+from deita_core.errors import StoreError
 from deita_core.models.encoder_spec import find_encoder
 from deita_core.stages.influence import compute_shown, find_probes, plan_shown, shown_losses
 from deita_core.stages.losses import compute_losses, mean_losses, plan_losses
@@ -61,17 +62,18 @@ def test_every_row_has_a_loss_or_a_reason_and_means_are_over_tokens(pool, model)
         given, alone = (run([(row["id"], pool.rows[row["id"]])]) for run in (model.asked, model.alone))
         if row["reason"]:
             assert "this template has no tool messages here" in row["reason"]
-            assert row["answer_nll"] is row["alone_nll"] is None and row["tokens"] == 0
+            assert row["answer_nll"] is row["alone_nll"] is None
         else:
-            assert row["tokens"] == given["tokens"].item()
-            assert row["answer_nll"] == pytest.approx(given["loss"].item() / row["tokens"], abs=1e-4)
-            assert row["alone_nll"] == pytest.approx(alone["loss"].item() / row["tokens"], abs=1e-4)
+            assert row["answer_nll"] == pytest.approx(given["loss"].item() / given["tokens"].item(), abs=1e-4)
+            assert row["alone_nll"] == pytest.approx(alone["loss"].item() / given["tokens"].item(), abs=1e-4)
     assert found["reason"].count() == 1
 
 
 def test_nothing_is_computed_twice_and_a_grown_pool_costs_what_is_new(pool, model, tiny_llama):
     pool.compute(model, "asked")
     assert mean_losses(pool.store, model.files, pool.ids, alone=False)["alone_nll"].null_count() == 25
+    with pytest.raises(StoreError, match="lacks 25 losses of answers"):
+        mean_losses(pool.store, model.files, pool.ids)
     assert pool.compute(model, "asked") == 0
     pool.add(rows_of(3, seed=5))
     assert pool.compute(model, "asked") == 3
@@ -84,7 +86,7 @@ def test_the_influence_of_a_row_is_that_of_the_formula_on_losses_of_pairs(pool, 
     encoder = find_encoder(str(tiny_model), "float32")
     pool.encode(encoder)
     pool.compute(model, "asked", "alone")
-    probes = find_probes(pool.store, model.files, encoder, pool.ids)
+    probes = find_probes(pool.store, encoder, mean_losses(pool.store, model.files, pool.ids))
     shards = plan_shown(pool.store, model.files, probes)
     assert sum(compute_shown(pool.store, model, shard) for shard in shards) == len(probes)
     found = shown_losses(pool.store, model.files, probes)
@@ -99,7 +101,7 @@ def test_removed_rows_take_their_losses_with_them_also_as_probes(pool, model, ti
     encoder = find_encoder(str(tiny_model), "float32")
     pool.encode(encoder)
     pool.compute(model, "asked", "alone")
-    probes = find_probes(pool.store, model.files, encoder, pool.ids)
+    probes = find_probes(pool.store, encoder, mean_losses(pool.store, model.files, pool.ids))
     shards = plan_shown(pool.store, model.files, probes)
     gone = probes["probe"][0]
     half = len(shards) // 2
