@@ -24,6 +24,7 @@ from flows.steps import (
     find_models,
     find_refiner,
     holding,
+    order_pool,
     read_pool,
     refine_best,
     score_pool,
@@ -71,6 +72,7 @@ def prove(pool: list[str], out: str, settings: ProofSettings) -> ProofReport:
                 find_languages(progress, submit, selection.store, pool_ids)
             compare_with_benchmarks(progress, selection.store, job.selection)
             refine_best(progress, submit, selection.store, job.selection)
+            order_pool(progress, submit, selection.store, job.selection)
         with progress.step("making subsets"):
             subsets = choose_subsets(job)
         runs = _train(progress, job)

@@ -38,6 +38,7 @@ from flows.steps import (
     find_models,
     find_refiner,
     holding,
+    order_pool,
     read_grown_pool,
     read_pool,
     refine_best,
@@ -141,6 +142,7 @@ def _make_snapshot(progress: Progress, wanted: _Wanted) -> Report:
             find_languages(progress, submit, store, job.file_ids)
         compare_with_benchmarks(progress, store, job)
         scored += refine_best(progress, submit, store, job)
+        order_pool(progress, submit, store, job)
 
     with progress.step("selecting"):
         chosen = select_samples(store, job)

@@ -7,10 +7,12 @@ from typing import Literal
 
 from prefect.runtime import flow_run
 
+from deita_core.alignment.rank_model import RankModelFiles, find_rank_model
 from deita_core.config.settings import SelectionSettings, fitting
 from deita_core.errors import UnreadableFileError
 from deita_core.literals import AXES, Axis
 from deita_core.models.encoder_spec import FAST_ENCODER, EncoderFiles
+from deita_core.reading.examples import read_examples
 from deita_core.reading.finding import aside_line
 from deita_core.scorers import ScorerFiles, find_scorer
 from deita_core.scorers.training.fast import find_fast_head
@@ -22,12 +24,14 @@ from deita_core.stages.job import Job
 from deita_core.stages.naming import named_samples
 from deita_core.stages.removal import finish_interrupted, take_back
 from deita_core.stages.snapshots import Snapshot, snapshots
+from deita_core.stages.targets import examples_id
 from deita_core.stages.token_counts import find_tokenizer
 from deita_core.store import Store
 from tasks.contamination import compare_vectors, compare_words
 from tasks.embed import encode_texts, plan_texts
 from tasks.ingest import find_files, read_files
 from tasks.languages import detect_languages, plan_detection
+from tasks.losses import encode_tasks, losses_alone, losses_asked, losses_shown, plan_answers, plan_demonstrations
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import Given, Submit
 from tasks.score import plan_refining, plan_turns, score_turns
@@ -91,6 +95,8 @@ def selection_job(
         also=(*others, *also),
         refine=refine,
         tokenizer=find_tokenizer(settings, encoder) if settings.needs_tokens or settings.filters_tokens else None,
+        rank_model=_find_rank_model(settings),
+        examples=examples_id(read_examples(settings.like, settings.like_task)) if settings.like else None,
         keep=_named(settings, "keep", file_ids),
         drop=_named(settings, "drop", file_ids),
         exclude=exclude,
@@ -101,6 +107,12 @@ def selection_job(
 def _named(settings: SelectionSettings, setting: Literal["keep", "drop"], file_ids: Sequence[str]) -> tuple[str, ...]:
     names: list[str] = getattr(settings, setting)
     return named_samples(Store(settings.store), setting, names, settings.reading, file_ids)
+
+
+def _find_rank_model(settings: SelectionSettings) -> RankModelFiles | None:
+    if not settings.needs_rank_model:
+        return None
+    return find_rank_model(settings.rank_model, settings.training_tokens, settings.precision)
 
 
 def find_refiner(settings: SelectionSettings, encoder: EncoderFiles) -> ScorerFiles | None:
@@ -215,6 +227,28 @@ def compare_with_benchmarks(progress: Progress, store: str, job: Job) -> int:
         return 0
     with progress.step("excluding"):
         return compare_words(store, job) + compare_vectors(store, job)
+
+
+def order_pool(progress: Progress, submit: Submit, store: str, job: Job) -> int:
+    """Compute what the job's order needs and the store lacks; returns the number of losses of answers.
+
+    Of an order by likeness to examples it is their vectors.
+    """
+    if job.examples is not None:
+        with progress.step("encoding examples"):
+            encode_tasks(store, job)
+    if job.rank_model is None:
+        return 0
+    given: Given = {"store": store, "model": job.rank_model}
+    done = progress.shards("reading answers", plan_answers(store, job, "asked"), partial(submit, losses_asked, given))
+    if job.settings.rank == "perplexity":
+        return done
+    shards = plan_answers(store, job, "alone")
+    done += progress.shards("reading answers alone", shards, partial(submit, losses_alone, given))
+    if job.settings.rank == "ifd":
+        return done
+    shards = plan_demonstrations(store, job)
+    return done + progress.shards("reading after others", shards, partial(submit, losses_shown, given))
 
 
 def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int:

@@ -32,6 +32,28 @@ ClusterDrawOption = Annotated[
 TagsFieldOption = Annotated[
     str | None, typer.Option(help="Field of the rows with their tags, for mig and instag.", rich_help_panel=ORDER)
 ]
+RankModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The language model of perplexity, ifd and wici: a folder or hub name. Default smollm2-135m.",
+        rich_help_panel=ORDER,
+    ),
+]
+LikeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Examples of the tasks you want, rows or lines of text, for rds.", rich_help_panel=ORDER
+    ),
+]
+LikeTaskOption = Annotated[
+    str | None,
+    typer.Option(metavar="FIELD", help="Field of --like that names the task. Default task.", rich_help_panel=ORDER),
+]
+LikeWeightOption = Annotated[
+    float | None,
+    typer.Option(help="Weight of the likeness, 0 to 1; the rest is evol's. Default 1.", rich_help_panel=ORDER),
+]
 TokenBudgetOption = Annotated[
     int | None,
     typer.Option(help="How many training tokens to select. Default: no limit.", rich_help_panel=LIMITS),

@@ -23,6 +23,7 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from deita_core.alignment.rank_model import RankModelFiles
 from deita_core.errors import DeitaError, InputError, cause
 from deita_core.models.cancellation import CANCELLED
 from deita_core.models.devices import count_gpus
@@ -39,7 +40,7 @@ REACH = 10
 # Seconds for a worker process to end its shard after an interrupt.
 GRACE = 10.0
 
-Files = EncoderFiles | ScorerFiles | TokenizerFiles
+Files = EncoderFiles | ScorerFiles | TokenizerFiles | RankModelFiles
 Given = Mapping[str, str | Files]
 Submit = Callable[[Task[..., int], Given, Shard], PrefectFuture[int]]
 Runner = TaskRunner[Any]
@@ -88,7 +89,9 @@ def _submit(
 def _computes(given: Given) -> bool:
     """Whether a shard runs a large model here: heads only read vectors, and served models run elsewhere."""
     scorer = given.get("scorer")
-    return scorer.kind in ("causal", "classifier") if isinstance(scorer, ScorerFiles) else "encoder" in given
+    if isinstance(scorer, ScorerFiles):
+        return scorer.kind in ("causal", "classifier")
+    return "encoder" in given or "model" in given
 
 
 @contextmanager
