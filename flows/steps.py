@@ -86,6 +86,7 @@ def selection_job(
     """Everything that this run's selection depends on; `scorers`: of both axes, each in the order of the settings."""
     complexity, *others = (scorer for scorer in scorers if scorer.axis == "complexity")
     quality, *also = (scorer for scorer in scorers if scorer.axis == "quality")
+    file = settings.examples_file
     return Job(
         run_id=str(flow_run.id),
         file_ids=tuple(file_ids),
@@ -96,7 +97,7 @@ def selection_job(
         refine=refine,
         tokenizer=find_tokenizer(settings, encoder) if settings.needs_tokens or settings.filters_tokens else None,
         rank_model=_find_rank_model(settings),
-        examples=examples_id(read_examples(settings.like, settings.like_task)) if settings.like else None,
+        examples=examples_id(read_examples(file, settings.like_task)) if file else None,
         keep=_named(settings, "keep", file_ids),
         drop=_named(settings, "drop", file_ids),
         exclude=exclude,

@@ -84,9 +84,9 @@ def losses_shown(store: str, model: RankModelFiles, shard: Shard) -> int:
 @task(task_run_name="encode examples of tasks", **RETRIES)
 def encode_tasks(store: str, job: Job) -> None:
     """Encode the examples of the tasks that the job's order compares with, if they are not encoded yet."""
-    settings = job.settings
-    if settings.like is None:
+    file = job.settings.examples_file
+    if file is None:
         return
-    examples = read_examples(settings.like, settings.like_task)
+    examples = read_examples(file, job.settings.like_task)
     if encode_examples(Store(store), job.encoder, lambda: loaded_any(job.encoder), examples) != job.examples:
-        raise InputError(f"{settings.like} has changed since the run began; run it again.")
+        raise InputError(f"{file} has changed since the run began; run it again.")

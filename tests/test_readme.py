@@ -25,6 +25,7 @@ GUIDES = {
     "choosing",
     "comparing",
     "filters",
+    "strategies",
     "growing-pools",
     "scorers",
     "aligning",

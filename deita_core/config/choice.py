@@ -126,6 +126,11 @@ class ChoiceSettings(BaseModel):
         """True if the order is one by the likelihood of answers."""
         return self.rank in ("perplexity", "ifd", "wici")
 
+    @property
+    def examples_file(self) -> str | None:
+        """The file of examples, if the order compares with them."""
+        return self.like if self.rank == "target" else None
+
 
 def with_strategy(given: dict[str, Any]) -> dict[str, Any]:
     """Settings with the rank and the diversity of their strategy, where these are not given themselves."""
@@ -158,8 +163,6 @@ def check_choice(settings: ChoiceSettings, budget: int | None, threshold: float 
         raise InputError(f"The scorer of refine gives quality, not {settings.rank}; rank by evol or quality.")
     if settings.rank == "target" and settings.like is None:
         raise InputError("Rank target compares with examples of the tasks one wants; give a file of them: like.")
-    if settings.like is not None and settings.rank != "target":
-        raise InputError("The examples of like are for the rank target; give strategy rds, or leave like out.")
     if (settings.rank == "instag" or settings.diversity == "tags") and settings.tags_field is None:
         raise InputError(
             "Rank instag and diversity tags read the rows' tags; name the field that holds them: tags_field."

@@ -11,15 +11,18 @@ from typing import NamedTuple
 import polars as pl
 from pydantic import BaseModel
 
+from deita_core.alignment.rank_model import find_rank_model
 from deita_core.config.settings import SelectionSettings
 from deita_core.conversation import Conversation, text_id
 from deita_core.literals import AXES, PresetName
 from deita_core.models.distillation import fast_spec, is_fast_made, write_stand_in
 from deita_core.models.encoder_spec import FAST_ENCODER, LAPTOP_ENCODER, EncoderFiles, find_encoder
 from deita_core.models.lm_encoder import LanguageModelEncoder, render
+from deita_core.models.small_lm import SMALL_LM, is_small_lm_made
 from deita_core.reading.finding import aside_line
 from deita_core.reading.pool import Reject, pool_streams
 from deita_core.scorers import ScorerFiles, find_scorer
+from deita_core.selection.orders.wici import NEIGHBOURS
 from deita_core.stages import languages
 from deita_core.stages.conditions import check_condition
 from deita_core.stages.contamination import find_excluded
@@ -27,7 +30,7 @@ from deita_core.stages.encoding import chars_read, encoder_table, find_pool_enco
 from deita_core.stages.ingest import pool_files
 from deita_core.stages.judging import JudgeEstimate, judge_counts
 from deita_core.store import Store
-from deita_core.tables import scores_table
+from deita_core.tables import losses_table, scores_table
 
 MEASURED = 64
 # A language model may take minutes for MEASURED conversations.
@@ -46,7 +49,8 @@ class Estimate(BaseModel):
     """Counts of the pool, of the results missing in the store, and the seconds to encode them on this machine.
 
     `texts` counts distinct message texts, or conversations if the encoder is a language model. `to_refine`: at most so
-    many are scored again by the scorer of `refine`. `to_detect`: samples whose language is to be found. `others`: the
+    many are scored again by the scorer of `refine`. `to_read`: at most so many texts are read by the language model of
+    the order. `to_detect`: samples whose language is to be found. `others`: the
     seconds with the other of the presets laptop and fast, if the encoder is that of one of them. `fast_is_made`:
     false if the models of fast are still to be made in this run. `judging`: what each judge would be asked.
     """
@@ -59,6 +63,7 @@ class Estimate(BaseModel):
     to_encode: int
     to_score: int
     to_refine: int
+    to_read: int
     to_detect: int = 0
     seconds: float
     chars_per_second: float | None
@@ -106,6 +111,7 @@ def estimate(pool: Sequence[str], settings: SelectionSettings) -> Estimate:
         to_score=_unscored(store, scorers, samples),
         to_refine=min(len(samples), settings.refine_factor * (settings.budget or 0)) if settings.refine else 0,
         to_detect=_of_unknown_language(store, samples) if settings.needs_languages else 0,
+        to_read=_unread(store, settings, samples),
         seconds=seconds,
         chars_per_second=rate,
         others={name: _encoding(store, other, chars, example.kept)[2] for name, other in _alternatives(encoder)},
@@ -166,6 +172,19 @@ def _unscored(store: Store, scorers: Sequence[ScorerFiles], samples: set[str]) -
 
 def _of_unknown_language(store: Store, samples: set[str]) -> int:
     return len(store.missing(languages.table(), pl.Series(sorted(samples), dtype=pl.String)))
+
+
+def _unread(store: Store, settings: SelectionSettings, samples: set[str]) -> int:
+    """How often the language model of the order reads a conversation, an answer alone, or a pair."""
+    if not settings.needs_rank_model:
+        return 0
+    passes = ("asked",) if settings.rank == "perplexity" else ("asked", "alone")
+    pairs = NEIGHBOURS * len(samples) if settings.rank == "wici" else 0
+    if settings.rank_model == SMALL_LM and not is_small_lm_made():
+        return len(passes) * len(samples) + pairs
+    model = find_rank_model(settings.rank_model, settings.training_tokens, settings.precision)
+    ids = pl.Series(sorted(samples), dtype=pl.String)
+    return pairs + sum(len(store.missing(losses_table(f"{given}-{model.slug}"), ids)) for given in passes)
 
 
 def _chars_per_second(encoder: EncoderFiles, units: list[_Unit]) -> float:

@@ -177,6 +177,8 @@ def print_estimate(found: Estimate) -> None:
         console.print(f"Would score at most {found.to_refine:,} of them again, the best, to refine their ranking.")
     if found.to_detect:
         console.print(f"Would find the language of {found.to_detect:,} conversations.")
+    if found.to_read:
+        console.print(f"Would read at most {found.to_read:,} texts with the language model of the order.")
     for judge in found.judging:
         console.print(
             f"Would send about {judge.requests:,} requests to {escape(judge.model)} for {judge.axis}: "

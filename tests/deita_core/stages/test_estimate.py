@@ -133,3 +133,11 @@ def test_the_limit_counts_the_rows_of_all_files(limit, files_rows, samples, pool
 def test_a_pool_that_is_not_there_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         estimate([str(tmp_path / "nowhere.jsonl")], SelectionSettings())
+
+
+def test_texts_that_the_language_model_of_an_order_reads_are_counted(pool, tiny_llama):
+    def found(rank):
+        return estimate(pool, SelectionSettings(rank=rank, rank_model=str(tiny_llama))).to_read
+
+    # Each of 10 conversations given its instruction, alone, and after 8 others.
+    assert [found(rank) for rank in ("evol", "perplexity", "ifd", "wici")] == [0, 10, 20, 100]

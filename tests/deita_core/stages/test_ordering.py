@@ -168,7 +168,6 @@ def test_instag_keeps_what_adds_a_tag_and_says_why_others_are_redundant(pool):
     ("settings", "told"),
     [
         ({"strategy": "rds"}, "give a file of them: like"),
-        ({"like": "x.txt"}, "give strategy rds, or leave like out"),
         ({"strategy": "instag"}, "tags_field"),
         ({"diversity": "tags"}, "tags_field"),
     ],
