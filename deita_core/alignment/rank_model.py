@@ -15,6 +15,7 @@ from deita_core.alignment.rows import TrainingRow
 from deita_core.conversation import Conversation, content_id
 from deita_core.errors import ModelError
 from deita_core.literals import Precision
+from deita_core.models.cancellation import check_cancelled
 from deita_core.models.causal_lm import (
     load_model,
     load_tokenizer,
@@ -130,7 +131,9 @@ class RankModel:
                     reasons[id_] = None
                 except UnusableRowError as error:
                     reasons[id_] = str(error)
-            losses = answer_losses(self._model, rows, max_tokens_per_batch=self._batch)
+            losses = answer_losses(
+                self._model, rows, max_tokens_per_batch=self._batch, watch=lambda _: check_cancelled()
+            )
         sums = losses.group_by("id", maintain_order=True).sum()
         frame = pl.DataFrame(list(reasons.items()), schema={"id": pl.String, "reason": pl.String}, orient="row")
         frame = frame.join(sums, on="id", how="left", maintain_order="left")

@@ -107,7 +107,9 @@ class SelectionSettings(ChoiceSettings, FilterSettings):
         LAPTOP_ENCODER,
         description="A sentence-transformers model or a causal language model: fast, a hub name or a folder.",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the encoder computes in.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="What the encoder and rank_model compute in."
+    )
     encoder_pooling: Pooling = Field(
         "last", description="Of a language model's states: the last token's, their mean, or weighted by position."
     )

@@ -185,6 +185,7 @@ def manifest_of(store: Store, report: Report) -> dict[str, Any]:
         "encoder": job.encoder.model_dump(
             include={"name", "kind", "precision", "pooling", "storage", "max_tokens", "fingerprint"}
         ),
+        **({"rank_model": job.rank_model.model_dump(exclude={"path"})} if job.rank_model else {}),
         "scorers": {
             **{axis: _described(job.scorers(axis)) for axis in AXES},
             **({"refining": _described([job.refine])} if job.refine else {}),

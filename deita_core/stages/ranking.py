@@ -13,6 +13,7 @@ from deita_core.stages.ingest import pool_ids
 from deita_core.stages.job import Job
 from deita_core.stages.leaving_out import left_out
 from deita_core.stages.ordering import order_values
+from deita_core.stages.targets import has_examples
 from deita_core.stages.turn_scores import own_values, turn_scores, value_columns
 from deita_core.stages.turns import as_read, indexed_messages, turns_of
 from deita_core.store import Store
@@ -149,17 +150,18 @@ def ordered_ids(store: Store, job: Job) -> pl.Series:
 
 
 def order_columns(store: Store, job: Job, decisions: pl.DataFrame) -> pl.DataFrame:
-    """The values of the order's own of a run's samples (id, fate, score): id, and a column for each.
+    """The values of the order's own of a run's samples (id, score): id, and a column for each.
 
-    perplexity; ifd, also of those filtered by it; influence; likeness and task; tags, their number.
+    perplexity; ifd, also of those filtered by it; influence; tags, their number; likeness and task, unless the examples
+    are gone from beside the store.
     """
     names = {"perplexity": "perplexity", "wici": "influence", "instag": "tags"}
-    match job.settings.rank:
-        case "ifd" | "target" as rank:
-            columns = ["ifd"] if rank == "ifd" else ["likeness", "task"]
-            scored, _ = _not_left_out(store, job, *_pool_turns(store, job))
-            return order_values(store, job, scored).select("id", *columns)
-        case rank if rank in names:
-            return decisions.select("id", pl.col("score").alias(names[rank]))
-        case _:
-            return pl.DataFrame(schema={"id": pl.String})
+    rank = job.settings.rank
+    if rank in names:
+        return decisions.select("id", pl.col("score").alias(names[rank]))
+    can_compare = job.examples is not None and has_examples(store, job.encoder, job.examples)
+    if rank != "ifd" and not can_compare:
+        return decisions.select("id")
+    scored, _ = _not_left_out(store, job, *_pool_turns(store, job))
+    columns = ["ifd"] if rank == "ifd" else ["likeness", "task"]
+    return order_values(store, job, scored).select("id", *columns)

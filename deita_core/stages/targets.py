@@ -34,7 +34,7 @@ def encode_examples(store: Store, files: EncoderFiles, load: Callable[[], Encode
     """
     key = examples_id(examples)
     path = _place(store, files, key)
-    if not path.exists():
+    if not has_examples(store, files, key):
         vectors = _vectors(load(), examples)
         if lost := int((~valid(normalize(vectors))).sum()):
             raise InputError(f"The encoder {files.name} knows no word of {lost} examples of tasks; leave them out.")
@@ -44,6 +44,11 @@ def encode_examples(store: Store, files: EncoderFiles, load: Callable[[], Encode
         ]
         place_file(path, pl.DataFrame(columns).write_parquet)
     return key
+
+
+def has_examples(store: Store, files: EncoderFiles, key: str) -> bool:
+    """True if encoded examples are beside the store; a remote store of another machine has them there."""
+    return _place(store, files, key).exists()
 
 
 def _place(store: Store, files: EncoderFiles, key: str) -> Path:
