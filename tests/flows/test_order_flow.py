@@ -71,3 +71,18 @@ def test_rds_takes_turns_over_the_tasks_of_a_file(place, tiny_models):
     examples.unlink()
     ran = deita("update", "--out", place.out, "--store", place.store, cwd=place.store)
     assert ran.returncode == 2 and "tasks.jsonl does not exist" in ran.stderr
+
+
+def test_instag_writes_a_report_and_a_redundant_row_is_explained(tmp_path, tiny_models):
+    tagged = [{**row, "topics": "home, daily life" if i % 2 else ["Code"]} for i, row in enumerate(ALPACA)]
+    place = Place(tmp_path).write("alpaca.jsonl", tagged)
+    models = [f"--{name.replace('_', '-')}={value}" for name, value in tiny_models.items()]
+    more = ["--strategy", "instag", "--tags-field", "topics", "--store", place.store, "--out", place.out]
+    ran = deita("select", place.pool, *models, *more, cwd=place.folder)
+    assert ran.returncode == 0, ran.stderr
+    assert "could not be written" not in ran.stderr and (place.out / "report.html").exists()
+    assert place.decisions.filter(fate="selected")["tags"].to_list() == [2, 1]
+    redundant = place.decisions.filter(fate="redundant")
+    assert len(redundant) == 5
+    told = deita("explain", redundant["id"][0], "--out", place.out, cwd=place.folder)
+    assert "redundant: rows that were taken before it have all its tags" in told.stdout
