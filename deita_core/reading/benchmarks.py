@@ -49,7 +49,7 @@ def read_benchmark(file: str) -> list[BenchmarkRow]:
     row without a question, because what it asks would not be found.
     """
     found = list[BenchmarkRow]()
-    for place, rows in [(file, _lines(file))] if _is_lines(file) else file_parts(file):
+    for place, rows in rows_of(file):
         for row in rows:
             if isinstance(row, Reject):
                 raise InputError(f"{place}:{row.line}: {row.detail.rstrip('.')}; correct the file.")
@@ -57,6 +57,11 @@ def read_benchmark(file: str) -> list[BenchmarkRow]:
     if not found:
         raise InputError(f"{file} holds no row; give a file of questions, or leave it out.")
     return found
+
+
+def rows_of(file: str) -> Iterable[tuple[str, Iterator[Row | Reject]]]:
+    """The rows of a file, or of each file in an archive, with its place; a line of a .txt file is a row of text."""
+    return [(file, _lines(file))] if _is_lines(file) else file_parts(file)
 
 
 def _is_lines(file: str) -> bool:
@@ -80,7 +85,7 @@ def _lines(file: str) -> Iterator[Row | Reject]:
 def _asked(place: str, row: Row) -> tuple[str, ...]:
     """The texts of a row. Raises InputError if there is none."""
     try:
-        texts = [row.value] if isinstance(row.value, str) else list(_texts(row.value))
+        texts = [row.value] if isinstance(row.value, str) else list(asked_texts(row.value))
         "".join(texts).encode()
     except UnicodeEncodeError:
         raise InputError(f"{place}:{row.line}: the question holds half of a surrogate pair; correct the row.") from None
@@ -93,7 +98,7 @@ def _asked(place: str, row: Row) -> tuple[str, ...]:
     )
 
 
-def _texts(value: object) -> Iterable[str]:
+def asked_texts(value: object) -> Iterable[str]:
     """What a row asks; empty if no field of it is known. Raises BadRow."""
     if not isinstance(value, dict):
         return []

@@ -1,22 +1,15 @@
 """Reads examples of the tasks that one wants data for: conversations, questions without answers, or plain texts."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from deita_core.conversation import Conversation, Message
-from deita_core.errors import InputError, cause
-from deita_core.reading.files import file_rows
-from deita_core.reading.hub import HUB, hub_rows
+from deita_core.errors import InputError
+from deita_core.reading.benchmarks import asked_texts, benchmark_files, rows_of
 from deita_core.reading.layouts import judge_rows
-from deita_core.reading.messages import NEEDED, QUESTIONS, list_of_messages
-from deita_core.reading.pool import expand
 from deita_core.reading.rows import BadRow, Reject, Row, Sample
 
 # The name of the only task where the rows name none.
 ONLY_TASK = "all"
-PLAIN = ".txt"
-LISTS = (*NEEDED["messages"][0], *NEEDED["sharegpt"][0])
 
 
 class Example(NamedTuple):
@@ -27,14 +20,20 @@ class Example(NamedTuple):
 
 
 def read_examples(path: str, task_field: str = "task") -> list[Example]:
-    """The examples in a file, in order.
+    """The examples in a file, or in the files of a folder or glob, in order.
 
-    A row is a conversation of any layout, or has a question without an answer, or a text; a file that ends in .txt has
-    one example a line. A text is read as what a user says. The row's `task_field` names its task; without one all
+    A row is a conversation of any layout, or asks a question as `read_benchmark` finds it; each line of a .txt file is
+    one. A row without an answer is read as what a user says. The row's `task_field` names its task; without one all
     examples are of one task. Raises InputError for a file or a row that cannot be read, and if only some rows name
     their task.
     """
-    examples = _lines(path) if path.lower().endswith(PLAIN) else list(_rows(path, task_field))
+    examples = []
+    for file in benchmark_files([path]):
+        for place, found in rows_of(file):
+            rows = list(found)
+            for row, read in zip(rows, judge_rows(iter(rows)), strict=True):
+                sample = read.conversation if isinstance(read, Sample) else _unanswered(place, row, read)
+                examples.append(Example(_task(row, task_field), sample))
     if not examples:
         raise InputError(f"{path} holds no example; give one of each task at least.")
     if unnamed := sum(not example.task for example in examples):
@@ -42,50 +41,24 @@ def read_examples(path: str, task_field: str = "task") -> list[Example]:
             raise InputError(
                 f"{unnamed:,} of the {len(examples):,} rows of {path} have no {task_field}; name it in all."
             )
-        examples = [example._replace(task=ONLY_TASK) for example in examples]
+        return [example._replace(task=ONLY_TASK) for example in examples]
     return examples
 
 
-def _lines(path: str) -> list[Example]:
+def _task(row: Row | Reject, field: str) -> str:
+    """The task that a row names; empty if it names none."""
+    task = row.value.get(field) if isinstance(row, Row) and isinstance(row.value, dict) else None
+    return "" if task is None else str(task).strip()
+
+
+def _unanswered(place: str, row: Row | Reject, read: Reject) -> Conversation:
+    """The conversation of a row without an answer. Raises InputError if the row asks nothing."""
+    value = row.value if isinstance(row, Row) else None
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({cause(error)}); give a file of examples in UTF-8.") from None
-    return [Example("", _asked(line.strip())) for line in lines if line.strip()]
-
-
-def _rows(path: str, task_field: str) -> Iterator[Example]:
-    for file in expand(path):
-        rows = list(hub_rows(file) if file.startswith(HUB) else file_rows(file))
-        for row, read in zip(rows, judge_rows(iter(rows)), strict=True):
-            value = row.value if isinstance(row, Row) else None
-            sample = read.conversation if isinstance(read, Sample) else _unanswered(value)
-            if sample is None:
-                why = read.detail if isinstance(read, Reject) else "it is empty"
-                raise InputError(f"{file}, line {row.line}, is no example: {why}; give a conversation, or a text.")
-            task = value.get(task_field) if isinstance(value, dict) else None
-            yield Example("" if task is None else str(task).strip(), sample)
-
-
-def _unanswered(row: object) -> Conversation | None:
-    """The conversation of a row without an answer; None if the row holds no text."""
-    if isinstance(row, str):
-        return _asked(row) if row.strip() else None
-    if not isinstance(row, Mapping):
-        return None
-    for name in (*LISTS, *QUESTIONS, "text"):
-        value = row.get(name)
-        if isinstance(value, str) and value.strip() and name not in LISTS:
-            return _asked(value)
-        if isinstance(value, list):
-            try:
-                messages = tuple(list_of_messages(value, name))
-            except BadRow:
-                continue
-            if any(not message.is_blank for message in messages):
-                return Conversation(messages)
-    return None
-
-
-def _asked(text: str) -> Conversation:
-    return Conversation((Message("user", text),))
+        texts = [value] if isinstance(value, str) else list(asked_texts(value))
+        "".join(texts).encode()
+    except (BadRow, UnicodeEncodeError):
+        texts = []
+    if not any(text.strip() for text in texts):
+        raise InputError(f"{place}:{row.line} is no example: {read.detail}; give a conversation, a question or a text.")
+    return Conversation(tuple(Message("user", text) for text in texts if text.strip()))

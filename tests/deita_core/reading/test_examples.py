@@ -45,8 +45,7 @@ def test_rows_may_be_conversations_questions_or_texts(write):
     assert read_examples(write([{"question": "Why?", "choices": ["a", "b"]}])) == [("all", asked("Why?"))]
     assert read_examples(write([{"text": "Some code."}])) == [("all", asked("Some code."))]
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
-    found = Conversation((Message("system", "Be brief."), Message("user", "Why?")))
-    assert read_examples(write([{"messages": talk}])) == [("all", found)]
+    assert read_examples(write([{"messages": talk}])) == [("all", asked("Why?"))]
     assert read_examples(write('["Why?", "How?"]', "list.json")) == [("all", asked("Why?")), ("all", asked("How?"))]
 
 
@@ -63,9 +62,10 @@ def test_a_field_names_the_task_of_each_row(write, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ([{"prompt": "Why?"}, {"other": 1}], "line 2, is no example"),
-        ([{"prompt": "Why?"}, {"prompt": " "}], "line 2, is no example"),
-        ('{"prompt": "Why?"}\n{broken\n', "line 2, is no example"),
+        ([{"prompt": "Why?"}, {"other": 1}], ":2 is no example"),
+        ([{"prompt": "Why?"}, {"prompt": " "}], ":2 is no example"),
+        ('{"prompt": "Why?"}\n{broken\n', ":2 is no example"),
+        ('{"prompt": "Why?"}\n{"prompt": "\\ud800"}\n', ":2 is no example"),
         ("\n\n", "holds no example"),
     ],
 )
