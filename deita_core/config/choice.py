@@ -133,8 +133,13 @@ class ChoiceSettings(BaseModel):
 
 
 def with_strategy(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the rank and the diversity of their strategy, where these are not given themselves."""
+    """Settings with the rank and the diversity of their strategy, where these are not given themselves.
+
+    Examples of a task without a strategy and a rank are for the rank target.
+    """
     strategy = given.get("strategy")
+    if given.get("like") and strategy is None:
+        given = {"rank": "target", **given}
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
         return given
     rank, diversity = STRATEGIES[strategy]
@@ -161,6 +166,8 @@ def check_choice(settings: ChoiceSettings, budget: int | None, threshold: float 
         raise InputError(f"Diversity {settings.diversity} divides a budget; give a budget or a token budget as well.")
     if refine is not None and settings.rank not in ("evol", "quality"):
         raise InputError(f"The scorer of refine gives quality, not {settings.rank}; rank by evol or quality.")
+    if settings.rank != "target" and settings.like is not None:
+        raise InputError(f"The rank {settings.rank} reads no examples; leave like out, or rank by target.")
     if settings.rank == "target" and settings.like is None:
         raise InputError("Rank target compares with examples of the tasks one wants; give a file of them: like.")
     if (settings.rank == "instag" or settings.diversity == "tags") and settings.tags_field is None:

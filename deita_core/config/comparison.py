@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from deita_core.config.choice import STRATEGIES
 from deita_core.config.settings import SelectionSettings
 from deita_core.literals import Strategy
 
@@ -39,5 +40,7 @@ class ComparisonSettings(SelectionSettings):
         given = self.model_dump(
             include=set(SelectionSettings.model_fields), exclude={"strategy", "rank", "diversity", "seed", "report"}
         )
+        if STRATEGIES[strategy][0] != "target":
+            given["like"] = None
         report = self.report and seed == self.seed
         return SelectionSettings(**given, strategy=strategy, seed=seed, report=report)

@@ -321,6 +321,7 @@ def test_the_scan_equals_one_comparison_at_a_time(tmp_path_factory, data):
         ({"per": "layout"}, "give a cap or a floor"),
         ({"cap": 0.5}, "give a budget"),
         ({"strategy": "kmq"}, "divides a budget"),
+        ({"strategy": "deita", "like": "examples.jsonl"}, "reads no examples"),
         ({"quotas": {"shares": {"a": 0.5}}, "cap": 0.5, "budget": 5}, "exact shares"),
         ({"refine": "x", "budget": 5, "rank": "random"}, "rank by evol or quality"),
     ],
@@ -332,6 +333,8 @@ def test_settings_that_contradict_each_other_are_refused(given, says):
 
 def test_a_strategy_names_a_rank_and_a_diversity_which_can_be_given_beside_it():
     assert (SelectionSettings(strategy="mig").rank, SelectionSettings(strategy="mig").diversity) == ("evol", "coverage")
+    liked = SelectionSettings(like="examples.jsonl")
+    assert (liked.rank, liked.diversity) == ("target", "threshold")
     mixed = SelectionSettings(strategy="random", diversity="threshold")
     assert (mixed.rank, mixed.diversity) == ("random", "threshold")
 
