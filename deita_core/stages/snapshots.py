@@ -157,8 +157,8 @@ def keep_last(store: Store, folder: str, count: int) -> None:
 def settings_after(earlier: SelectionSettings, given: SelectionSettings) -> SelectionSettings:
     """The settings of an earlier snapshot, overridden by those given for the next one.
 
-    A different preset resets all settings that presets set, another rank than target the examples. `store`, `runner` and `llm` are never taken from the
-    earlier snapshot.
+    A different preset resets all settings that presets set, and another rank than target the examples. `store`,
+    `runner` and `llm` are never taken from the earlier snapshot.
     """
     before, now = earlier.model_dump(), given.model_dump(exclude_unset=True)
     if now.get("rank", "target") != "target":

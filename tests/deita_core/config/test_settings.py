@@ -89,7 +89,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "keep_snapshots": 30,
         "runner": "processes",
         "strategy": "kmq",
-        "rank": "quality",
+        "rank": "target",
         "diversity": "none",
         "seed": 5,
         "clusters": 6,
