@@ -89,14 +89,14 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "keep_snapshots": 30,
         "runner": "processes",
         "strategy": "kmq",
-        "rank": "target",
+        "rank": "quality",
         "diversity": "none",
         "seed": 5,
         "clusters": 6,
         "cluster_draw": "best",
         "tags_field": "tags",
         "rank_model": "some/model",
-        "like": "/rows/tasks.txt",
+        "like": None,
         "like_task": "kind",
         "like_weight": 0.5,
         "token_budget": 70_000,
@@ -126,12 +126,16 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
             monkeypatch.setenv("DEITA_MAP", "role=from, content=value")
         elif name in ("keep", "drop", "exclude", "language"):
             monkeypatch.setenv(f"DEITA_{name.upper()}", ",".join(value))
-        elif name == "quotas":
-            # Shares of groups are read from a file.
+        elif name in ("quotas", "like"):
+            # Shares of groups are read from a file; examples do not go with the scorer of refine.
             continue
         else:
             monkeypatch.setenv(f"DEITA_{name.upper()}", str(value))
     assert load_settings().model_dump() == wanted
+    monkeypatch.delenv("DEITA_REFINE")
+    monkeypatch.setenv("DEITA_RANK", "target")
+    monkeypatch.setenv("DEITA_LIKE", "/rows/tasks.txt")
+    assert load_settings().like == "/rows/tasks.txt"
 
 
 def test_a_mapping_of_columns_is_text_or_yaml_and_names_what_is_known(config):
