@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from deita_core.report.content import packed
 from deita_core.report.figures import ACROSS, STEP, UP, Composition, Histogram, Reason, Rewards, Step, Threshold
@@ -78,7 +79,7 @@ def _environment() -> Environment:
     found = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters |= {"number": number, "percent": percent, "bars": bars, "place": place}
+    found.filters |= {"number": number, "percent": percent, "breakable": breakable, "bars": bars, "place": place}
     found.globals |= {"width": WIDTH, "height": HEIGHT, "across": ACROSS, "up": UP}
     return found
 
@@ -95,6 +96,11 @@ def percent(value: float | None) -> str:
     if value is None:
         return "–"
     return "< 0.1%" if 0 < value < 0.0005 else f"{100 * value:.1f}%"
+
+
+def breakable(text: str) -> Markup:
+    """A text, escaped, in which a line may break after each slash: a path is broken between its parts first."""
+    return Markup("/<wbr>").join(text.split("/"))
 
 
 def place(value: float, chart: Histogram) -> float:
