@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from deita_core.file_tables import COMPARED, SUBSETS
 from deita_core.selection import set_figures
 from deita_core.stages.candidates import all_vectors
 from deita_core.stages.groups import NO_VALUE, field_values, find_clusters, first_sources
@@ -16,7 +17,7 @@ from deita_core.stages.ranking import rank_pool
 from deita_core.stages.selecting import decisions_of
 from deita_core.stages.token_counts import token_counts
 from deita_core.store import Store
-from deita_core.tables import COMPARED, SAMPLES, SUBSETS
+from deita_core.tables import SAMPLES
 
 POOL = "pool"
 # Bins of the pool by length, within which scores are compared at equal length.

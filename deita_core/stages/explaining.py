@@ -261,10 +261,11 @@ def _nearest(store: Store, job: Job, decisions: pl.DataFrame, row: dict[str, Any
 
 
 def _unit(store: Store, job: Job, ids: pl.DataFrame) -> np.ndarray:
-    """Vectors (n, d) float64 of samples, normalized."""
+    """Vectors (n, d) float64 of samples, normalized; zero vectors stay zero."""
     blocks = [vectors.astype(np.float64) for _, vectors in candidate_vectors(store, job.encoder, ids)]
     vectors = np.concatenate(blocks)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 def _beginnings(store: Store, ids: Sequence[str]) -> dict[str, str]:

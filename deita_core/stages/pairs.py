@@ -13,6 +13,7 @@ from deita_core.conversation import Conversation, stored_conversation, text_id
 from deita_core.errors import InputError, StoreError
 from deita_core.export.layouts import in_layout
 from deita_core.export.placing import check_folder, place_file
+from deita_core.file_tables import PAIR_FATES, PAIRS
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.pairs import PairRules, make_pairs
@@ -21,7 +22,7 @@ from deita_core.stages.ingest import pool_ids
 from deita_core.stages.turn_scores import turn_scores
 from deita_core.stages.turns import as_read
 from deita_core.store import Store
-from deita_core.tables import PAIR_FATES, PAIRS, REJECTS, SAMPLES, SOURCES
+from deita_core.tables import REJECTS, SAMPLES, SOURCES
 
 # Samples whose texts or vectors are read at a time.
 BLOCK = 8_192

@@ -14,6 +14,7 @@ from deita_core.config.proof import DEITA
 from deita_core.conversation import Conversation
 from deita_core.errors import InputError
 from deita_core.export.placing import place_file
+from deita_core.file_tables import ANSWER_PAIRS, OVERLAPS, SUBSETS
 from deita_core.selection import DiversitySelector
 from deita_core.selection.nearest import nearest_of
 from deita_core.selection.overlap import find_overlaps
@@ -26,7 +27,7 @@ from deita_core.stages.pairs import instruction_of
 from deita_core.stages.proof.job import BLOCK, OVERLAPS_FILE, PAIRS_FILE, SUBSETS_FILE, ProofJob, conversations
 from deita_core.stages.ranking import rank_pool
 from deita_core.store import Store
-from deita_core.tables import ANSWER_PAIRS, OVERLAPS, SAMPLES, SOURCES, SUBSETS
+from deita_core.tables import SAMPLES, SOURCES
 
 # Cosine similarity above which a row counts as nearly a held-out one, if the selection's threshold is auto.
 NEAR = 0.9
