@@ -26,6 +26,7 @@ GUIDES = {
     "comparing",
     "filters",
     "strategies",
+    "decontamination",
     "growing-pools",
     "scorers",
     "aligning",
