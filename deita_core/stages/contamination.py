@@ -14,7 +14,7 @@ from deita_core.models.lm_encoder import LanguageModelEncoder, render
 from deita_core.reading.benchmarks import benchmark_files, read_benchmark
 from deita_core.reading.pool import content_hash
 from deita_core.selection.nearest import nearest_of
-from deita_core.selection.overlap import RunIndex, runs_of, telling_runs
+from deita_core.selection.overlap import SHORTEST, WORDS, RunIndex, normalized_words, runs_of, telling_runs
 from deita_core.selection.vectors import Vectors, normalize, valid
 from deita_core.selection.words import text_blocks
 from deita_core.stages.encoding import Encoder, encoder_table, vector_frame
@@ -73,15 +73,27 @@ class Excluded(BaseModel):
         return similarities_table(f"{encoder.slug}-{self.key}")
 
     def questions(self) -> pl.DataFrame:
-        """The texts of all questions: benchmark (position), line, text. Raises InputError for a file that changed."""
-        frames = []
-        for position, benchmark in enumerate(self.benchmarks):
-            rows = [(position, row.line, text) for row in read_benchmark(benchmark.file) for text in row.texts]
-            if content_hash(benchmark.file) != benchmark.content:
-                raise InputError(f"{benchmark.file} has changed meanwhile; run again once nothing writes to it.")
-            schema = {"benchmark": pl.Int32, "line": pl.Int64, "text": pl.String}
-            frames.append(pl.DataFrame(rows, schema=schema, orient="row"))
-        return pl.concat(frames)
+        """The texts that are looked for: benchmark (position), line, text.
+
+        Raises InputError for a file that has changed or has no such text.
+        """
+        found = list[tuple[int, int, str]]()
+        for position, (file, content) in enumerate((each.file, each.content) for each in self.benchmarks):
+            texts = [(position, row.line, text) for row in read_benchmark(file) for text in _telling(row.texts)]
+            if content_hash(file) != content:
+                raise InputError(f"{file} has changed meanwhile; run again once nothing writes to it.")
+            if not texts:
+                raise InputError(f"{file} has only turns of few words, which stand anywhere; leave it out of exclude.")
+            found += texts
+        return pl.DataFrame(found, {"benchmark": pl.Int32, "line": pl.Int64, "text": pl.String}, orient="row")
+
+
+def _telling(texts: Sequence[str]) -> Sequence[str]:
+    """The texts of a row that are looked for: of several turns only longer ones, because "Go on" stands anywhere."""
+    if len(texts) == 1:
+        return texts
+    counts = [len(normalized_words(text)) for text in texts]
+    return [text for place, text in enumerate(texts) if counts[place] >= (WORDS if place else SHORTEST)]
 
 
 def find_excluded(names: Sequence[str], similarity: float | None) -> Excluded | None:

@@ -132,6 +132,14 @@ def test_the_wording_that_all_questions_of_a_file_share_is_no_question(pool, tmp
     assert {name: row["line"] for name, row in pool.compared(excluded.overlaps).items() if row["line"]} == {"asked": 8}
 
 
+def test_short_turns_of_a_question_of_several_turns_are_not_looked_for(pool):
+    turns = [["Hi", LONG, "Why?"], [SHORT, TINY, " ".join(LONG.split()[:12])], ["Why?"]]
+    file = pool.folder / "turns.jsonl"
+    file.write_text("".join(json.dumps({"turns": each}) + "\n" for each in turns), encoding="utf-8")
+    asked = find_excluded([str(file)], None).questions().rows()
+    assert asked == [(0, 1, LONG), (0, 2, SHORT), (0, 3, "Why?")]
+
+
 def test_a_file_that_changes_during_a_run_is_an_error(pool):
     excluded = find_excluded([pool.benchmark(LONG)], None)
     pool.benchmark(SHORT)
@@ -144,6 +152,9 @@ def test_a_file_that_cannot_be_read_is_an_error_before_anything_is_compared(tmp_
     for file, problem in (("a.jsonl", "there is no question"), ("b.jsonl", "does not exist")):
         with pytest.raises(InputError, match=problem):
             find_excluded([str(tmp_path / file)], None)
+    (tmp_path / "c.jsonl").write_text('{"turns": ["Hi", "Go on"]}\n')
+    with pytest.raises(InputError, match=r"c\.jsonl has only turns of few words"):
+        find_excluded([str(tmp_path / "c.jsonl")], None)
     assert find_excluded([], None) is None
 
 
