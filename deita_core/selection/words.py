@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from unicodedata import category, normalize
 
@@ -76,9 +76,9 @@ class Words:
         values = _values()[self.codes]
         # The same letters cut into other words are another run.
         values[self.starts[:-1]] ^= np.uint64(BASE)
-        values *= _powers(BASE, len(values))
+        values *= _powers(BASE, len(values).bit_length())[: len(values)]
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values)])
-        return sums[self.starts], _powers(pow(BASE, -1, 1 << 64), len(sums))[self.starts]
+        return sums[self.starts], _powers(pow(BASE, -1, 1 << 64), len(sums).bit_length())[self.starts]
 
 
 def normalized_words(text: str) -> list[str]:
@@ -170,8 +170,10 @@ def _values() -> np.ndarray:
     return np.random.default_rng(0).integers(1 << 64, size=CODES, dtype=np.uint64)
 
 
-def _powers(base: int, count: int) -> np.ndarray:
-    """The powers 0 to count - 1 of a number, modulo 2**64."""
-    powers = np.full(count, base, np.uint64)
+# Blocks of texts are of one size, so that two are used again and again.
+@lru_cache(maxsize=2)
+def _powers(base: int, bits: int) -> np.ndarray:
+    """The first 2**bits powers of a number, modulo 2**64."""
+    powers = np.full(1 << bits, base, np.uint64)
     powers[:1] = 1
     return np.multiply.accumulate(powers)
