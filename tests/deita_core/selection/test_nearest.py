@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deita_core.selection import DiversitySelector, nearest_selected, with_nearest
+from deita_core.selection.nearest import nearest_of
+from deita_core.selection.vectors import normalize
 
 
 @settings(deadline=None, max_examples=60)
@@ -32,6 +34,24 @@ def test_blocks_and_tiles_change_nothing():
     products = np.where(np.tri(len(unit), k=-1, dtype=bool), unit @ unit.T, -np.inf)
     assert place[0] == -1 and (place[1:] == products.argmax(axis=1)[1:]).all()
     assert np.allclose(similarity[1:], products.max(axis=1)[1:], atol=1e-12)
+
+
+GRID = hnp.arrays(np.int8, st.tuples(st.integers(0, 12), st.just(3)), elements=st.integers(-4, 4))
+
+
+@given(GRID, GRID)
+def test_the_nearest_of_others_is_the_first_of_the_most_similar(rows, others):
+    rows, others = rows.astype(np.float32), others[others.any(axis=1)].astype(np.float32)
+    place, similarity = nearest_of(normalize(rows), normalize(others))
+    for row, (found, cosine) in enumerate(zip(place, similarity, strict=True)):
+        if not rows[row].any() or not len(others):
+            assert (found, cosine) == (-1, -np.inf)
+            continue
+        wide, one = others.astype(np.float64), rows[row].astype(np.float64)
+        exact = np.clip((wide * one).sum(axis=1) / np.sqrt((wide * wide).sum(axis=1) * (one * one).sum()), -1, 1)
+        # Equal cosines of different vectors may differ in their last digit.
+        assert cosine == pytest.approx(exact.max(), abs=1e-15)
+        assert exact[found] == pytest.approx(exact.max(), abs=1e-15)
 
 
 def test_decisions_get_the_nearest_of_each_row():
