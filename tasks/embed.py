@@ -16,6 +16,7 @@ from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from tasks.artifacts import naming_rows
 from tasks.runtime.policy import RETRIES
+from tasks.runtime.stores import store_of_run
 
 _loading = Lock()
 
@@ -66,4 +67,4 @@ def encode_texts(store: str, encoder: EncoderFiles, shard: Shard) -> int:
     """Encode a shard; loads the model once per process."""
     check_cancelled()
     with naming_rows(store, shard):
-        return encode_shard(Store(store), loaded_any(encoder), shard)
+        return encode_shard(store_of_run(store), loaded_any(encoder), shard)

@@ -17,6 +17,7 @@ from deita_core.store import Store
 from tasks.artifacts import naming_rows
 from tasks.embed import found_here
 from tasks.runtime.policy import RETRIES
+from tasks.runtime.stores import store_of_run
 
 _loading = Lock()
 
@@ -51,4 +52,4 @@ def score_turns(store: str, scorer: ScorerFiles, encoder: EncoderFiles, shard: S
     """Score a shard; returns the number of turns scored."""
     check_cancelled()
     with naming_rows(store, shard):
-        return score_shard(Store(store), _loaded(scorer, encoder, store), scorer, encoder, shard)
+        return score_shard(store_of_run(store), _loaded(scorer, encoder, store), scorer, encoder, shard)

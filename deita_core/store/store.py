@@ -62,6 +62,7 @@ class Store:
         self.side = side_folder(self.uri) if self.is_remote else Path(self.uri).expanduser()
         self._lance: Any = None
         self._open: dict[str, Any] = {}
+        self._rows: dict[tuple[str, str], tuple[int, pl.DataFrame]] = {}
         self._opening = Lock()
 
     # -- writing
@@ -195,14 +196,21 @@ class Store:
         return read.join(wanted.to_frame(), on=column, how="semi").select(columns)
 
     def row_ids(self, table: Table, column: str) -> pl.DataFrame:
-        """A column of a table, and where each of its rows is stored, as `take` needs it: `column`, ROW."""
+        """A column of a table, and where each of its rows is stored, as `take` needs it: `column`, ROW.
+
+        It is read again only once the table has changed.
+        """
 
         def rows() -> pl.DataFrame:
             handle = self._of(table)
             if handle is None:
                 return table.empty().select(column).with_columns(pl.lit(0, pl.UInt64).alias(ROW))
-            found = handle.search().with_row_id(True).select([column]).to_arrow()
-            return pl.DataFrame(pl.from_arrow(found)).select(column, ROW)
+            version, place = int(handle.version), (table.name, column)
+            known = self._rows.get(place)
+            if known is None or known[0] != version:
+                found = handle.search().with_row_id(True).select([column]).to_arrow()
+                known = self._rows[place] = (version, pl.DataFrame(pl.from_arrow(found)).select(column, ROW))
+            return known[1]
 
         return self._using(table.name, rows)
 

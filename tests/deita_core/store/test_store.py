@@ -360,6 +360,16 @@ def test_a_table_that_is_not_there_has_no_row_ids(store):
     assert store.row_ids(SCORES, "id").is_empty()
 
 
+def test_row_ids_are_read_once_until_the_table_changes(store):
+    store.write(SCORES, scores([1, 2]))
+    rows = store.row_ids(SCORES, "id")
+    assert store.row_ids(SCORES, "id") is rows
+    Store(store.uri).write(SCORES, scores([3]))
+    assert sorted(store.row_ids(SCORES, "id")["id"]) == ids_of([1, 2, 3])
+    store.delete_rows(SCORES, "id", ids_of([2]))
+    assert sorted(store.row_ids(SCORES, "id")["id"]) == ids_of([1, 3])
+
+
 def test_row_ids_from_before_a_compaction_never_give_another_row(store):
     vectors_of = {n: [1, 0, 0] if n % 2 else [0, 1, 0] for n in range(40)}
     for n, vector in vectors_of.items():
