@@ -35,6 +35,7 @@ LEAKS = pl.Schema(
         "id": pl.String,
         "contaminated_by": pl.String,
         "shared_words": pl.Int32,
+        "shared_span": pl.String,
         "shared_quote": pl.String,
         "benchmark_similarity": pl.Float64,
     }
@@ -215,12 +216,15 @@ def _nearest(said: pl.DataFrame, vectors: Vectors, asked: Vectors) -> pl.DataFra
 def leaks(store: Store, excluded: Excluded, encoder: EncoderFiles) -> pl.DataFrame:
     """The contaminated samples of the store: id, contaminated_by (file:line), shared_words, shared_quote (its first).
 
-    `benchmark_similarity`: the cosine to the nearest question, if the settings ask for it and it is high enough. If the
-    words are in another question, that one is named.
+    `shared_span`: where the words stand, counted from 1; blank messages do not count. `benchmark_similarity`: the
+    cosine to the nearest question, if the settings ask for it and it is high enough. If the words are in another
+    question, that one is named.
     """
     columns = ["id", "benchmark", "line"]
-    found = store.read(excluded.overlaps, [*columns, "words", "quote"], "line IS NOT NULL")
-    found = found.rename({"words": "shared_words", "quote": "shared_quote"})
+    found = store.read(excluded.overlaps, [*columns, "message", "start", "words", "quote"], "line IS NOT NULL")
+    first = pl.col("start") + 1
+    span = pl.format("message {}, words {} to {}", pl.col("message") + 1, first, pl.col("start") + pl.col("words"))
+    found = found.select(*columns, shared_words="words", shared_span=span, shared_quote="quote")
     near = pl.DataFrame(schema={**found.select(columns).schema, "similarity": pl.Float64})
     if excluded.similarity is not None:
         table, least = excluded.similarities(encoder), f"similarity >= {excluded.similarity}"

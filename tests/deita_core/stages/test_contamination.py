@@ -240,6 +240,7 @@ def test_the_reason_names_the_question_and_words_come_before_vectors(pool, encod
         assert "other" not in reasons and "twelve words" not in reasons
     details = {pool.name_of[row.pop("id")]: row for row in leaks(pool.store, excluded, encoder).to_dicts()}
     assert details["verbatim"]["shared_quote"].startswith("a baker sells") and details["verbatim"]["shared_words"] == 21
+    assert details["second turn"]["shared_span"] == "message 3, words 2 to 22"
     assert details["verbatim"]["benchmark_similarity"] == pytest.approx(1)
     nothing = contaminated(pool.store, None, encoder, ids)
     assert nothing.is_empty() and nothing.columns == ["id", "fate", "reason"]
