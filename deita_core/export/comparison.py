@@ -60,7 +60,8 @@ def _cell(name: str, found: tuple[float, float | None] | None) -> str:
         return ""
     mean, sd = found
     digits = 0 if name in WHOLE or abs(mean) >= 1_000 else 3
-    return f"{mean:,.{digits}f}" + ("" if sd is None else f" ± {sd:,.{digits}f}")
+    # Without the sign of a zero.
+    return f"{round(mean, digits) + 0.0:,.{digits}f}" + ("" if sd is None else f" ± {sd:,.{digits}f}")
 
 
 def _share(share: float | None) -> str:
