@@ -125,8 +125,8 @@ def measure(preset: PresetName, pool: pl.DataFrame, folder: Path, budget: int) -
     seconds["encoding"] = perf_counter() - started
     for scorer, head in zip(scorers, heads, strict=True):
         started = perf_counter()
-        for shard in plan_scoring(store, scorer, [file_id]):
-            score_shard(store, head, scorer, encoder, shard)
+        for shard in plan_scoring(store, [scorer], [file_id]):
+            score_shard(store, [(head, scorer)], encoder, shard)
         seconds[f"scoring {scorer.axis}"] = perf_counter() - started
     started = perf_counter()
     selected = selected_ids(store, encoder, scorers, settings, file_id)

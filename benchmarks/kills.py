@@ -47,9 +47,10 @@ from deita_core.tables import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("reading", "encoding", "scoring complexity", "scoring quality", "selecting", "writing", "publishing")
+SCORING = "scoring complexity and quality"
+STAGES = ("reading", "encoding", SCORING, "selecting", "writing", "publishing")
 # Stages whose work a later run does not repeat.
-KEPT = {"reading", "encoding", "scoring complexity", "scoring quality"}
+KEPT = {"reading", "encoding", SCORING}
 FILES = ("selected.jsonl", "decisions.parquet")
 FIXED = {table.name: table for table in (SAMPLES, SOURCES, REJECTS, PLANS, DECISIONS, SNAPSHOTS, REMOVALS)}
 DONE = re.compile(r"^(.+): (?:[\d,]+ )?done in ([\d.]+) s")

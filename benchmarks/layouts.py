@@ -132,8 +132,8 @@ def _compute(store: Store, encoder: EncoderFiles, scorers: list[ScorerFiles], fi
     for shard in plan_encoding(store, encoder, file_ids):
         encode_shard(store, loaded, shard)
     for scorer in scorers:
-        for shard in plan_scoring(store, scorer, file_ids):
-            score_shard(store, load_found(scorer, encoder), scorer, encoder, shard)
+        for shard in plan_scoring(store, [scorer], file_ids):
+            score_shard(store, [(load_found(scorer, encoder), scorer)], encoder, shard)
 
 
 def _line(

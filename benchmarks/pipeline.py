@@ -139,8 +139,8 @@ def run_pipeline(pool: Path, out: Path, settings: SelectionSettings) -> None:
     finally:
         SentenceEncoder._encode = encode  # type: ignore[method-assign]
     counts = report.counts
-    work = {"reading": counts.read, "encoding": counts.encoded, "scoring complexity": report.chosen.samples,
-            "scoring quality": report.chosen.samples, "selecting": report.chosen.samples,
+    work = {"reading": counts.read, "encoding": counts.encoded,
+            "scoring complexity and quality": report.chosen.samples, "selecting": report.chosen.samples,
             "writing": counts.selected}  # fmt: skip
     for stage, seconds in report.seconds.items():
         print(f"{stage:<20}{seconds:>8.1f} s {work[stage] / max(seconds, 1e-9):>10,.0f} rows/s")

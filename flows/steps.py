@@ -23,6 +23,7 @@ from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored
 from deita_core.stages.job import Job
 from deita_core.stages.naming import named_samples
 from deita_core.stages.removal import finish_interrupted, take_back
+from deita_core.stages.scoring import in_passes
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.stages.targets import examples_id
 from deita_core.stages.token_counts import find_tokenizer
@@ -199,10 +200,11 @@ def score_pool(
     """Score the turns without a score on each axis; returns the number of new scores."""
     scored = 0
     axes = [scorer.axis for scorer in scorers]
-    for scorer in scorers:
-        shards = plan_turns(store, scorer, file_ids)
-        given: Given = {"store": store, "scorer": scorer, "encoder": encoder}
-        name = f"scoring {scorer.axis}" + (f" with {scorer.name}" if axes.count(scorer.axis) > 1 else "")
+    for group in in_passes(Store(store), scorers):
+        shards = plan_turns(store, group, file_ids)
+        given: Given = {"store": store, "scorers": group, "encoder": encoder}
+        names = [one.axis + (f" with {one.name}" if axes.count(one.axis) > 1 else "") for one in group]
+        name = f"scoring {' and '.join(names)}"
         scored += progress.shards(name, shards, partial(submit, score_turns, given))
     return scored
 
@@ -256,5 +258,5 @@ def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int
     """Score the best samples again with the job's scorer `refine`, those that it has not scored; returns the turns."""
     if job.refine is None:
         return 0
-    given: Given = {"store": store, "scorer": job.refine, "encoder": job.encoder}
+    given: Given = {"store": store, "scorers": [job.refine], "encoder": job.encoder}
     return progress.shards("refining", plan_refining(store, job), partial(submit, score_turns, given))

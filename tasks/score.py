@@ -5,6 +5,7 @@ from functools import lru_cache
 from threading import Lock
 
 from prefect import task
+from prefect.runtime import task_run
 
 from deita_core.models.cancellation import check_cancelled
 from deita_core.models.encoder_spec import EncoderFiles
@@ -34,22 +35,28 @@ def _loaded(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
         return _scorer(scorer, encoder, store)
 
 
-@task(task_run_name="plan {scorer.axis} scoring", **RETRIES)
-def plan_turns(store: str, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Return shards of the samples that this scorer has not scored."""
-    return plan_scoring(Store(store), scorer, file_ids)
+@task(task_run_name="plan scoring", **RETRIES)
+def plan_turns(store: str, scorers: Sequence[ScorerFiles], file_ids: Sequence[str]) -> list[Shard]:
+    """Return shards of the samples that these scorers, which score them together, have not scored."""
+    return plan_scoring(Store(store), scorers, file_ids)
 
 
 @task(task_run_name="plan refining", **RETRIES)
 def plan_refining(store: str, job: Job) -> list[Shard]:
     """Return shards of the job's best samples that its scorer `refine` has not scored; none without such a scorer."""
     opened = Store(store)
-    return plan_samples(opened, job.refine, best_to_refine(opened, job)) if job.refine else []
+    return plan_samples(opened, [job.refine], best_to_refine(opened, job)) if job.refine else []
 
 
-@task(task_run_name="score {scorer.axis} of {shard.rows} samples", **RETRIES)
-def score_turns(store: str, scorer: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
-    """Score a shard; returns the number of turns scored."""
+def _shard_name() -> str:
+    scorers, shard = task_run.parameters["scorers"], task_run.parameters["shard"]
+    return f"score {' and '.join(scorer.axis for scorer in scorers)} of {shard.rows} samples"
+
+
+@task(task_run_name=_shard_name, **RETRIES)
+def score_turns(store: str, scorers: Sequence[ScorerFiles], encoder: EncoderFiles, shard: Shard) -> int:
+    """Score a shard; returns the number of scores."""
     check_cancelled()
     with naming_rows(store, shard):
-        return score_shard(store_of_run(store), _loaded(scorer, encoder, store), scorer, encoder, shard)
+        loaded = [(_loaded(scorer, encoder, store), scorer) for scorer in scorers]
+        return score_shard(store_of_run(store), loaded, encoder, shard)

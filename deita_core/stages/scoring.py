@@ -22,39 +22,51 @@ STAGE = "score"
 SAMPLES_PER_SHARD = {"head": 8_192, "causal": 256, "classifier": 256, "served": 2_048, "judge": 2_048}
 
 
-def plan_scoring(store: Store, scorer: ScorerFiles, file_ids: Sequence[str]) -> list[Shard]:
-    """Shards of the samples of files that this scorer has not scored yet."""
+def in_passes(store: Store, scorers: Sequence[ScorerFiles]) -> list[list[ScorerFiles]]:
+    """The scorers in groups that score a sample together: two heads, which then read it once, or any other alone."""
+    heads = [scorer for scorer in scorers if scorer.kind == "head"]
+    # Those that have scored as many turns have scored the same ones; otherwise one would score again what it has.
+    if len(heads) == 2 and len({store.count(scores_table(head.slug)) for head in heads}) == 1:
+        return [heads, *([scorer] for scorer in scorers if scorer.kind != "head")]
+    return [[scorer] for scorer in scorers]
+
+
+def plan_scoring(store: Store, scorers: Sequence[ScorerFiles], file_ids: Sequence[str]) -> list[Shard]:
+    """Shards of the samples of files that one of these scorers, which score them together, has not scored yet."""
     ids = pool_ids(store, file_ids)
-    if scorer.kind == "head":
+    if scorers[0].kind == "head":
         # Samples that are stored beside each other, and so are their vectors, are read several times faster.
         ids = store.fetch(SAMPLES, "id", ids, ["id"])["id"]
-    return plan_samples(store, scorer, ids)
+    return plan_samples(store, scorers, ids)
 
 
-def plan_samples(store: Store, scorer: ScorerFiles, ids: pl.Series) -> list[Shard]:
-    """Shards of those of these samples that this scorer has not scored yet."""
+def plan_samples(store: Store, scorers: Sequence[ScorerFiles], ids: pl.Series) -> list[Shard]:
+    """As `plan_scoring`, of these samples."""
     work = ids.rename("id").to_frame().with_columns(owner=pl.lit(""), size=pl.lit(1))
-    return plan_shards(store, STAGE, scores_table(scorer.slug), work, SAMPLES_PER_SHARD[scorer.kind])
+    tables = [scores_table(scorer.slug) for scorer in scorers]
+    return plan_shards(store, STAGE, tables, work, SAMPLES_PER_SHARD[scorers[0].kind])
 
 
-def score_shard(store: Store, scorer: Scorer, files: ScorerFiles, encoder: EncoderFiles, shard: Shard) -> int:
-    """Score every turn of a shard's samples and write the scores in one commit; returns the number of turns."""
+def score_shard(
+    store: Store, scorers: Sequence[tuple[Scorer, ScorerFiles]], encoder: EncoderFiles, shard: Shard
+) -> int:
+    """Score every turn of a shard's samples and write each scorer's scores in one commit; returns their number."""
     samples = store.fetch(SAMPLES, "id", read_shard(store, shard)["id"], NEEDED).sort("id")
-    messages = turns_of(read_messages(samples, files.reasoning))
+    messages = turns_of(read_messages(samples, scorers[0][1].reasoning))
     turns = joined_turns(messages)
-    instructions, responses = turns["instruction"].to_list(), turns["response"].to_list()
-    if not isinstance(scorer, HeadScorer):
-        scored = scorer.score(instructions, responses)
-    elif scorer.axis == "complexity":
-        [asked] = turn_vectors(store, encoder, messages, ["user"])
-        scored = scorer.score_vectors(instructions, asked)
-    else:
-        asked, answered = turn_vectors(store, encoder, messages, ["user", "assistant"])
-        scored = scorer.score_vectors(instructions, asked, responses, answered)
     keys = turns.select(samples["id"].gather(turns["owner"]), "turn")
-    table = scores_table(files.slug)
-    store.write(table, pl.concat([keys, scored], how="horizontal").select(table.empty().columns))
-    return len(keys)
+    instructions, responses = turns["instruction"].to_list(), turns["response"].to_list()
+    axes = {scorer.axis for scorer, _ in scorers if isinstance(scorer, HeadScorer)}
+    roles: list[Role] = ["user", "assistant"] if "quality" in axes else ["user"]
+    vectors = dict(zip(roles, turn_vectors(store, encoder, messages, roles), strict=True)) if axes else {}
+    for scorer, files in scorers:
+        if isinstance(scorer, HeadScorer):
+            scored = scorer.score_vectors(instructions, vectors["user"], responses, vectors.get("assistant"))
+        else:
+            scored = scorer.score(instructions, responses)
+        table = scores_table(files.slug)
+        store.write(table, pl.concat([keys, scored], how="horizontal").select(table.empty().columns))
+    return len(keys) * len(scorers)
 
 
 def turn_vectors(

@@ -4,6 +4,8 @@ A resumed run follows the stored plan of the interrupted run. So every shard and
 to the last bit, are those of an uninterrupted run.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 from pydantic import BaseModel
 
@@ -22,14 +24,20 @@ class Shard(BaseModel):
     rows: int
 
 
-def plan_shards(store: Store, stage: str, table: Table, work: pl.DataFrame, shard_size: int) -> list[Shard]:
+def plan_shards(
+    store: Store, stage: str, table: Table | Sequence[Table], work: pl.DataFrame, shard_size: int
+) -> list[Shard]:
     """Divide missing rows into shards, keeping the unfinished shards of an earlier run.
 
     `work`: one row per item, in processing order, with id (as in the first key column of `table`), owner (what the
     stage needs to find the item) and size. The sizes in a shard add up to about `shard_size`, more in a large pool.
+    Of several tables, an item is missing if one of them lacks it.
     """
-    plan = f"{stage}:{table.name}"
-    present = store.read(table, [table.key[0]]).select(id=table.key[0]).unique()
+    tables = [table] if isinstance(table, Table) else table
+    plan = ":".join([stage, *(table.name for table in tables)])
+    present, *others = (store.read(table, [table.key[0]]).select(id=table.key[0]).unique() for table in tables)
+    for other in others:
+        present = present.join(other, on="id", how="semi")
     waiting = _drop_finished(store, plan, present)
     lacking = work.join(present, on="id", how="anti", maintain_order="left")
     unplanned = lacking.join(waiting.explode("ids"), left_on="id", right_on="ids", how="anti", maintain_order="left")

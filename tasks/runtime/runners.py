@@ -41,7 +41,7 @@ REACH = 10
 GRACE = 10.0
 
 Files = EncoderFiles | ScorerFiles | TokenizerFiles | RankModelFiles
-Given = Mapping[str, str | Files]
+Given = Mapping[str, str | Files | list[ScorerFiles]]
 Submit = Callable[[Task[..., int], Given, Shard], PrefectFuture[int]]
 Runner = TaskRunner[Any]
 
@@ -88,9 +88,9 @@ def _submit(
 
 def _computes(given: Given) -> bool:
     """Whether a shard runs a large model here: heads only read vectors, and served models run elsewhere."""
-    scorer = given.get("scorer")
-    if isinstance(scorer, ScorerFiles):
-        return scorer.kind in ("causal", "classifier")
+    scorers = given.get("scorers")
+    if isinstance(scorers, list):
+        return any(scorer.kind in ("causal", "classifier") for scorer in scorers)
     return "encoder" in given or "model" in given
 
 
@@ -104,8 +104,10 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _anywhere(value: str | Files) -> str | Files:
+def _anywhere(value: Any) -> Any:
     """Make the paths in a parameter (store, model folders) absolute, for processes with another working directory."""
+    if isinstance(value, list):
+        return [_anywhere(one) for one in value]
     if isinstance(value, str):
         return value if "://" in value else _absolute(value)
     name = _absolute(value.name) if Path(value.name).expanduser().is_dir() else value.name

@@ -195,7 +195,7 @@ def first_night(place):
 def test_a_run_shows_its_progress_counts_rejects_top_rows_and_folder(place, first_night):
     found = place.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [first_night]}})
     shown = {artifact["key"]: artifact["data"] for artifact in found}
-    assert shown["encoding"] == shown["scoring-complexity"] == shown["scoring-quality"] == 100
+    assert shown["encoding"] == shown["scoring-complexity-and-quality"] == 100
     rejects = json.loads(shown["selection-rejects"])
     assert [row["place"].rsplit("/")[-1] for row in rejects] == ["monday.jsonl:21", "monday.jsonl:22"]
     assert rejects[0]["reason"].startswith("broken_json")

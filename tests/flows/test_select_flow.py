@@ -416,8 +416,7 @@ def test_every_task_of_a_run_is_completed(first):
         "read ",
         "plan encoding",
         "encode ",
-        "score complexity",
-        "score quality",
+        "score complexity and quality",
         "select",
         "export",
     ):

@@ -272,7 +272,7 @@ def test_ray_lets_shards_that_compute_a_model_wait_for_a_gpu_and_keeps_their_wor
     from tasks.runtime.runners import open_runner
 
     @task
-    def look(shard, encoder=None, scorer=None):
+    def look(shard, encoder=None, scorers=None):
         sleep(1)
         return os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
 
@@ -288,7 +288,7 @@ def test_ray_lets_shards_that_compute_a_model_wait_for_a_gpu_and_keeps_their_wor
     assert len({pid for _, pid in seen}) == 2
     # Heads and served scorers compute nothing that needs one.
     head = ScorerFiles(name="head", axis="quality", path=Path(), fingerprint="0" * 32)
-    assert {gpu for gpu, _ in looking({**encoder, "scorer": head})}.isdisjoint({"0", "1"})
+    assert {gpu for gpu, _ in looking({**encoder, "scorers": [head]})}.isdisjoint({"0", "1"})
 
 
 def test_a_run_outlives_a_dask_worker(start, threads, dask):

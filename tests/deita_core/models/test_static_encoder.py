@@ -154,8 +154,8 @@ def test_a_pool_is_selected_from_and_scored_on_static_vectors(tmp_path, folder):
     for shard in plan_encoding(store, encoder, [file.file_id]):
         encode_shard(store, load_encoder(encoder), shard)
     for scorer in scorers:
-        for shard in plan_scoring(store, scorer, [file.file_id]):
-            score_shard(store, load_found(scorer, encoder), scorer, encoder, shard)
+        for shard in plan_scoring(store, [scorer], [file.file_id]):
+            score_shard(store, [(load_found(scorer, encoder), scorer)], encoder, shard)
     job = Job(
         run_id="r", file_ids=(file.file_id,), encoder=encoder, complexity=scorers[0], quality=scorers[1],
         settings=SelectionSettings(threshold=0.95),

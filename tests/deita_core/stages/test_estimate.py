@@ -49,8 +49,8 @@ def fill(store, files, settings):
         encode_shard(store, model, shard)
     for axis in ("complexity", "quality"):
         scorer = find_scorer("laptop", axis, encoder)
-        for shard in plan_scoring(store, scorer, ids):
-            score_shard(store, load_scorer("laptop", axis), scorer, encoder, shard)
+        for shard in plan_scoring(store, [scorer], ids):
+            score_shard(store, [(load_scorer("laptop", axis), scorer)], encoder, shard)
 
 
 def test_rows_samples_and_texts_are_counted(pool):

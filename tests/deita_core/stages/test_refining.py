@@ -52,12 +52,13 @@ class Cascade:
         for shard in plan_encoding(self.store, self.encoder, ids):
             encode_shard(self.store, load_encoder(self.encoder), shard)
         for scorer in self.fast:
-            self._score(scorer, plan_scoring(self.store, scorer, ids))
+            self._score(scorer, plan_scoring(self.store, [scorer], ids))
         return self
 
     def _score(self, scorer, shards):
         return sum(
-            score_shard(self.store, load_found(scorer, self.encoder), scorer, self.encoder, shard) for shard in shards
+            score_shard(self.store, [(load_found(scorer, self.encoder), scorer)], self.encoder, shard)
+            for shard in shards
         )
 
     def run(self, refine=True):
@@ -69,7 +70,7 @@ class Cascade:
                   quality=quality, refine=self.slow if refine else None, settings=settings)  # fmt: skip
         again = 0
         if refine:
-            again = self._score(self.slow, plan_samples(self.store, self.slow, best_to_refine(self.store, job)))
+            again = self._score(self.slow, plan_samples(self.store, [self.slow], best_to_refine(self.store, job)))
         chosen = select(self.store, job)
         out = self.folder / job.run_id
         report = Report(

@@ -47,8 +47,8 @@ class Pool:
         for shard in plan_encoding(self.store, encoder, [files.file_id]):
             encode_shard(self.store, loaded, shard)
         for scorer in scorers:
-            for shard in plan_scoring(self.store, scorer, [files.file_id]):
-                score_shard(self.store, load_found(scorer, encoder), scorer, encoder, shard)
+            for shard in plan_scoring(self.store, [scorer], [files.file_id]):
+                score_shard(self.store, [(load_found(scorer, encoder), scorer)], encoder, shard)
         self.encoder, self.quality = encoder, scorers[1]
         self.job = Job(
             run_id="r", file_ids=(files.file_id,), encoder=encoder, complexity=scorers[0], quality=scorers[1],
