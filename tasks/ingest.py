@@ -59,22 +59,22 @@ def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iter
     """
     # With a limit, what is read of a file depends on those before it.
     small = {} if limit is not None else _read_small(store, [file for file in files if is_small(file)])
-    left = limit
+    left, opened = limit, Store(store)
     for file in files:
         if left == 0:
             return
         asked = file.model_copy(update={"limit": left})
-        ingested = small.get(file.id) or _read_one(store, asked)
+        ingested = small.get(file.id) or _read_one(opened, asked)
         check_readable(file, ingested)
         left = None if left is None else left - ingested.lines
         yield ingested.model_copy(update={"options": file.options})
 
 
-def _read_one(store: str, file: PoolFile) -> Ingested:
-    kept = read_file.with_options(result_storage=results_folder(store))
-    remembered = kept(store, file)
+def _read_one(opened: Store, file: PoolFile) -> Ingested:
+    kept = read_file.with_options(result_storage=results_folder(opened.uri))
+    remembered = kept(opened.uri, file)
     # The cache may contain a file whose rows are no longer in the store.
-    return recount(Store(store), remembered) or kept.with_options(refresh_cache=True)(store, file)
+    return recount(opened, remembered) or kept.with_options(refresh_cache=True)(opened.uri, file)
 
 
 def _read_small(store: str, files: Sequence[PoolFile]) -> dict[str, Ingested]:

@@ -191,9 +191,9 @@ class Store:
             found = self.take(table, named, columns)
             if len(found) == len(named):
                 return found
-        # One join of everything: joining batch by batch would look through all values for each batch.
+        # All at once: batch by batch, each would look through all values.
         read = self.read(table, list(dict.fromkeys([*columns, column])))
-        return read.join(wanted.to_frame(), on=column, how="semi").select(columns)
+        return _where(read, wanted).select(columns)
 
     def row_ids(self, table: Table, column: str) -> pl.DataFrame:
         """A column of a table, and where each of its rows is stored, as `take` needs it: `column`, ROW.
@@ -226,14 +226,14 @@ class Store:
             query = self._of(table).take_row_ids(part[ROW].sort().to_list()).select(read)
             found = pl.DataFrame(pl.from_arrow(query.to_arrow()))
             # After a compaction, another row may be stored there.
-            return found.join(part.select(pl.col(column).unique()), on=column, how="semi").select(columns)
+            return _where(found, part[column]).select(columns)
 
         parts = [self._using(table.name, partial(taken, part)) for part in rows.iter_slices(ROWS_PER_TAKE)]
         return pl.concat([table.empty().select(columns), *parts])
 
     def missing(self, table: Table, ids: pl.Series) -> pl.Series:
         """The ids that do not occur in the first key column of the table, each once, in the given order."""
-        present = self.read(table, [table.key[0]])[table.key[0]]
+        present = self.row_ids(table, table.key[0])[table.key[0]]
         wanted = pl.DataFrame({"id": ids.unique(maintain_order=True)})
         return wanted.join(pl.DataFrame({"id": present}), on="id", how="anti", maintain_order="left")["id"]
 
@@ -382,6 +382,11 @@ class Store:
             publish(
                 self.uri, Path(folder) / f"{name}.lance", f"{name}.lance", ["_transactions/*", "_versions/*.manifest"]
             )
+
+
+def _where(frame: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
+    """The rows whose column, named as the values, is one of them. A join would copy nested columns row by row."""
+    return frame.filter(pl.col(values.name).is_in(values.implode()))
 
 
 def _is_conflict(error: RuntimeError) -> bool:
