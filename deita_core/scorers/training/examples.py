@@ -32,7 +32,7 @@ FILLER = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training text: `response` is None on the complexity axis; `authored` is False for rows made by code.
+    """One training text: `response` is None on the complexity axis; `authored` is False for rows that a program made.
 
     Rows of one chain are compared with each other; a split never separates rows of one `seed`.
     """
@@ -61,9 +61,10 @@ def shipped_chains(axis: Axis) -> list[Path]:
 
 
 def read_chains(files: Iterable[Path], axis: Axis) -> list[Example]:
-    """Read chains from JSON Lines: id, axis, variants [{text, score}], instruction (quality axis), optional seed.
+    """Read chains from JSON Lines: id, axis, variants [{text, score}], instruction (quality axis), optional seed, by.
 
-    Raises InputError with the file and the line.
+    `by` names the model that wrote the variants, which then count as made and not as authored. Raises InputError with
+    the file and the line.
     """
     examples: list[Example] = []
     for file in files:
@@ -94,7 +95,7 @@ def _chain_examples(chain: Any, axis: Axis) -> list[Example]:
         if score not in range(1, 7):
             raise ValueError(f"a score is {score}, and not one of 1 to 6")
         response = text if axis == "quality" else None
-        examples.append(Example(chain["id"], instruction, response, int(score), seed=seed))
+        examples.append(Example(chain["id"], instruction, response, int(score), "by" not in chain, seed))
     return examples
 
 

@@ -284,3 +284,13 @@ def test_held_out_instructions_are_not_trained_on(axis):
     assert len(graded) == 200
     trained = {e.instruction for e in read_chains(shipped_chains(axis), axis)}
     assert not trained & graded and not trained & answered
+
+
+def test_weak_answers_are_beside_the_authored_ones_and_count_as_made():
+    chains = {e.chain: e.instruction for e in read_chains(shipped_chains("quality"), "quality")}
+    weak = read_chains([EVOLUTION / "weak" / "quality.jsonl"], "quality")
+    assert len({e.chain for e in weak}) == len(weak) >= 250
+    assert all(chains[e.chain] == e.instruction for e in weak)
+    assert not any(e.authored for e in weak) and {e.score for e in weak} == {1, 2}
+    kinds = Counter(v["kind"] for row in shipped("weak/quality") for v in row["variants"])
+    assert min(kinds[kind] for kind in ("greedy", "warm", "hot", "blurred", "cut")) >= 50
