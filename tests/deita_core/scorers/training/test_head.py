@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from deita_core.scorers.training.head import (
     choose_strength,
     fit_head,
     model_card,
+    ordered_pairs,
+    pair_weights,
     train_head,
 )
 
@@ -143,6 +147,42 @@ def test_what_length_alone_would_score_stands_beside():
     # One score for all is a tie in every pair, and no order.
     assert figures.scorer.pair_accuracy == 0.5
     assert figures.scorer.spearman is None
+
+
+def test_rows_that_a_program_made_weigh_less_than_authored_ones():
+    scores, chains = six_scores_a_chain(40)
+    authored = np.tile([True] * 3 + [False] * 3, 40)
+    # Authored rows say that more of the feature is better; the as many made ones say the contrary.
+    features = np.where(authored, scores, 7 - scores)[:, None] + np.zeros(3)
+    assert fit_head(training_set(features, scores, chains, authored=authored), every_row(), 0.1).weights.sum() > 0
+    assert fit_head(training_set(features, scores, chains, authored=~authored), every_row(), 0.1).weights.sum() < 0
+
+
+def test_longer_and_shorter_better_answers_weigh_the_same_together():
+    scores = np.array([5, 2, 2, 5, 6, 1])
+    lengths = np.array([90.0, 80, 70, 60, 50, 40])
+    data = training_set(np.zeros((6, 3)), scores, ["a"] * 6, lengths=lengths)
+    better, worse = ordered_pairs(data, np.ones(6, dtype=bool))
+    longer = lengths[better] > lengths[worse]
+    plain = pair_weights(data, better, worse)
+    gaps = scores[better] - scores[worse]
+    assert np.allclose(plain, gaps / gaps.sum()) and plain[longer].sum() > 0.55
+    balanced = pair_weights(replace(data, balanced=True), better, worse)
+    assert np.isclose(balanced[longer].sum(), 0.5) and np.isclose(balanced.sum(), 1)
+    assert np.allclose(balanced[longer] / balanced[longer].sum(), gaps[longer] / gaps[longer].sum())
+
+
+def test_pairs_of_which_the_longer_is_always_better_keep_their_weights():
+    data = training_set(np.zeros((3, 3)), np.array([1, 2, 4]), ["a"] * 3, lengths=np.array([10.0, 20, 30]))
+    pairs = ordered_pairs(data, np.ones(3, dtype=bool))
+    assert np.allclose(pair_weights(replace(data, balanced=True), *pairs), pair_weights(data, *pairs))
+
+
+def test_answers_are_balanced_by_length_and_instructions_are_not(tiny):
+    answers, instructions = quality_examples(), [Example("c", "hello world", None, 1), Example("c", "cat dog", None, 2)]
+    vectors = vectors_by(tiny)[1]
+    assert build_training_set("quality", answers, vectors).balanced
+    assert not build_training_set("complexity", instructions, vectors).balanced
 
 
 def test_fitting_twice_gives_identical_weights():
