@@ -262,9 +262,29 @@ def fitting(settings: SelectionSettings) -> SelectionSettings:
         raise InputError("Threshold auto looks for what fills a budget; give a budget as well.")
     if settings.refine is not None and settings.budget is None:
         raise InputError("The scorer of refine scores a multiple of the budget again; give a budget as well.")
+    _check_scorers(settings)
     check_limits(settings)
     check_choice(settings, settings.budget, settings.threshold, settings.refine)
     return settings
+
+
+def _check_scorers(settings: SelectionSettings) -> None:
+    """Raise InputError for a setting of judges or classifiers that no scorer of the settings can read."""
+    from deita_core.scorers.judged import is_judge
+    from deita_core.scorers.served import is_served
+
+    names = [*settings.scorers("complexity"), *settings.scorers("quality"), *filter(None, [settings.refine])]
+    if settings.judge_votes > 1 and not any(map(is_judge, names)):
+        raise InputError(
+            f"A judge is to be asked {settings.judge_votes} times, and no scorer is a judge; name one, such as "
+            f"--quality-scorer judge+URL#MODEL, or leave judge_votes out."
+        )
+    # Only its files tell whether any other name is that of a classifier.
+    if settings.classifier_text and all(n in ("laptop", FAST_ENCODER) or is_judge(n) or is_served(n) for n in names):
+        raise InputError(
+            f"Classifiers are to read {settings.classifier_text}, and no scorer is a classifier; name one, such as "
+            f"--quality-scorer FOLDER, or leave classifier_text out."
+        )
 
 
 class EvolutionSettings(BaseModel):

@@ -199,4 +199,5 @@ def test_a_text_that_no_classifier_reads_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"classifier_text cannot be 'whole': .*'chat', 'pair', 'answer'"):
         load_settings()
     monkeypatch.setenv("DEITA_CLASSIFIER_TEXT", "pair")
-    assert load_settings() == SelectionSettings(classifier_text="pair")
+    models = {"quality_scorer": "some/reward-model"}
+    assert load_settings(**models) == SelectionSettings(classifier_text="pair", **models)

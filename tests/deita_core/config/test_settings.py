@@ -71,7 +71,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
         "encoder_pooling": "weighted",
         "encoder_storage": "float16",
         "complexity_scorer": "one",
-        "quality_scorer": "other",
+        "quality_scorer": "judge+other",
         "refine": "third",
         "refine_factor": 2,
         "classifier_text": "pair",
@@ -136,6 +136,22 @@ def test_every_setting_can_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("DEITA_RANK", "target")
     monkeypatch.setenv("DEITA_LIKE", "/rows/tasks.txt")
     assert load_settings().like == "/rows/tasks.txt"
+
+
+@pytest.mark.parametrize(
+    "given, others",
+    [
+        ({"judge_votes": 3}, {"quality_scorer": "judge+m"}),
+        ({"judge_votes": 3}, {"refine": "judge+m", "budget": 5}),
+        ({"classifier_text": "answer"}, {"complexity_scorer": "some/reward-model"}),
+    ],
+)
+def test_a_setting_of_a_kind_of_scorer_needs_such_a_scorer(given, others):
+    served = {"quality_scorer": ["fast", "http://localhost:1/v1#m"]}
+    for without in ({}, served):
+        with pytest.raises(InputError, match=f"no scorer is a .*leave {next(iter(given))} out"):
+            load_settings(**given, **without)
+    assert load_settings(**given, **others).model_dump(include=set(given)) == given
 
 
 def test_a_mapping_of_columns_is_text_or_yaml_and_names_what_is_known(config):
