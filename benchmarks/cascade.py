@@ -26,8 +26,9 @@ from deita_core.models.static_encoder import load_text_encoder
 from deita_core.scorers import ScorerFiles, find_scorer, load_found
 from deita_core.stages.encoding import encode_shard, find_pool_encoder, plan_encoding
 from deita_core.stages.ingest import describe_file, ingest_file
+from deita_core.stages.ranking import best_to_refine
 from deita_core.stages.scoring import plan_samples, plan_scoring, score_shard
-from deita_core.stages.selecting import Job, best_to_refine, decisions_of, select
+from deita_core.stages.selecting import Job, decisions_of, select
 from deita_core.stages.shards import Shard
 from deita_core.store import Store
 from deita_core.tables import SAMPLES
@@ -113,11 +114,11 @@ def table(pool: Pool, rows: pl.DataFrame, factors: Sequence[int]) -> str:
     started = perf_counter()
     wanted, everything = pool.select(-(-len(rows) // budget))
     print(f"{len(everything):,} of {len(rows):,} rows read in {perf_counter() - started:.0f} s", flush=True)
-    size_of = pool.store.fetch(SAMPLES, "id", everything, ["id", "n_chars"])
+    size_of = dict(pool.store.fetch(SAMPLES, "id", everything, ["id", "n_chars"]).iter_rows())
     lines = []
     for factor in (None, *factors):
         found, read = pool.select(factor)
-        cost = size_of.filter(pl.col("id").is_in(read.implode()))["n_chars"].sum() / size_of["n_chars"].sum()
+        cost = sum(size_of[id_] for id_ in read) / sum(size_of.values())
         lines.append((factor or "fast scorers alone", f"{len(found & wanted) / len(wanted):.3f}", f"{cost:.3f}"))
     return markdown_table(("factor", "of the slow scorer's selection", "of its cost"), lines)
 

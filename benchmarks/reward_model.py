@@ -1,11 +1,11 @@
 """Train a small reward model on the authored answers: SmolLM2-135M with LoRA, by TRL's RewardTrainer.
 
-    python -m benchmarks.reward_model FOLDER [--steps 100] [--batch 4] [--max-tokens 192]
+    python -m benchmarks.reward_model FOLDER [--steps 100] [--batch 4] [--max-tokens 128]
 
 FOLDER is then a sequence classifier for `--quality-scorer` and `--refine`. It learns from pairs of answers to one
 instruction of the shipped chains, and of those with a defect made by code; the held-out answers of
 examples/evolution are not among them, so `python -m benchmarks.truth --quality-scorer FOLDER` measures it on those as
-well. 100 steps take about 10 minutes on two idle cores.
+well. 100 steps take about 8 minutes of one core.
 """
 
 import random
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=4, help="pairs of a step")
-    parser.add_argument("--max-tokens", type=int, default=192, help="of a conversation; longer ones are left out")
+    parser.add_argument("--max-tokens", type=int, default=128, help="of a conversation; longer ones are left out")
     options = parser.parse_args()
     check_installed()
     tokenizer = load_tokenizer(SMALL_LM)
