@@ -63,7 +63,7 @@ class Pool:
         loaded = load_found(scorer, self.encoder) if shards else None
         for shard in shards:
             assert loaded is not None
-            score_shard(self.store, loaded, scorer, self.encoder, shard)
+            score_shard(self.store, [(loaded, scorer)], self.encoder, shard)
 
     def select(self, factor: int | None) -> tuple[set[str], pl.Series]:
         """The ids selected, and those that the slow scorer has read for it."""
@@ -71,7 +71,7 @@ class Pool:
         read = pl.Series("id", [], pl.String)
         if job.refine is not None:
             read = best_to_refine(self.store, job)
-            self.score(job.refine, plan_samples(self.store, job.refine, read))
+            self.score(job.refine, plan_samples(self.store, [job.refine], read))
         select(self.store, job)
         return set(decisions_of(self.store, job).filter(pl.col("fate") == "selected")["id"]), read
 
@@ -104,7 +104,7 @@ def prepare(folder: Path, settings: SelectionSettings, slow: str) -> Pool:
         encode_shard(store, model, shard)
     pool = Pool(store, settings, encoder, fast, find_scorer(slow, "quality", encoder), file_id)
     for scorer in fast:
-        pool.score(scorer, plan_scoring(store, scorer, [file_id]))
+        pool.score(scorer, plan_scoring(store, [scorer], [file_id]))
     return pool
 
 
