@@ -1,9 +1,11 @@
 """Loads causal language models and classifiers from safetensors, with tokenizer and fingerprint, onto a device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError, cause
@@ -123,6 +125,23 @@ def use_flash(model: Any) -> None:
 def positions(model: Any) -> int | None:
     """Return the maximum number of positions of a model, or None if it has no limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def within_memory(compute: Callable[[], np.ndarray], rows: int, refusal: str) -> np.ndarray | None:
+    """Return what a batch of rows gives, or None if the GPU's memory ran out: then a smaller batch may fit.
+
+    Raises ModelError with the sentence `refusal` if it ran out for a single row.
+    """
+    import torch
+
+    try:
+        return compute()
+    except torch.cuda.OutOfMemoryError:
+        if rows == 1:
+            raise ModelError(refusal) from None
+    # Outside the handler, which keeps the failed batch's tensors alive.
+    torch.cuda.empty_cache()
+    return None
 
 
 def right_padded(rows: Sequence[Sequence[int]]) -> tuple["torch.Tensor", "torch.Tensor"]:

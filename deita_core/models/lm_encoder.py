@@ -4,6 +4,7 @@ Paper, section 2.4: the last token's state of a conversation cut at 2,048 tokens
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,15 @@ from deita_core.conversation import JOINT, Conversation
 from deita_core.errors import InputError, ModelError
 from deita_core.literals import Pooling, Reasoning
 from deita_core.models.cancellation import check_cancelled
-from deita_core.models.causal_lm import TOKENS_PER_BATCH, load_model, load_tokenizer, on_device, positions, right_padded
+from deita_core.models.causal_lm import (
+    TOKENS_PER_BATCH,
+    load_model,
+    load_tokenizer,
+    on_device,
+    positions,
+    right_padded,
+    within_memory,
+)
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.models.sentence_encoder import Encoded
 
@@ -119,8 +128,6 @@ class LanguageModelEncoder:
 
     def _states(self, rows: list[list[int]]) -> np.ndarray:
         """Return pooled states (n, d) float64 of rows of token ids, computed in batches of similar length."""
-        import torch
-
         states = np.zeros((len(rows), self.files.dim))
         # Longest first: if memory runs out, it does so at once.
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
@@ -128,18 +135,16 @@ class LanguageModelEncoder:
             check_cancelled()
             width = len(rows[order[0]])
             batch = order[: max(1, self._budget // width)]
-            try:
-                states[batch] = self._forward([rows[i] for i in batch])
-                order = order[len(batch) :]
+            refusal = (
+                f"A conversation of {width} tokens does not fit in the memory of {self._device} beside the encoder "
+                f"{self.files.name}; take a smaller model."
+            )
+            found = within_memory(partial(self._forward, [rows[i] for i in batch]), len(batch), refusal)
+            if found is None:
+                self._budget = len(batch) * width // 2
                 continue
-            except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise ModelError(
-                        f"A conversation of {width} tokens does not fit in the memory of {self._device} beside the "
-                        f"encoder {self.files.name}; take a smaller model."
-                    ) from None
-            self._budget = len(batch) * width // 2
-            torch.cuda.empty_cache()
+            states[batch] = found
+            order = order[len(batch) :]
         return states
 
     def _forward(self, rows: list[list[int]]) -> np.ndarray:

@@ -9,10 +9,18 @@ import numpy as np
 import polars as pl
 
 from deita_core.conversation import content_id
-from deita_core.errors import InputError, ModelError
+from deita_core.errors import InputError
 from deita_core.literals import Axis, ClassifierText, Precision
 from deita_core.models.cancellation import check_cancelled
-from deita_core.models.causal_lm import TOKENS_PER_BATCH, load_model, load_tokenizer, on_device, positions, weights_id
+from deita_core.models.causal_lm import (
+    TOKENS_PER_BATCH,
+    load_model,
+    load_tokenizer,
+    on_device,
+    positions,
+    weights_id,
+    within_memory,
+)
 from deita_core.models.encoder_spec import best_precision
 from deita_core.scorers.causal import is_readable
 from deita_core.scorers.classifier_text import ClassifierIds, ClassifierTokenizer
@@ -155,20 +163,15 @@ class OutputReader:
 
     def _within_memory(self, rows: list[ClassifierIds]) -> np.ndarray | None:
         """Return the outputs of one batch, or None if memory ran out; then the budget is halved."""
-        import torch
-
         width = len(rows[0].ids)
-        try:
-            return self._forward(rows)
-        except torch.cuda.OutOfMemoryError:
-            if len(rows) == 1:
-                raise ModelError(
-                    f"A text of {width} tokens does not fit in the memory of {self._device} beside the classifier; "
-                    f"take a smaller model."
-                ) from None
-        self._budget = len(rows) * width // 2
-        torch.cuda.empty_cache()
-        return None
+        refusal = (
+            f"A text of {width} tokens does not fit in the memory of {self._device} beside the classifier; take a "
+            f"smaller model."
+        )
+        outputs = within_memory(lambda: self._forward(rows), len(rows), refusal)
+        if outputs is None:
+            self._budget = len(rows) * width // 2
+        return outputs
 
     def _forward(self, rows: list[ClassifierIds]) -> np.ndarray:
         import torch

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deita_core.errors import ModelError
 from deita_core.models.cancellation import check_cancelled
-from deita_core.models.causal_lm import TOKENS_PER_BATCH, right_padded
+from deita_core.models.causal_lm import TOKENS_PER_BATCH, right_padded, within_memory
 
 if TYPE_CHECKING:
     import torch
@@ -73,19 +72,12 @@ class DigitReader:
 
     def _within_memory(self, rows: list[list[int]], prefix: Prefix | None) -> np.ndarray | None:
         """Return the logits of one batch, or None if memory ran out; then the budget is halved."""
-        import torch
-
         width = len(rows[0]) - (prefix.n if prefix else 0)
-        try:
-            return self._forward(rows, prefix)
-        except torch.cuda.OutOfMemoryError:
-            if len(rows) == 1:
-                raise ModelError(
-                    f"A text of {len(rows[0])} tokens does not fit in the memory of {self._device}; lower max_tokens."
-                ) from None
-        self._budget = len(rows) * width // 2
-        torch.cuda.empty_cache()
-        return None
+        refusal = f"A text of {len(rows[0])} tokens does not fit in the memory of {self._device}; lower max_tokens."
+        logits = within_memory(lambda: self._forward(rows, prefix), len(rows), refusal)
+        if logits is None:
+            self._budget = len(rows) * width // 2
+        return logits
 
     def _forward(self, rows: list[list[int]], prefix: Prefix | None) -> np.ndarray:
         import torch
