@@ -36,7 +36,9 @@ def main() -> None:
     """Print the tables of both axes."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--rows", type=int, default=None, help="about so many rows of each figure, whole instructions")
+    parser.add_argument(
+        "--rows", type=int, default=None, help="about so many rows of each figure, of many instructions"
+    )
     parser.add_argument("--cache", type=Path, default=None, help="folder of text vectors")
     parser.add_argument("--quality-scorer", action="append", metavar="NAME")
     parser.add_argument("--complexity-scorer", action="append", metavar="NAME")

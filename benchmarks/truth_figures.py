@@ -42,12 +42,15 @@ class Question:
         return "response" if "response" in self.rows.columns else "instruction"
 
     def head(self, rows: int | None) -> Self:
-        """The question with a fixed random sample of whole groups, of about as many rows."""
+        """The question with a fixed random sample of whole chains, about so many rows, of as many groups as can be."""
         if rows is None or rows >= len(self.rows):
             return self
-        groups = self.rows.group_by("group", maintain_order=True).len().sample(fraction=1.0, shuffle=True, seed=0)
-        kept = groups.filter(pl.col("len").cum_sum() - pl.col("len") < rows)
-        return replace(self, rows=self.rows.join(kept, on="group", how="semi", maintain_order="left"))
+        chains = self.rows.group_by("group", "chain", maintain_order=True).len()
+        chains = chains.sample(fraction=1.0, shuffle=True, seed=0).with_columns(
+            nth=pl.int_range(pl.len()).over("group"), place=pl.int_range(pl.len())
+        )
+        kept = chains.sort("nth", "place").filter(pl.col("len").cum_sum() - pl.col("len") < rows)
+        return replace(self, rows=self.rows.join(kept, on=["group", "chain"], how="semi", maintain_order="left"))
 
 
 class Compared(NamedTuple):

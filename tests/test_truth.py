@@ -76,8 +76,10 @@ def test_rows_of_one_instruction_widen_the_interval():
     assert together.above.high - together.above.low > 1.2 * (apart.high - apart.low)
 
 
-def test_a_sample_keeps_whole_instructions():
+def test_a_sample_keeps_whole_chains_of_many_instructions():
     of = question(ORDER, [0, 1] * 30, [str(i // 2) for i in range(60)], [str(i // 6) for i in range(60)])
     rows = of.head(12).rows
-    assert len(rows) == 12 and rows["group"].n_unique() == 2
+    assert len(rows) == 12 and rows["group"].n_unique() == 6
+    assert rows.group_by("chain").len()["len"].unique().to_list() == [2]
+    assert of.head(22).rows["group"].n_unique() == 10
     assert rows.equals(of.head(12).rows) and of.head(None) is of
