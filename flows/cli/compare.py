@@ -126,7 +126,7 @@ def compare(
         "floor": floor,
     }
     settings = load(ComparisonSettings, config, flags)
-    proof = None if prove is None else _proof(prove, settings, out)
+    proof = None if prove is None else proof_settings(prove, settings, out)
     server = start_server()
     from flows.compare import compare as compare_flow
 
@@ -140,12 +140,13 @@ def compare(
         print_proof(prove_flow(pool, str(out / "proof"), proof), out / "proof")
 
 
-def _proof(file: Path, settings: "ComparisonSettings", out: Path) -> "ProofSettings":
+def proof_settings(file: Path, settings: "ComparisonSettings", out: Path) -> "ProofSettings":
     """The settings of a proof whose arms are the selections."""
     from deita_core.config.loader import load
     from deita_core.config.proof import DEITA, ProofSettings
     from deita_core.config.settings import SelectionSettings
 
-    shared = settings.model_dump(include=set(SelectionSettings.model_fields), exclude={"strategy", "rank", "diversity"})
+    others = {"strategy", "rank", "diversity", "like", "seed"}
+    shared = settings.model_dump(include=set(SelectionSettings.model_fields), exclude=others)
     arms = {name: str(out / name) for name in settings.strategies if name != DEITA}
     return load(ProofSettings, file, {**shared, "against": [], "arms": arms})

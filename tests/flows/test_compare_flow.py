@@ -3,6 +3,7 @@
 import polars as pl
 
 from deita_core.config.comparison import ComparisonSettings
+from flows.cli.compare import proof_settings
 from flows.compare import compare
 from tests.support.pools import ALPACA, MESSAGES, MORE, Place
 
@@ -51,3 +52,13 @@ def test_each_strategy_has_a_folder_of_its_own_and_nothing_is_computed_twice(pre
         assert subsets.filter(arm=arm, seed=seed)["id"].to_list() == rows["id"].to_list()
     assert "## Where Deita stands" in card
     assert pl.read_parquet(out / "figures.parquet").filter(figure="rows", arm="random")["value"].to_list() == [3.0, 3.0]
+
+
+def test_a_proof_of_a_comparison_has_its_selections_as_arms(tmp_path):
+    settings = ComparisonSettings(budget=30, strategies=["deita", "random", "rds"], like="tasks.txt", store="kept")
+    file = tmp_path / "proof.yaml"
+    file.write_text("base_model: smollm2-135m\nheldout: good.jsonl\nseeds: 2\n")
+    found = proof_settings(file, settings, tmp_path)
+    assert found.names == ["deita", "random", "rds"]
+    assert found.arms == {"random": str(tmp_path / "random"), "rds": str(tmp_path / "rds")}
+    assert (found.budget, found.seeds, found.store, found.rank) == (30, 2, "kept", "evol")
