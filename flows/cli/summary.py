@@ -114,6 +114,8 @@ def _warn_of_shortfall(console: Console, report: Report) -> None:
         console.print(f"[yellow]The {by} {escape(name[:80])} has {count:,} rows less than its floor.[/]")
     if budget and report.counts.selected < budget:
         why = "there are no more to choose from."
+        if report.counts.over_quota:
+            why = "all others are over the quota of their group."
         if report.counts.near_duplicate:
             others = "or over their quota" if report.counts.over_quota else "of one of these"
             why = f"at threshold {report.chosen.threshold} all others are near-duplicates {others}."
