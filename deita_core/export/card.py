@@ -14,6 +14,11 @@ CONFIGS = [
     {"config_name": "selected", "data_files": "selected.parquet", "default": True},
     {"config_name": "decisions", "data_files": "decisions.parquet"},
 ]
+# Settings shown if they limit the selection.
+LIMITS = (
+    "token_budget", "tokenizer", "per", "cap", "floor", "quotas", "where", "min_score", "language", "max_repetition",
+    "min_answer_tokens", "max_answer_tokens", "exclude", "exclude_similarity", "like",
+)  # fmt: skip
 # Fates shown even if no row has them.
 ALWAYS_SHOWN = ("read", "selected", "near_duplicate", "over_budget", "rejected", "merged")
 # The section before which the pictures stand.
@@ -26,8 +31,7 @@ def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
     counts, settings = manifest["counts"], manifest["settings"]
     sections = [
         f"# {counts['selected']:,} conversations selected from {counts['read']:,}",
-        "Selected by complexity times quality of each turn, best first, without near-duplicates of better ones (Deita, "
-        "arXiv 2312.15685).",
+        _how(settings),
         "## How it was made",
         markdown_table(("setting", "value"), _settings(manifest)),
         "## Where every row went",
@@ -36,8 +40,8 @@ def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
         markdown_table(("figure", "lowest", "median", "highest"), _figures(selected)),
         markdown_table(("file", "rows selected"), _files(selected)),
         FIELDS,
-        "The `deita` object of a row says why it is here: `rank` (1 is best), `score` (complexity times quality over "
-        "the turns that count, by the rule above), `complexity` and `quality` (1 to 6, means over those turns), "
+        f"The `deita` object of a row says why it is here: `rank` (1 is best), `score` ({_score(settings)}), "
+        "`complexity` and `quality` (1 to 6, means over those turns), "
         "`nearest` and `similarity` (the better-ranked chosen row that is most like it, and the cosine), `copies` (how "
         "often the row stood in the pool), `file` and `line`. decisions.parquet has the same for every row of the "
         "pool, with its fate and the reason; manifest.json has everything needed to run this again.",
@@ -45,6 +49,22 @@ def dataset_card(selected: pl.DataFrame, manifest: Mapping[str, Any]) -> str:
     ]
     data = DatasetCardData(tags=TAGS, task_categories=["text-generation"], configs=CONFIGS)
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+
+
+def _how(settings: Mapping[str, Any]) -> str:
+    """One sentence: the order and the rule of diversity."""
+    if (settings["rank"], settings["diversity"]) == ("evol", "threshold"):
+        return (
+            "Selected by complexity times quality of each turn, best first, without near-duplicates of better ones "
+            "(Deita, arXiv 2312.15685)."
+        )
+    return f"Selected in the order `{settings['rank']}`, kept apart by the rule `{settings['diversity']}`."
+
+
+def _score(settings: Mapping[str, Any]) -> str:
+    if settings["rank"] == "evol":
+        return "complexity times quality over the turns that count, by the rule above"
+    return f"the value of the order {settings['rank']}, the highest first"
 
 
 def with_pictures(card: str, scores: str, map_: str) -> str:
@@ -61,7 +81,11 @@ def with_pictures(card: str, scores: str, map_: str) -> str:
 def _settings(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     settings = manifest["settings"]
     yield "budget", settings["budget"] or "none"
-    yield "threshold", f"{manifest['threshold']}{' (found by auto)' if settings['threshold'] == 'auto' else ''}"
+    for name in LIMITS:
+        if value := settings.get(name):
+            yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value
+    if settings["diversity"] == "threshold":
+        yield "threshold", f"{manifest['threshold']}{' (found by auto)' if settings['threshold'] == 'auto' else ''}"
     rule = f"{settings['turns']}, up to {settings['training_tokens']} tokens" if settings["turns"] == "fit" else None
     yield "turns", rule or settings["turns"]
     yield "encoder", f"{manifest['encoder']['name']} ({manifest['encoder']['precision']})"

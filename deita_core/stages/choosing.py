@@ -227,7 +227,7 @@ def _refused(job: Job, ids: pl.Series, limits: Limits, names: list[str]) -> pl.D
             group = int(limits.groups.of[row])
             most = f"{limits.groups.caps[group]:,.0f} {unit}"
             name = names[group][:SHOWN]
-            reason = f"the {settings.grouped_by} {name} has its share of the budget, {most}, from rows that rank higher"
+            reason = f"the {settings.grouped_by} {name} has its share of the budget, {most}, from rows taken before it"
             found.append((row, "over_quota", reason))
     frame = pl.DataFrame(found, schema={"row": pl.Int64, "fate": pl.String, "reason": pl.String}, orient="row")
     return frame.select(ids.gather(frame["row"]).alias("id"), "fate", "reason")

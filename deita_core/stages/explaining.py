@@ -283,7 +283,8 @@ def _what_it_takes(report: Report, row: dict[str, Any], cut: float | None, neare
     alike = next((found for found in nearest if found.similarity > threshold), None)
     if row["fate"] == "selected":
         above = next((found.similarity for found in nearest if found.above), None)
-        stays = "" if above is None else f", and a threshold below {above:.4f} would make it a near-duplicate"
+        is_compared = above is not None and report.job.settings.diversity == "threshold"
+        stays = "" if not is_compared else f", and a threshold below {above:.4f} would make it a near-duplicate"
         return f"It is selected; the lowest score selected is {cut:.4f}{stays}."
     if row["fate"] == "near_duplicate":
         return (

@@ -19,7 +19,14 @@ from tests.support.installation import environment, free_port
 from tests.support.paths import ROOT
 
 COUNTS = {"read": 3, "selected": 2, "near_duplicate": 1, "over_budget": 0, "rejected": 0, "merged": 0}
-SETTINGS = {"budget": 2, "threshold": 0.9, "turns": "mean", "training_tokens": 2_048}
+SETTINGS = {
+    "budget": 2,
+    "threshold": 0.9,
+    "turns": "mean",
+    "training_tokens": 2_048,
+    "rank": "evol",
+    "diversity": "threshold",
+}
 NEEDED = {"selected.jsonl", "selected.parquet", "decisions.parquet", "README.md", "manifest.json"}
 
 

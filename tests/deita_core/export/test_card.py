@@ -9,7 +9,14 @@ from deita_core.export.markdown import markdown_table
 
 MANIFEST = {
     "counts": {"read": 4, "selected": 2, "near_duplicate": 1, "over_budget": 0, "rejected": 1, "merged": 0},
-    "settings": {"budget": None, "threshold": 0.9, "turns": "mean", "training_tokens": 2_048},
+    "settings": {
+        "budget": None,
+        "threshold": 0.9,
+        "turns": "mean",
+        "training_tokens": 2_048,
+        "rank": "evol",
+        "diversity": "threshold",
+    },
     "threshold": 0.9,
     "encoder": {"name": "an/encoder", "precision": "float32"},
     "scorers": {"quality": {"name": "laptop", "fingerprint": "f" * 64}},
@@ -63,6 +70,15 @@ def test_the_card_says_how_it_was_made_and_where_every_row_went():
     assert "| encoder | an/encoder (float32) |" in text
     assert "| skipped: near-duplicates of a better one | 1 |" in text
     assert "| score | 12.500 | 12.500 | 12.500 |" in text
+    assert "complexity times quality of each turn" in text and "| threshold | 0.9 |" in text
+
+
+def test_the_card_of_another_strategy_does_not_speak_of_evol_scores_and_a_threshold():
+    settings = MANIFEST["settings"] | {"rank": "random", "diversity": "none", "language": ["en", "de"], "cap": 0.25}
+    text = dataset_card(selection(), MANIFEST | {"settings": settings})
+    assert "Selected in the order `random`, kept apart by the rule `none`." in text
+    assert "complexity times quality" not in text and "| threshold |" not in text
+    assert "| language | en, de |" in text and "| cap | 0.25 |" in text
 
 
 def test_pictures_stand_in_the_card_once_and_a_card_of_ones_own_is_left_alone():
