@@ -81,24 +81,23 @@ def draw(samples: pl.DataFrame, listed: Sequence[str], drawn: int = DRAWN) -> pl
     return pl.concat(both).sort("rank", "id", nulls_last=True)
 
 
-def script_of(text: pl.Expr) -> pl.Expr:
-    """The writing system that most letters of a text belong to; kana make it Japanese."""
-    plain = text.str.len_bytes() == text.str.len_chars()
+def scripts_of(texts: pl.Series) -> pl.Series:
+    """The writing system that most letters of each text belong to, or none; kana make it Japanese."""
+    rows = texts.rename("text").to_frame().with_row_index("row")
+    text = pl.col("text")
+    is_plain = text.str.len_bytes() == text.str.len_chars()
+    latin = pl.when(is_plain & text.str.contains("[A-Za-z]")).then(pl.lit("Latin")).otherwise(pl.lit("none"))
     # Most texts are plain, and counting takes time.
-    other = pl.when(plain).then(pl.lit("")).otherwise(text)
-    kana = other.str.contains(r"[\p{Hiragana}\p{Katakana}]")
-    counts = [other.str.count_matches(rf"\p{{{name}}}") for name in SCRIPTS]
+    others = rows.filter(~is_plain).select("row", script=_most_frequent(text))
+    return rows.select(script=latin)["script"].scatter(others["row"], others["script"])
+
+
+def _most_frequent(text: pl.Expr) -> pl.Expr:
+    counts = [text.str.count_matches(rf"\p{{{name}}}") for name in SCRIPTS]
     most = pl.max_horizontal(counts)
-    named = pl.when(most == 0).then(pl.lit("none"))
-    for name, count in zip(SCRIPTS, counts, strict=True):
-        named = named.when(count == most).then(pl.lit(name))  # type: ignore[assignment]
-    has_letters = text.str.contains("[A-Za-z]")
-    return (
-        pl.when(plain & has_letters).then(pl.lit("Latin"))
-        .when(plain).then(pl.lit("none"))
-        .when(kana).then(pl.lit("Japanese"))
-        .otherwise(named)
-    )  # fmt: skip
+    cases = {"Japanese": text.str.contains(r"[\p{Hiragana}\p{Katakana}]"), "none": most == 0}
+    cases |= {name: count == most for name, count in zip(SCRIPTS, counts, strict=True)}
+    return pl.coalesce(pl.when(case).then(pl.lit(name)) for name, case in cases.items())
 
 
 def beginnings(messages: pl.DataFrame) -> pl.DataFrame:
@@ -108,9 +107,8 @@ def beginnings(messages: pl.DataFrame) -> pl.DataFrame:
     """
     first = messages.filter(pl.col("role") == "user").group_by("owner", maintain_order=True).agg(pl.col("text").first())
     words = pl.col("text").str.slice(0, 240).str.replace_all(r"\s+", " ").str.strip_chars()
-    return first.select("owner", words=words).with_columns(
-        begins=pl.col("words").str.slice(0, BEGINS), script=script_of(pl.col("words"))
-    )
+    rows = first.select("owner", words=words)
+    return rows.with_columns(scripts_of(rows["words"]), begins=pl.col("words").str.slice(0, BEGINS))
 
 
 def cut_messages(messages: pl.DataFrame, chars: int, count: int) -> pl.DataFrame:
@@ -152,7 +150,7 @@ def held_texts(
     briefly = briefly.join(short.select("owner", "fate"), on="owner").sort(order, "owner")
     briefly = briefly.filter(pl.col("size").cum_sum() <= room - at_length["size"].sum())
     rows = pl.concat([at_length, briefly.drop("fate")]).select("owner", "role", "text", "left")
-    return {owner: said(role, text, left) for owner, role, text, left in rows.iter_rows()}
+    return {owner: said(role, text, left) for owner, role, text, left in rows.sort("owner").iter_rows()}
 
 
 def marked(one: str, other: str) -> tuple[list[list[Any]], list[list[Any]]]:

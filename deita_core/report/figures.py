@@ -157,7 +157,8 @@ def profile(rows: pl.DataFrame) -> Profile:
 def _parts(rows: pl.DataFrame, name: pl.Expr) -> dict[str, float]:
     """The share of each name; rows may have a `weight`."""
     size = pl.col("weight").sum() if "weight" in rows.columns else pl.len()
-    counted = rows.group_by(name.alias("name")).agg(n=size)
+    # In order: the order of its terms changes the last bit of a sum.
+    counted = rows.group_by(name.alias("name"), maintain_order=True).agg(n=size)
     total = counted["n"].sum()
     return {name: n / total for name, n in counted.iter_rows()}
 

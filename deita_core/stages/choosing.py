@@ -129,6 +129,8 @@ def _limits(store: Store, job: Job, ids: pl.Series) -> tuple[Limits, list[str]]:
 
 def _kept(job: Job, ids: pl.Series) -> list[int]:
     """The positions of the candidates to keep. Raises InputError if one is no candidate."""
+    if not job.keep:
+        return []
     kept = pl.Series(job.keep, dtype=pl.String)
     if len(lost := kept.filter(~kept.is_in(ids.implode()))):
         raise InputError(

@@ -10,11 +10,12 @@ from deita_core.errors import InputError
 from deita_core.literals import AXES
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
-from deita_core.stages.ingest import Ingested, pool_ids, removals
+from deita_core.stages.ingest import Ingested, removals
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import decisions_of
 from deita_core.stages.snapshots import Snapshot, read_snapshot
 from deita_core.store import Store
+from deita_core.tables import SOURCES
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,11 @@ class Changes:
 
 def compare(store: Store, before: Snapshot, after: Report) -> Changes:
     """Compare a snapshot with a later selection."""
-    columns = ["id", "fate", "reason", "rank", "score", "duplicate_of"]
-    old, new = decisions_of(store, before.report.job, columns), decisions_of(store, after.job, columns)
-    was, is_now = (rows.filter(pl.col("fate") == "selected").drop("reason") for rows in (old, new))
+    columns, selected = ["id", "rank", "score"], "fate = 'selected'"
+    was, is_now = (decisions_of(store, job, columns, selected) for job in (before.report.job, after.job))
     added = is_now.join(was, on="id", how="anti", maintain_order="left")
     dropped = was.join(is_now, on="id", how="anti", maintain_order="left")
-    why_added, why_dropped = _why_added(added, old), _why_dropped(store, after, added, dropped, new)
+    why_added, why_dropped = _why_added(store, before.report, added), _why_dropped(store, after, added, dropped)
     shown = ["id", "rank", "score", "reason"]
     return Changes(
         before=before.report,
@@ -57,32 +57,38 @@ def compare_snapshots(store: Store, before: int | None = None, after: int | None
     return compare(store, read_snapshot(store, earlier), later.report)
 
 
-def _why_added(added: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
+def _why_added(store: Store, before: Report, added: pl.DataFrame) -> pl.DataFrame:
     """Why each sample was not selected before: id, reason."""
-    before = added.select("id").join(old.select("id", known="reason"), on="id", how="left")
-    is_new = pl.col("known").is_null()
-    reason = pl.when(is_new).then(pl.lit("new in the pool")).otherwise(pl.format("before: {}", "known"))
-    return before.select("id", reason=reason)
+    earlier = _joined_decisions(store, before, added)
+    reason = pl.when(pl.col("known").is_null()).then(pl.lit("new in the pool"))
+    return earlier.select("id", reason=reason.otherwise(pl.format("before: {}", "known")))
 
 
-def _why_dropped(
-    store: Store, after: Report, added: pl.DataFrame, dropped: pl.DataFrame, new: pl.DataFrame
-) -> pl.DataFrame:
+def _why_dropped(store: Store, after: Report, added: pl.DataFrame, dropped: pl.DataFrame) -> pl.DataFrame:
     """Why each sample is no longer selected: id, reason."""
-    removed, pool = removals(store), pool_ids(store, after.job.file_ids)
-    gone = dropped.select("id").join(removed.drop("reason"), on="id", how="left")
-    gone = gone.join(new.select("id", "duplicate_of", known="reason"), on="id", how="left")
+    gone = _joined_decisions(store, after, dropped).join(removals(store).drop("reason"), on="id", how="left")
+    sources = store.fetch(SOURCES, "sample_id", dropped["id"], ["sample_id", "file_id"])
+    there = sources.filter(pl.col("file_id").is_in(list(after.job.file_ids)))["sample_id"]
     newer = pl.col("duplicate_of").is_in(added["id"].implode()).fill_null(False)
     reason = (
         pl.when(pl.col("removed").is_not_null())
         .then(pl.format("taken down on {}", "removed"))
-        .when(~pl.col("id").is_in(pool.implode()))
+        .when(~pl.col("id").is_in(there.implode()))
         .then(pl.lit("no longer in the pool"))
         .when(newer)
         .then(pl.format("{}, and was not selected before", "known"))
         .otherwise("known")
     )
     return gone.select("id", reason=reason)
+
+
+def _joined_decisions(store: Store, report: Report, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with what a selection decided of them: id, known (the reason), duplicate_of; null if it had no such row."""
+    ids = rows.select("id")
+    if ids.is_empty():
+        return ids.with_columns(known=pl.lit(None, pl.String), duplicate_of=pl.lit(None, pl.String))
+    decided = decisions_of(store, report.job, ["id", "reason", "duplicate_of"])
+    return ids.join(decided.rename({"reason": "known"}), on="id", how="left")
 
 
 def changed_settings(before: SelectionSettings, after: SelectionSettings) -> list[tuple[str, str, str]]:

@@ -45,7 +45,7 @@ def rank_pool(store: Store, job: Job) -> RankedPool:
     slow = turn_scores(store, [job.refine], best).select("id", "turn", "quality")
     again = turns.filter(pl.col("id").is_in(best.implode())).drop("quality")
     # A sample that the slow scorer cannot read has no new score, and so keeps its old place among the rest.
-    refined = _ordered(store, job, _scored(job, best, again.join(slow, on=["id", "turn"], how="left")))
+    refined = _ordered(store, job, _scored(job, best.sort(), again.join(slow, on=["id", "turn"], how="left")))
     return _with_refined(refined.candidates.select(ranked.candidates.columns), ranked)
 
 
@@ -83,7 +83,7 @@ def _not_left_out(
 
 def _scored(job: Job, ids: pl.Series, turns: pl.DataFrame) -> pl.DataFrame:
     scored = evol_scores(turns, job.settings.turns, job.settings.training_tokens)
-    return ids.to_frame().join(scored, on="id", how="left").sort("id")
+    return ids.rename("id").to_frame().join(scored, on="id", how="left", maintain_order="left")
 
 
 def _ordered(store: Store, job: Job, scored: pl.DataFrame) -> RankedPool:
@@ -100,15 +100,15 @@ def _ordered(store: Store, job: Job, scored: pl.DataFrame) -> RankedPool:
 
 
 def _pool_turns(store: Store, job: Job) -> tuple[pl.Series, pl.DataFrame]:
-    """The ids of the pool's samples, and their turns as `evol_scores` reads them, with the values of scorers."""
+    """The ids of the pool's samples, sorted, and their turns as `evol_scores` reads them, with scorers' values."""
     ids = pool_ids(store, job.file_ids)
-    samples = store.fetch(SAMPLES, "id", ids, ["id", "n_turns"])
     complexity, quality = (turn_scores(store, job.scorers(axis), ids).drop(f"{axis}_status") for axis in AXES)
     turns = complexity.join(quality, on=["id", "turn"], how="full", coalesce=True)
-    several = samples.filter((pl.col("n_turns") > 1) & (job.settings.turns == "fit"))["id"]
-    ends = _turn_ends(store, job, several)
-    turns = turns.join(ends, on=["id", "turn"], how="left").with_columns(pl.col("end").fill_null(0))
-    return samples["id"], turns
+    if job.settings.turns != "fit":
+        return ids, turns.with_columns(end=pl.lit(0))
+    samples = store.fetch(SAMPLES, "id", ids, ["id", "n_turns"])
+    ends = _turn_ends(store, job, samples.filter(pl.col("n_turns") > 1)["id"])
+    return ids, turns.join(ends, on=["id", "turn"], how="left").with_columns(pl.col("end").fill_null(0))
 
 
 def _turn_ends(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:

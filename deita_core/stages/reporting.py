@@ -159,12 +159,14 @@ def forget_pages(store: Store, folders: list[str]) -> None:
 
 
 def _with_beginnings(store: Store, job: Job, drawn: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows with begins, words and script, and their messages: owner (the position of the row), role, text."""
+    """Rows with begins, words and script, and their messages in order: owner (the position of the row), role, text."""
     found = store.fetch(SAMPLES, "id", drawn["id"], NEEDED)
-    rows = drawn.select("id").join(found, on="id", how="left", maintain_order="left")
-    messages = read_messages(rows, "score").select("owner", "role", "text")
+    numbered = drawn.with_row_index("owner").with_columns(pl.col("owner").cast(pl.Int64))
+    # To join the texts would copy them message by message.
+    places = found.select("id").join(numbered, on="id", how="left", maintain_order="left")["owner"]
+    messages = read_messages(found, "score").select("role", "text", owner=pl.lit(places).gather("owner"))
+    messages = messages.sort("owner", maintain_order=True)
     starts = beginnings(messages)
-    numbered = drawn.with_row_index("owner").with_columns(pl.col("owner").cast(starts.schema["owner"]))
     with_starts = numbered.join(starts, on="owner", how="left", maintain_order="left").drop("owner")
     return with_starts.with_columns(pl.col("begins", "words").fill_null("")), messages
 

@@ -97,11 +97,17 @@ def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None
     store.write(DECISIONS, decisions.with_columns(run_id=pl.lit(run_id)).select(DECISIONS.empty().columns))
 
 
-def decisions_of(store: Store, job: Job, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The decisions of a run, one row per distinct sample, in rank order; those without a rank last, by id."""
+def decisions_of(
+    store: Store, job: Job, columns: Sequence[str] | None = None, where: str | None = None
+) -> pl.DataFrame:
+    """The decisions of a run, one row per distinct sample, in rank order; those without a rank last, by id.
+
+    `where`: an SQL condition that they meet.
+    """
     wanted = list(columns or (name for name in DECISIONS.empty().columns if name != "run_id"))
     ordered = list(dict.fromkeys([*wanted, "rank", "id"]))
-    rows = store.read(DECISIONS, ordered, f"run_id = '{job.run_id}'")
+    condition = f"run_id = '{job.run_id}'" + (f" AND {where}" if where else "")
+    rows = store.read(DECISIONS, ordered, condition)
     return rows.sort("rank", "id", nulls_last=True).select(wanted)
 
 

@@ -35,7 +35,7 @@ def plan_shards(
     """
     tables = [table] if isinstance(table, Table) else table
     plan = ":".join([stage, *(table.name for table in tables)])
-    present, *others = (store.read(table, [table.key[0]]).select(id=table.key[0]).unique() for table in tables)
+    present, *others = (_present(store, table) for table in tables)
     for other in others:
         present = present.join(other, on="id", how="semi")
     waiting = _drop_finished(store, plan, present)
@@ -56,9 +56,17 @@ def read_shard(store: Store, shard: Shard) -> pl.DataFrame:
     return found.select(id="ids", owner="owners").explode("id", "owner")
 
 
+def _present(store: Store, table: Table) -> pl.DataFrame:
+    """The ids that a table has, each once: id."""
+    ids = store.read(table, [table.key[0]]).select(id=table.key[0])
+    return ids if len(table.key) == 1 else ids.unique()
+
+
 def _drop_finished(store: Store, plan: str, present: pl.DataFrame) -> pl.DataFrame:
     """Delete finished shards; returns the others: key, ids. A shard is finished once all its rows are present."""
     planned = store.read(PLANS, ["key", "shard", "ids"], f"plan = '{plan}'").sort("shard", "key").drop("shard")
+    if planned.is_empty():
+        return planned
     left = planned.explode("ids").join(present, left_on="ids", right_on="id", how="anti")["key"].unique()
     finished = planned.filter(~pl.col("key").is_in(left.implode()))["key"]
     store.delete_rows(PLANS, "key", finished.to_list())

@@ -185,11 +185,12 @@ class Store:
             return table.empty().select(columns)
         if rows is None and len(wanted) <= JOIN_ABOVE:
             return self.read(table, columns, f"{column} IN ({_quoted(wanted.to_list())})")
-        rows = self.row_ids(table, column) if rows is None else rows
-        named = rows.filter(pl.col(column).is_in(wanted.implode()))
-        if 2 * len(named) <= len(rows):
-            found = self.take(table, named, columns)
-            if len(found) == len(named):
+        # Where most rows are wanted, to find out where they are stored would take as long as to read them.
+        if 2 * len(wanted) <= (self.count(table) if rows is None else len(rows)):
+            rows = self.row_ids(table, column) if rows is None else rows
+            named = rows.filter(pl.col(column).is_in(wanted.implode()))
+            found = self.take(table, named, columns) if 2 * len(named) <= len(rows) else None
+            if found is not None and len(found) == len(named):
                 return found
         # All at once: batch by batch, each would look through all values.
         read = self.read(table, list(dict.fromkeys([*columns, column])))

@@ -17,7 +17,7 @@ from deita_core.report.content import (
     held_texts,
     marked,
     packed,
-    script_of,
+    scripts_of,
 )
 
 SCHEMA = {"id": pl.String, "fate": pl.String, "rank": pl.Int64}
@@ -79,7 +79,7 @@ def test_what_differs_between_two_texts_is_marked():
     ],
 )
 def test_the_writing_system_is_that_of_most_letters(text, script):
-    assert pl.DataFrame({"t": [text]}).select(script_of(pl.col("t"))).item() == script
+    assert scripts_of(pl.Series(["plain", text, "1"])).to_list() == ["Latin", script, "none"]
 
 
 def test_a_beginning_is_one_line_of_the_first_message_of_a_user():
