@@ -7,7 +7,7 @@ import typer
 
 from deita_core.literals import AlignmentPreset, Method
 from deita_core.models.distributed import is_main_process
-from flows.cli.options import ConfigOption, LimitOption
+from flows.cli.options import ConfigOption, LimitOption, given_settings
 from flows.cli.server import start_server
 
 if TYPE_CHECKING:
@@ -58,23 +58,10 @@ def sft(
     rows that were not trained on. A run that was stopped goes on from its last checkpoint. More settings (micro_batch,
     lora_rank, gradient_checkpointing and so on) go into --config, or into variables such as DEITA_MICRO_BATCH.
     """
+    flags = given_settings(locals())
     from deita_core.alignment.settings import SftSettings
     from deita_core.config.loader import load
 
-    flags = {
-        "base_model": base_model,
-        "preset": preset,
-        "method": method,
-        "chat_template": chat_template,
-        "heldout": heldout,
-        "epochs": epochs,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "max_tokens": max_tokens,
-        "packing": packing,
-        "seed": seed,
-        "limit": limit,
-    }
     settings = load(SftSettings, config, flags)
     if not is_main_process():
         from deita_core.alignment.sft import align_sft
@@ -115,24 +102,11 @@ def dpo(
     `deita pairs` makes such pairs of several answers to one instruction. A run that was stopped goes on from its last
     checkpoint.
     """
+    flags = given_settings(locals())
     from deita_core.alignment.settings import DpoSettings
     from deita_core.config.loader import load
 
-    flags = {
-        "model": model,
-        "preset": preset,
-        "method": method,
-        "chat_template": chat_template,
-        "heldout": heldout,
-        "pairs": count,
-        "beta": beta,
-        "epochs": epochs,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "max_tokens": max_tokens,
-        "seed": seed,
-        "limit": limit,
-    }
+    flags["pairs"] = flags.pop("count")
     settings = load(DpoSettings, config, flags)
     if not is_main_process():
         from deita_core.alignment.dpo import align_dpo

@@ -18,6 +18,8 @@ from flows.cli.options import (
     RunnerOption,
     ScorerOption,
     StoreOption,
+    given_settings,
+    names_in,
 )
 from flows.cli.rules import (
     CapOption,
@@ -93,38 +95,11 @@ def compare(
     and languages, clusters covered, diversity, and the rows in common; with --truth also what a field of the rows says.
     Each selection has a folder of its own in --out, with its report.
     """
+    flags = given_settings(locals())
     from deita_core.config.comparison import ComparisonSettings
     from deita_core.config.loader import load
 
-    flags = {
-        "budget": budget,
-        "token_budget": token_budget,
-        "strategies": None if strategies is None else [name.strip() for name in strategies.split(",") if name.strip()],
-        "seeds": seeds,
-        "truth": truth,
-        "threshold": threshold,
-        "store": store,
-        "preset": preset,
-        "encoder": encoder,
-        "complexity_scorer": complexity_scorer or None,
-        "quality_scorer": quality_scorer or None,
-        "layout": layout,
-        "map": map,
-        "leave_out": leave_out or None,
-        "limit": limit,
-        "runner": runner,
-        "seed": seed,
-        "clusters": clusters,
-        "tags_field": tags_field,
-        "rank_model": rank_model,
-        "like": like,
-        "like_task": like_task,
-        "like_weight": like_weight,
-        "tokenizer": tokenizer,
-        "per": per,
-        "cap": cap,
-        "floor": floor,
-    }
+    flags["strategies"] = names_in(strategies)
     settings = load(ComparisonSettings, config, flags)
     proof = None if prove is None else proof_settings(prove, settings, out)
     server = start_server()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import ConfigOption
+from flows.cli.options import ConfigOption, given_settings, names_in, taken
 from flows.cli.server import start_server
 
 app = typer.Typer()
@@ -58,29 +58,14 @@ def judge(
     DEITA_ANSWERING__API_KEY. More settings go under `llm:` (the judge) and
     `answering:` (a served MODEL) in --config, or in variables such as DEITA_LLM__TIMEOUT.
     """
+    flags = given_settings(locals())
     from deita_core.config.evaluation import JudgeSettings, endpoint_of
     from deita_core.config.loader import load
 
-    base_url, judge_model = endpoint_of(judge) if judge else (None, None)
-    llm = {
-        "model": judge_model,
-        "base_url": base_url,
-        "concurrency": concurrency,
-        "spend_cap": spend_cap,
-        "input_price": input_price,
-        "output_price": output_price,
-    }
-    flags = {
-        "model": model,
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "batch": batch,
-        "precision": precision,
-        "limit": limit,
-        "store": store,
-    }
-    settings = load(JudgeSettings, config, {**flags, "llm": llm})
+    flags["llm"] = taken(flags, "concurrency", "spend_cap", "input_price", "output_price")
+    named = flags.pop("judge")
+    flags["llm"]["base_url"], flags["llm"]["model"] = endpoint_of(named) if named else (None, None)
+    settings = load(JudgeSettings, config, flags)
     server = start_server()
     from flows.cli.evaluation_summary import print_judgement
     from flows.evaluate import judge as judge_flow
@@ -100,7 +85,9 @@ def benchmarks(
     out: Annotated[Path, typer.Option(help="Folder for the figures.")],
     task_folder: Annotated[Path | None, typer.Option(help="Folder of your own tasks; only these are known.")] = None,
     shots: Annotated[int | None, typer.Option(help="Examples before each question. Default: the task's.")] = None,
-    chat_template: Annotated[bool, typer.Option("--chat-template", help="Ask with the model's chat template.")] = False,
+    chat_template: Annotated[
+        bool | None, typer.Option("--chat-template", help="Ask with the model's chat template.")
+    ] = None,
     batch: BatchOption = None,
     precision: PrecisionOption = None,
     limit: Annotated[int | None, typer.Option(help="Only the first documents of each task.")] = None,
@@ -112,20 +99,11 @@ def benchmarks(
     Needs the extra `eval`. Tasks that come with the harness fetch their data from the hub. With --task-folder only the
     tasks in that folder are known, and nothing is fetched that they do not name. A repeated run computes nothing again.
     """
+    flags = given_settings(locals())
     from deita_core.config.evaluation import BenchmarkSettings
     from deita_core.config.loader import load
 
-    flags = {
-        "model": model,
-        "tasks": [name.strip() for name in tasks.split(",") if name.strip()],
-        "task_folder": task_folder,
-        "shots": shots,
-        "chat_template": chat_template or None,
-        "batch": batch,
-        "precision": precision,
-        "limit": limit,
-        "store": store,
-    }
+    flags["tasks"] = names_in(tasks)
     settings = load(BenchmarkSettings, config, flags)
     server = start_server()
     from flows.cli.evaluation_summary import print_benchmarks

@@ -1,7 +1,8 @@
 """Options shared by several commands; separate from the settings, which are slow to import."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,10 +54,34 @@ ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; 
 RunnerOption = Annotated[
     str | None, typer.Option(help="threads, processes, dask://HOST:PORT or ray://HOST:PORT. Default threads.")
 ]
-NoReportOption = Annotated[
-    bool, typer.Option("--no-report", help="Do not write report.html and the pictures of the card.")
+ReportOption = Annotated[
+    bool | None, typer.Option(" /--no-report", help="Do not write report.html and the pictures of the card.")
 ]
 LeaveOutOption = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Files or folders of the pool that are not read; repeat it."),
 ]
+
+# Parameters of commands that are no settings: files, folders, and what a command does beside them.
+OTHERS = frozenset((
+    "pool", "data", "chains", "questions", "reference", "out", "config", "dry_run", "prove",
+    "share", "samples", "margin", "similarity", "per_instruction", "decisions",
+))  # fmt: skip
+
+
+def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among a command's parameters, each by its name: all but OTHERS; None is not given.
+
+    `options`: the command's `locals()` before any statement. A list option that was not given is empty, here None.
+    """
+    return {name: None if value == [] else value for name, value in options.items() if name not in OTHERS}
+
+
+def taken(flags: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Some flags, taken out of the others, for settings that stand within a setting."""
+    return {name: flags.pop(name) for name in names}
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """Names that are separated by commas; None if not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

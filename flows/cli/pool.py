@@ -17,15 +17,16 @@ from flows.cli.options import (
     LimitOption,
     MapOption,
     ModalityOption,
-    NoReportOption,
     PreferenceOption,
     PresetOption,
     ReasoningOption,
     RefineFactorOption,
     RefineOption,
+    ReportOption,
     RunnerOption,
     ScorerOption,
     StoreOption,
+    given_settings,
 )
 from flows.cli.rules import (
     CapOption,
@@ -117,7 +118,7 @@ def select(
     max_answer_tokens: MaxAnswerTokensOption = None,
     exclude: ExcludeOption = None,
     exclude_similarity: ExcludeSimilarityOption = None,
-    no_report: NoReportOption = False,
+    report: ReportOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
 ) -> None:
     """Select the best and most diverse conversations of a pool.
@@ -126,59 +127,10 @@ def select(
     fate of every row), README.md (a dataset card), manifest.json and report.html (a page to look at). A second run
     computes only what is new.
     """
+    flags = given_settings(locals())
     from deita_core.config.settings import load_settings
 
-    settings = load_settings(
-        config,
-        preset=preset,
-        budget=budget,
-        threshold=threshold,
-        store=store,
-        turns=turns,
-        layout=layout,
-        map=map,
-        preference=preference,
-        modality=modality,
-        reasoning=reasoning,
-        leave_out=leave_out or None,
-        training_tokens=training_tokens,
-        encoder=encoder,
-        complexity_scorer=complexity_scorer or None,
-        quality_scorer=quality_scorer or None,
-        refine=refine,
-        refine_factor=refine_factor,
-        judge_votes=judge_votes,
-        format=format,
-        limit=limit,
-        runner=runner,
-        strategy=strategy,
-        rank=rank,
-        diversity=diversity,
-        seed=seed,
-        clusters=clusters,
-        cluster_draw=cluster_draw,
-        tags_field=tags_field,
-        rank_model=rank_model,
-        like=like,
-        like_task=like_task,
-        like_weight=like_weight,
-        token_budget=token_budget,
-        tokenizer=tokenizer,
-        per=per,
-        cap=cap,
-        floor=floor,
-        keep=keep or None,
-        drop=drop or None,
-        where=where,
-        min_score=min_score,
-        language=language,
-        max_repetition=max_repetition,
-        min_answer_tokens=min_answer_tokens,
-        max_answer_tokens=max_answer_tokens,
-        exclude=exclude or None,
-        exclude_similarity=exclude_similarity,
-        report=False if no_report else None,
-    )
+    settings = load_settings(config, **flags)
     if dry_run:
         from deita_core.stages.estimate import estimate
         from flows.cli.summary import print_estimate
@@ -221,25 +173,10 @@ def score(
     The scores are also kept in the store, where `deita select` finds them. A score that could not be read is empty, and
     its status says why.
     """
+    flags = given_settings(locals())
     from deita_core.config.settings import load_settings
 
-    settings = load_settings(
-        config,
-        store=store,
-        preset=preset,
-        encoder=encoder,
-        complexity_scorer=complexity_scorer or None,
-        quality_scorer=quality_scorer or None,
-        judge_votes=judge_votes,
-        layout=layout,
-        map=map,
-        preference=preference,
-        modality=modality,
-        reasoning=reasoning,
-        leave_out=leave_out or None,
-        limit=limit,
-        runner=runner,
-    )
+    settings = load_settings(config, **flags)
     server = start_server()
     from flows.cli.summary import print_statuses
     from flows.score import score as score_flow
@@ -252,7 +189,7 @@ def score(
 @app.command(epilog="Example:  deita calibrate pool.jsonl --keep 0.9")
 def calibrate(
     pool: Files,
-    keep: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the pool to keep.")] = 0.9,
+    share: Annotated[float, typer.Option("--keep", min=0.001, max=1, help="Share of the pool to keep.")] = 0.9,
     samples: Annotated[int, typer.Option(min=2, help="Samples to measure on, drawn from the pool.")] = 5_000,
     store: StoreOption = None,
     preset: PresetOption = None,
@@ -270,28 +207,17 @@ def calibrate(
 
     A threshold belongs to an encoder: 0.9 selects nearly everything with one encoder and very little with another.
     """
+    flags = given_settings(locals())
     from deita_core.config.settings import load_settings
 
-    settings = load_settings(
-        config,
-        store=store,
-        preset=preset,
-        encoder=encoder,
-        layout=layout,
-        map=map,
-        preference=preference,
-        modality=modality,
-        reasoning=reasoning,
-        leave_out=leave_out or None,
-        limit=limit,
-    )
+    settings = load_settings(config, **flags)
     server = start_server()
     from deita_core.selection.calibration import calibration_text
     from flows.score import calibrate as calibrate_flow
 
     import_module("lancedb")
     server.join()
-    typer.echo(calibration_text(calibrate_flow(pool, settings, keep, samples), settings.encoder))
+    typer.echo(calibration_text(calibrate_flow(pool, settings, share, samples), settings.encoder))
 
 
 @app.command(
@@ -332,24 +258,10 @@ def pairs(
     skipped. Each pair has `prompt`, `chosen` and `rejected` as messages, as trainers for DPO read them, and a `deita`
     object with ids, scores and similarity.
     """
+    flags = given_settings(locals())
     from deita_core.config.settings import load_settings
 
-    settings = load_settings(
-        config,
-        store=store,
-        preset=preset,
-        encoder=encoder,
-        quality_scorer=quality_scorer or None,
-        judge_votes=judge_votes,
-        layout=layout,
-        map=map,
-        preference=preference,
-        modality=modality,
-        reasoning=reasoning,
-        leave_out=leave_out or None,
-        limit=limit,
-        runner=runner,
-    )
+    settings = load_settings(config, **flags)
     server = start_server()
     from deita_core.selection.pairs import PairRules
     from flows.cli.summary import print_pairs

@@ -19,6 +19,9 @@ from flows.cli.options import (
     RunnerOption,
     ScorerOption,
     StoreOption,
+    given_settings,
+    names_in,
+    taken,
 )
 from flows.cli.server import start_server
 
@@ -76,34 +79,13 @@ def prove(
     under `training:` in --config, or into variables such as DEITA_TRAINING__LORA_RANK. What was trained is kept in the
     store, and an interrupted run goes on from its last checkpoint.
     """
+    flags = given_settings(locals())
     from deita_core.config.loader import load
     from deita_core.config.proof import ProofSettings
 
-    training = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "max_tokens": max_tokens}
-    flags = {
-        "base_model": base_model,
-        "heldout": heldout,
-        "weaker": weaker,
-        "budget": budget,
-        "token_budget": token_budget,
-        "against": None if against is None else [name.strip() for name in against.split(",") if name.strip()],
-        "arms": dict(map_arm(given) for given in arm or []),
-        "seeds": seeds,
-        "chat_template": chat_template,
-        "threshold": threshold,
-        "store": store,
-        "preset": preset,
-        "encoder": encoder,
-        "complexity_scorer": complexity_scorer or None,
-        "quality_scorer": quality_scorer or None,
-        "judge_votes": judge_votes,
-        "layout": layout,
-        "map": map,
-        "leave_out": leave_out or None,
-        "limit": limit,
-        "runner": runner,
-        "training": training,
-    }
+    flags["against"] = names_in(against)
+    flags["arms"] = dict(map_arm(given) for given in flags.pop("arm") or [])
+    flags["training"] = taken(flags, "epochs", "batch", "learning_rate", "max_tokens")
     settings = load(ProofSettings, config, flags)
     server = start_server()
     from flows.cli.evaluation_summary import print_proof

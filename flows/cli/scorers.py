@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deita_core.literals import Axes, Axis, Method, TrainedKind
-from flows.cli.options import ConfigOption, Files, LayoutOption, LimitOption, StoreOption
+from flows.cli.options import ConfigOption, Files, LayoutOption, LimitOption, StoreOption, given_settings, taken
 from flows.cli.server import start_server
 
 app = typer.Typer()
@@ -43,28 +43,13 @@ def evolve(
     interrupted or repeated pays for nothing twice. More settings (temperature, max_tokens, requests_per_minute,
     tokens_per_minute, timeout and so on) go under `llm:` in --config, or in variables such as DEITA_LLM__MAX_TOKENS.
     """
+    flags = given_settings(locals())
     from deita_core.config.loader import load
     from deita_core.config.settings import EvolutionSettings
 
-    llm = {
-        "model": model,
-        "judge": judge,
-        "base_url": base_url,
-        "concurrency": concurrency,
-        "spend_cap": spend_cap,
-        "input_price": input_price,
-        "output_price": output_price,
-    }
-    flags = {
-        "axis": axis,
-        "seeds": count,
-        "rounds": rounds,
-        "audit": audit,
-        "store": store,
-        "layout": layout,
-        "limit": limit,
-    }
-    settings = load(EvolutionSettings, config, {**flags, "llm": llm})
+    flags["seeds"] = flags.pop("count")
+    flags["llm"] = taken(flags, "model", "judge", "base_url", "concurrency", "spend_cap", "input_price", "output_price")
+    settings = load(EvolutionSettings, config, flags)
     if dry_run:
         from deita_core.stages.evolution.estimate import estimate_evolution
         from flows.cli.summary import print_evolution_estimate
@@ -105,11 +90,11 @@ def train(
     on a CPU; vectors that the store holds are not computed again. More settings of a causal scorer go under `tuning:`
     in --config, or in variables such as DEITA_TUNING__BATCH.
     """
+    flags = given_settings(locals())
     from deita_core.config.loader import load
     from deita_core.config.settings import TrainingSettings
 
-    tuning = {"base_model": base_model, "method": method, "epochs": epochs, "learning_rate": learning_rate}
-    flags = {"axis": axis, "kind": kind, "encoder": encoder, "store": store, "tuning": tuning}
+    flags["tuning"] = taken(flags, "base_model", "method", "epochs", "learning_rate")
     settings = load(TrainingSettings, config, flags)
     server = start_server()
     from flows.cli.summary import print_trained

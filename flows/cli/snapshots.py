@@ -16,15 +16,16 @@ from flows.cli.options import (
     LeaveOutOption,
     MapOption,
     ModalityOption,
-    NoReportOption,
     PreferenceOption,
     PresetOption,
     ReasoningOption,
     RefineFactorOption,
     RefineOption,
+    ReportOption,
     RunnerOption,
     ScorerOption,
     StoreOption,
+    given_settings,
 )
 from flows.cli.rules import (
     CapOption,
@@ -116,7 +117,7 @@ def update(
     max_answer_tokens: MaxAnswerTokensOption = None,
     exclude: ExcludeOption = None,
     exclude_similarity: ExcludeSimilarityOption = None,
-    no_report: NoReportOption = False,
+    report: ReportOption = None,
 ) -> None:
     """Select again from a pool that has grown; only new texts are encoded and scored.
 
@@ -124,57 +125,10 @@ def update(
     taken from that snapshot. The result equals a run from scratch. It also writes added.jsonl, dropped.jsonl and
     CHANGES.md, which say what changed and why.
     """
+    flags = given_settings(locals())
     from deita_core.config.loader import load
     from deita_core.config.settings import SelectionSettings
 
-    flags = {
-        "store": store,
-        "preset": preset,
-        "budget": budget,
-        "threshold": threshold,
-        "turns": turns,
-        "encoder": encoder,
-        "complexity_scorer": complexity_scorer or None,
-        "quality_scorer": quality_scorer or None,
-        "refine": refine,
-        "refine_factor": refine_factor,
-        "judge_votes": judge_votes,
-        "layout": layout,
-        "map": map,
-        "preference": preference,
-        "modality": modality,
-        "reasoning": reasoning,
-        "leave_out": leave_out or None,
-        "format": format,
-        "runner": runner,
-        "strategy": strategy,
-        "rank": rank,
-        "diversity": diversity,
-        "seed": seed,
-        "clusters": clusters,
-        "cluster_draw": cluster_draw,
-        "tags_field": tags_field,
-        "rank_model": rank_model,
-        "like": like,
-        "like_task": like_task,
-        "like_weight": like_weight,
-        "token_budget": token_budget,
-        "tokenizer": tokenizer,
-        "per": per,
-        "cap": cap,
-        "floor": floor,
-        "keep": keep or None,
-        "drop": drop or None,
-        "where": where,
-        "min_score": min_score,
-        "language": language,
-        "max_repetition": max_repetition,
-        "min_answer_tokens": min_answer_tokens,
-        "max_answer_tokens": max_answer_tokens,
-        "exclude": exclude or None,
-        "exclude_similarity": exclude_similarity,
-        "report": False if no_report else None,
-    }
     settings = load(SelectionSettings, config, flags)
     server = start_server()
     from flows.cli.summary import print_report
