@@ -15,7 +15,8 @@ from deita_core.stages.report import Report
 from deita_core.stages.token_counts import find_tokenizer
 from deita_core.store import Store
 from flows.selection import select
-from flows.steps import count_tokens, find_languages, holding
+from flows.steps.computing import count_tokens, find_languages
+from flows.steps.store import holding
 from tasks.compare import compare_selections
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import open_runner

@@ -12,7 +12,7 @@ from deita_core.export.placing import check_folder
 from deita_core.llm.cache import Usage, usage_of
 from deita_core.stages.benchmarks import BenchmarkReport
 from deita_core.stages.evaluation.export import JudgeReport
-from flows.steps import holding
+from flows.steps.store import holding
 from tasks.evaluate import (
     answer,
     answering_key,

@@ -14,7 +14,8 @@ from deita_core.llm.cache import usage_of
 from deita_core.llm.traffic import TRAFFIC
 from deita_core.stages.evolution.export import EvolutionReport
 from deita_core.store import Store
-from flows.steps import holding, read_found
+from flows.steps.reading import read_found
+from flows.steps.store import holding
 from tasks.artifacts import publish_evolution
 from tasks.evolve import api_key, draw, evolve_chains, plan_chains, plan_rankings, rank_chains, summarise, write_chains
 from tasks.ingest import find_files

@@ -4,7 +4,7 @@ from prefect import flow
 
 from deita_core.config.settings import RemovalSettings
 from deita_core.stages.removal import Removed, counted, matching
-from flows.steps import holding
+from flows.steps.store import holding
 from tasks.selection import remove_samples
 
 

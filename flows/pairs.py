@@ -8,7 +8,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from deita_core.config.settings import SelectionSettings
 from deita_core.selection.pairs import PairRules
 from deita_core.stages.pairs import PairReport, check_pairs_files
-from flows.steps import encode_pool, find_models, holding, read_pool, score_pool
+from flows.steps.computing import encode_pool, score_pool
+from flows.steps.finding import find_models
+from flows.steps.reading import read_pool
+from flows.steps.store import holding
 from tasks.pairs import write_pairs
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner

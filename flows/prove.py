@@ -15,21 +15,18 @@ from deita_core.models.fine_tuning import check_installed
 from deita_core.stages.contamination import find_excluded
 from deita_core.stages.proof.export import ProofReport
 from deita_core.stages.proof.job import ProofJob
-from flows.steps import (
-    check_settings,
+from flows.steps.computing import (
     compare_with_benchmarks,
     count_tokens,
     encode_pool,
     find_languages,
-    find_models,
-    find_refiner,
-    holding,
     order_pool,
-    read_pool,
     refine_best,
     score_pool,
-    selection_job,
 )
+from flows.steps.finding import check_settings, find_models, find_refiner, selection_job
+from flows.steps.reading import read_pool
+from flows.steps.store import holding
 from tasks.prove import choose_subsets, train_arm, write_proof
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner

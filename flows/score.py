@@ -9,7 +9,10 @@ from deita_core.config.settings import SelectionSettings
 from deita_core.selection.calibration import Calibration
 from deita_core.stages.encoding import find_pool_encoder
 from deita_core.stages.measuring import check_scores_file
-from flows.steps import encode_pool, find_models, holding, read_pool, score_pool
+from flows.steps.computing import encode_pool, score_pool
+from flows.steps.finding import find_models
+from flows.steps.reading import read_pool
+from flows.steps.store import holding
 from tasks.export import calibrate_encoder, write_scores
 from tasks.runtime.progress import Progress
 from tasks.runtime.runners import check_runner, open_runner

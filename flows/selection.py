@@ -29,22 +29,18 @@ from deita_core.stages.snapshots import (
     snapshot_to_follow,
 )
 from deita_core.store import Store
-from flows.steps import (
-    check_settings,
+from flows.steps.computing import (
     compare_with_benchmarks,
     count_tokens,
     encode_pool,
     find_languages,
-    find_models,
-    find_refiner,
-    holding,
     order_pool,
-    read_grown_pool,
-    read_pool,
     refine_best,
     score_pool,
-    selection_job,
 )
+from flows.steps.finding import check_settings, find_models, find_refiner, selection_job
+from flows.steps.reading import read_grown_pool, read_pool
+from flows.steps.store import holding
 from tasks.artifacts import publish, warn
 from tasks.export import close_run, place_files, prepare_files, tidy_store, write_page
 from tasks.runtime.progress import Progress

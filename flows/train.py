@@ -10,7 +10,7 @@ from deita_core.config.settings import TrainingSettings
 from deita_core.export.placing import check_folder
 from deita_core.models.encoder_spec import find_encoder
 from deita_core.stages.training import Trained
-from flows.steps import holding
+from flows.steps.store import holding
 from tasks.runtime.progress import Progress
 from tasks.train import encode_chain_texts, plan_chain_texts, train_scorer
 
