@@ -1,4 +1,4 @@
-"""The Pandera models of all tables, also of preference pairs. Imports only `literals` of this project."""
+"""The Pandera models of the tables of the store. Imports only `literals` of this project."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -11,14 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("deita_core", "tasks", "flows")
-LEAVES = (
-    "deita_core.literals",
-    "deita_core.errors",
-    "deita_core.conversation",
-    "deita_core.tables",
-    "deita_core.file_tables",
-)
-TOP = {"__init__", "literals", "errors", "conversation", "tables", "file_tables", "diagnosis"}
+LEAVES = ("deita_core.literals", "deita_core.errors", "deita_core.conversation", "deita_core.tables")
+TOP = {"__init__", "literals", "errors", "conversation", "tables", "diagnosis"}
 HEAVY = ("torch", "lancedb", "prefect", "transformers", "sentence_transformers", "polars", "pandera")
 
 

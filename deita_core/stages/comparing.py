@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from deita_core.file_tables import COMPARED, SUBSETS
+from deita_core.export.tables import COMPARED, SUBSETS
 from deita_core.selection import set_figures
 from deita_core.stages.candidates import all_vectors
 from deita_core.stages.groups import NO_VALUE, field_values, find_clusters, first_sources

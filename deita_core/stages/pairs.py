@@ -13,7 +13,7 @@ from deita_core.conversation import Conversation, stored_conversation, text_id
 from deita_core.errors import InputError, StoreError
 from deita_core.export.layouts import in_layout
 from deita_core.export.placing import check_folder, place_file
-from deita_core.file_tables import PAIR_FATES, PAIRS
+from deita_core.export.tables import PAIR_FATES, PAIRS
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.selection.pairs import PairRules, make_pairs

@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deita_core.file_tables import PAIR_FATES, PAIRS
+from deita_core.export.tables import PAIR_FATES, PAIRS
 from deita_core.tables import (
     CHAINS,
     DECISIONS,

@@ -12,7 +12,7 @@ from deita_core.config.proof import BASE, DEITA
 from deita_core.evaluation.proof import ArmFigures, Difference, Mean, compare_arms, verdict
 from deita_core.export.markdown import markdown_table
 from deita_core.export.placing import place_files, prepare_files
-from deita_core.file_tables import ARM_LOSSES
+from deita_core.export.tables import ARM_LOSSES
 from deita_core.stages.ingest import pool_ids
 from deita_core.stages.proof.job import OVERLAPS_FILE, PAIRS_FILE, SUBSETS_FILE, ProofJob
 from deita_core.stages.proof.subsets import SubsetReport

@@ -14,7 +14,7 @@ from deita_core.config.proof import DEITA
 from deita_core.conversation import Conversation
 from deita_core.errors import InputError
 from deita_core.export.placing import place_file
-from deita_core.file_tables import ANSWER_PAIRS, OVERLAPS, SUBSETS
+from deita_core.export.tables import ANSWER_PAIRS, OVERLAPS, SUBSETS
 from deita_core.selection import DiversitySelector
 from deita_core.selection.nearest import nearest_of
 from deita_core.selection.overlap import find_overlaps

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from deita_core.evaluation.comparison import by_strategy, overlaps, sentences
-from deita_core.file_tables import COMPARED
+from deita_core.export.tables import COMPARED
 
 
 def figures(**values):

@@ -1,4 +1,4 @@
-"""The Pandera models of tables that are written to files and not to the store."""
+"""The Pandera models of tables that are written to files, and not to the store."""
 
 from typing import get_args
 
