@@ -15,6 +15,11 @@ Reasoning = Literal["score", "ignore"]
 Turns = Literal["fit", "sum", "mean", "max"]
 PresetName = Literal["laptop", "fast", "paper"]
 Status = Literal["ok", "truncated", "unreadable"]
+# Why a judge gave a text no score.
+Unread = Literal[
+    "blank", "no_reply", "cut_off", "held_back", "empty", "refused", "no_score", "other_scale", "two_scores",
+    "name_twice",
+]  # fmt: skip
 # A removal has a row of each status: when it starts, and when nothing of the conversation is left.
 RemovalStatus = Literal["started", "finished"]
 # The outcome of a selection for a sample. redundant: it adds nothing to what is selected, such as no new tag.

@@ -81,7 +81,8 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _refuses(text: str) -> bool:
+def refuses(text: str) -> bool:
+    """Whether a reply begins with a refusal, in one of the languages of _REFUSALS."""
     found = _REFUSALS.search(text[:OPENING])
     before = text[: found.start()] if found else ""
     return bool(found) and len(before) <= LATEST_REFUSAL and not regex.search(r"[\n\"“„«「'‘]", before)
@@ -119,7 +120,7 @@ def _common_trouble(before: str, after: str) -> str | None:
         return "empty"
     if set(MARK.findall(after)) - set(MARK.findall(before)) or any(h in after and h not in before for h in HEADINGS):
         return "echo"
-    if _refuses(after) and not _refuses(before):
+    if refuses(after) and not refuses(before):
         return "refusal"
     return "other_language" if _changes_script(before, after) else None
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deita_core.evaluation.prompts import schema_of
+from deita_core.evolution.checks import refuses
 from deita_core.evolution.prompts import Messages, fence, marked
 from deita_core.evolution.ranking import UnreadableError, placed_json, whole_number
 from deita_core.evolution.replies import headed_answer, visible
-from deita_core.literals import Axis
+from deita_core.literals import Axis, Unread
 
 # Increased whenever a prompt or the reading of replies changes; part of every judge's fingerprint.
 JUDGE_SCORE_VERSION = 1
@@ -65,13 +66,36 @@ _NUMBER = r"(?P<level>[0-9]{1,9}(?:\.0+)?)"
 _OF_SIX = r"(?P<of>\s*(?:/|out\s+of|of)\s*6(?:\.0+)?)"
 _VALUE = re.compile(rf"\s*{_NUMBER}{_OF_SIX}\s*", re.IGNORECASE)
 # A line that holds a score and nothing else; one in quotation marks may be of the graded text.
-_LINE = re.compile(
+_NAME = (
     r"(?P<name>(?:(?:my|the|final|overall|total|complexity|quality)\s+){0,4}(?:score|rating|grade)"
-    rf"(?:\s*\([^()]{{0,20}}\))?\s*(?::|=|is|of)?\s*(?:is)?\s*)?\[{{0,2}}{_NUMBER}\]{{0,2}}{_OF_SIX}?\s*\.?",
-    re.IGNORECASE,
+    r"(?:\s*\([^()]{0,20}\))?\s*(?::|=|is|of)?\s*(?:is)?\s*)?"
+)
+_LINE = re.compile(rf"{_NAME}\[{{0,2}}{_NUMBER}\]{{0,2}}{_OF_SIX}?\s*\.?", re.IGNORECASE)
+_OTHER_SCALE = re.compile(
+    rf"{_NAME}\[{{0,2}}[0-9]{{1,4}}(?:\.[0-9]+)?\]{{0,2}}\s*(?:/|out\s+of|of)\s*[0-9]{{1,4}}\s*\.?", re.IGNORECASE
 )
 LONGEST_LINE = 80
 _BEFORE_OBJECT = re.compile(r"[\s`*]*(?:json)?[\s:]*", re.IGNORECASE)
+UNREAD: dict[Unread, str] = {
+    "blank": "the text is blank",
+    "no_reply": "no reply is kept",
+    "cut_off": "the reply is cut off",
+    "held_back": "the endpoint's filter held the reply back",
+    "empty": "the reply is empty",
+    "refused": "the reply is a refusal",
+    "no_score": "the reply holds no score",
+    "other_scale": "the score is not a whole number from 1 to 6",
+    "two_scores": "the reply holds several scores",
+    "name_twice": "one name stands twice in the reply",
+}
+
+
+class UnreadScoreError(UnreadableError):
+    """A judge's reply without exactly one valid score; `reason` says why."""
+
+    def __init__(self, reason: Unread) -> None:
+        super().__init__(UNREAD[reason])
+        self.reason = reason
 
 
 def judge_text(axis: Axis, texts: Sequence[str], order: int = 0) -> Messages:
@@ -89,44 +113,67 @@ def judge_text(axis: Axis, texts: Sequence[str], order: int = 0) -> Messages:
 
 
 def read_level(reply: str) -> int:
-    """Return the score from 1 to 6 in a reply; raises UnreadableError unless there is exactly one.
+    """Return the score from 1 to 6 in a reply; raises UnreadScoreError unless there is exactly one.
 
     It stands in a JSON object, or else on a first or last line of its own, such as "Score: 5/6". Reasoning before the
     answer, other scales, ranges and what a sentence quotes do not count.
     """
     shown = headed_answer(visible(reply))
     # Where JSON was begun, a line may be a part of it, such as of a reason that quotes the graded text.
-    values = list(_object_values(shown) if "{" in shown else _line_values(shown))
+    values = _object_values(shown) if "{" in shown else list(_line_values(shown))
     if not values:
-        raise UnreadableError("the reply holds no score")
+        raise UnreadScoreError(_why_no_score(shown))
     levels = {_level(value) for value in values}
     if len(levels) > 1:
-        raise UnreadableError("the reply holds several scores")
+        raise UnreadScoreError("two_scores")
     return levels.pop()
 
 
-def _object_values(shown: str) -> Iterator[Any]:
+def _why_no_score(shown: str) -> Unread:
+    if not shown:
+        return "empty"
+    if refuses(shown):
+        return "refused"
+    return "other_scale" if any(map(_OTHER_SCALE.fullmatch, _outer(_lines(shown)))) else "no_score"
+
+
+def _object_values(shown: str) -> list[Any]:
     """The scores of JSON objects that begin or end the reply, or begin a line and have a reason.
 
-    Others may be quoted from the graded text.
+    Others may be quoted from the graded text. Raises UnreadScoreError for an object that has a name twice.
     """
-    for value, start, end in placed_json(shown):
+    try:
+        placed = list(placed_json(shown))
+    except UnreadableError:
+        raise UnreadScoreError("name_twice") from None
+    found: list[Any] = []
+    for value, start, end in placed:
         if not isinstance(value, dict):
             continue
         line = _BEFORE_OBJECT.fullmatch(shown[shown.rfind("\n", 0, start) + 1 : start])
         first, last = _BEFORE_OBJECT.fullmatch(shown[:start]), not shown[end:].strip("\n `.")
         if first or last or (line and "reason" in value):
-            yield from (found for name, found in value.items() if name.lower() == "score")
+            found += [score for name, score in value.items() if name.lower() == "score"]
+    return found
 
 
 def _line_values(shown: str) -> Iterator[str]:
     """The scores on a first or last line that holds nothing else; a bare number only if it is the whole reply."""
-    lines = [re.sub(r"[*_#]", "", line).strip() for line in shown.splitlines() if not line.startswith("```")]
-    lines = [line for line in lines if line]
-    for line in {*lines[:1], *lines[-1:]}:
-        found = _LINE.fullmatch(line) if len(line) <= LONGEST_LINE else None
+    lines = _lines(shown)
+    for line in _outer(lines):
+        found = _LINE.fullmatch(line)
         if found and (found["name"] or found["of"] or len(lines) == 1):
             yield found["level"]
+
+
+def _lines(shown: str) -> list[str]:
+    lines = [re.sub(r"[*_#]", "", line).strip() for line in shown.splitlines() if not line.startswith("```")]
+    return [line for line in lines if line]
+
+
+def _outer(lines: Sequence[str]) -> set[str]:
+    """The first and the last line, of those that are short."""
+    return {line for line in (*lines[:1], *lines[-1:]) if len(line) <= LONGEST_LINE}
 
 
 def _level(value: Any) -> int:
@@ -134,5 +181,5 @@ def _level(value: Any) -> int:
         value = found["level"]
     level = whole_number(value)
     if level is None or level not in LEVELS:
-        raise UnreadableError(f"the score is {str(value)[:20]}, and not a whole number from 1 to 6")
+        raise UnreadScoreError("other_scale")
     return level

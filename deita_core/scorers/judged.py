@@ -1,5 +1,6 @@
 """Scores texts by asking a chat model for a score with a rubric: the paper's direct scoring."""
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
@@ -9,13 +10,14 @@ import polars as pl
 
 from deita_core.conversation import content_id
 from deita_core.errors import ModelError
-from deita_core.evolution.ranking import UnreadableError
-from deita_core.literals import Axis
+from deita_core.literals import Axis, Unread
+from deita_core.llm.cache import Answer, Answers
 from deita_core.llm.client import LLM, LLMSettings, find_key
 from deita_core.llm.requests import Request, valid_unicode
-from deita_core.scorers.endpoint import EndpointScorer, Outcome, ServedLimits, endpoint_settings
+from deita_core.scorers.causal import is_readable
+from deita_core.scorers.endpoint import EndpointScorer, Outcome, ServedLimits, endpoint_settings, shortened
 from deita_core.scorers.heads import SCORE_SCHEMA
-from deita_core.scorers.judge_prompts import JUDGE_SCORE_VERSION, SCHEMA, judge_text, read_level
+from deita_core.scorers.judge_prompts import JUDGE_SCORE_VERSION, SCHEMA, UnreadScoreError, judge_text, read_level
 
 PREFIX = "judge+"
 JUDGED_SCHEMA = {**SCORE_SCHEMA, "spread": pl.Float64, "votes": pl.Int32}
@@ -44,6 +46,21 @@ class Judge(NamedTuple):
             found.append(Request(settings.model, said, 0.0, settings.seed, settings.max_tokens, schema))
         return found
 
+    def why_unread(self, axis: Axis, texts: tuple[str, ...], kept: Answers) -> Unread:
+        """Why a turn has no score, by the replies that are `kept`: of several votes the most frequent reason."""
+        if not all(map(is_readable, texts)):
+            return "blank"
+        shorter: tuple[str, ...] | None = texts
+        while shorter:
+            replies = [kept.get(request.id) for request in self.requests(axis, shorter)]
+            if any(replies):
+                reasons = Counter(reason for reply in replies if (reason := _why_unread(reply)))
+                # None where another machine asked, and the replies kept here can be read.
+                return reasons.most_common(1)[0][0] if reasons else "no_reply"
+            # A text that was too long for the endpoint has its replies under a shorter one.
+            shorter = shortened(shorter)
+        return "no_reply"
+
 
 def is_judge(name: str) -> bool:
     """Whether a scorer's name is that of a judge."""
@@ -56,6 +73,14 @@ def find_judge(name: str, axis: Axis, votes: int = 1, limits: ServedLimits | Non
     Sends nothing. Raises ModelError for an invalid name, InputError for an invalid address, LLMError without a key for
     OpenAI.
     """
+    judge = judge_named(name, axis, votes, limits)
+    # Raise for a missing key here, before any work is done.
+    find_key(judge.settings)
+    return judge
+
+
+def judge_named(name: str, axis: Axis, votes: int = 1, limits: ServedLimits | None = None) -> Judge:
+    """As `find_judge`, also without a key."""
     address, mark, model = name[len(PREFIX) :].strip().partition("#")
     if not mark and "://" not in address:
         address, model = "", address
@@ -64,10 +89,7 @@ def find_judge(name: str, axis: Axis, votes: int = 1, limits: ServedLimits | Non
             f"The {axis} judge's name has no model; write it as {PREFIX}http://HOST:PORT/v1#MODEL, or as {PREFIX}MODEL "
             f"if it is at OpenAI."
         )
-    settings = endpoint_settings(address or None, model.strip(), limits)
-    # Raise for a missing key here, before any work is done.
-    find_key(settings)
-    return Judge(settings, votes)
+    return Judge(endpoint_settings(address or None, model.strip(), limits), votes)
 
 
 class JudgedScorer(EndpointScorer):
@@ -91,12 +113,29 @@ class JudgedScorer(EndpointScorer):
         """Return (score, status, spread, votes), unreadable unless more than half of the votes can be read."""
         levels: list[int] = []
         for request in self._judge.requests(self.axis, texts):
-            answer = await llm.answer(request)
-            # A reply that is cut off may end within its score.
-            if answer.finish not in ("length", "content_filter"):
-                with suppress(UnreadableError):
-                    levels.append(read_level(answer.text))
+            with suppress(UnreadScoreError):
+                levels.append(read_reply(await llm.answer(request)))
         spread = float(max(levels) - min(levels)) if len(levels) > 1 else None
         if 2 * len(levels) <= self._judge.votes:
             return (None, "unreadable", spread, len(levels))
         return (fmean(levels), status, spread, len(levels))
+
+
+def read_reply(reply: Answer) -> int:
+    """The score from 1 to 6 in a judge's reply; raises UnreadScoreError, also for a reply that did not end."""
+    # A reply that is cut off may end within its score.
+    if reply.finish == "length":
+        raise UnreadScoreError("cut_off")
+    if reply.finish == "content_filter":
+        raise UnreadScoreError("held_back")
+    return read_level(reply.text)
+
+
+def _why_unread(reply: Answer | None) -> Unread | None:
+    if reply is None:
+        return "no_reply"
+    try:
+        read_reply(reply)
+    except UnreadScoreError as error:
+        return error.reason
+    return None

@@ -9,10 +9,11 @@ import polars as pl
 from pydantic import BaseModel
 
 from deita_core.errors import InputError
-from deita_core.literals import AXES, LEFT_OUT, Axis
+from deita_core.literals import AXES, LEFT_OUT, Axis, Unread
 from deita_core.stages.candidates import candidate_vectors
 from deita_core.stages.ingest import pool_ids, removals
 from deita_core.stages.job import Job
+from deita_core.stages.judging import unread_turns
 from deita_core.stages.report import Report
 from deita_core.stages.selecting import decisions_of, with_nearest_selected
 from deita_core.stages.snapshots import Snapshot, snapshots
@@ -37,13 +38,18 @@ class Place(BaseModel):
 
 
 class ScoredTurn(BaseModel):
-    """The scores of one turn, counted from 0; None and `unreadable` where a scorer gave none."""
+    """The scores of one turn, counted from 0; None and `unreadable` where a scorer gave none.
+
+    `complexity_unread`, `quality_unread`: why a judge gave none.
+    """
 
     turn: int
     complexity: float | None
     quality: float | None
     complexity_status: str | None
     quality_status: str | None
+    complexity_unread: Unread | None = None
+    quality_unread: Unread | None = None
 
 
 class Neighbour(BaseModel):
@@ -239,7 +245,13 @@ def _axis_scores(store: Store, job: Job, axis: Axis, id_: str) -> pl.DataFrame:
     scorers = job.scorers(axis)
     # Scores that are quantiles depend on the whole pool.
     ids = pool_ids(store, job.file_ids) if value_columns(scorers) else [id_]
-    return turn_scores(store, scorers, ids).filter(id=id_).select("turn", axis, f"{axis}_status")
+    scores = turn_scores(store, scorers, ids).filter(id=id_).select("turn", axis, f"{axis}_status")
+    judges = [scorer for scorer in scorers if scorer.kind == "judge"]
+    unread = [unread_turns(store, judge, [id_]).select("turn", "reason") for judge in judges]
+    # Of several judges that gave none, the first.
+    reasons = pl.concat([pl.DataFrame(schema={"turn": pl.Int32, "reason": pl.String}), *unread])
+    reasons = reasons.unique("turn", keep="first").rename({"reason": f"{axis}_unread"})
+    return scores.join(reasons, on="turn", how="left")
 
 
 def _nearest(store: Store, job: Job, decisions: pl.DataFrame, row: dict[str, Any]) -> list[Neighbour]:

@@ -1,6 +1,7 @@
-"""What judges have been and would be asked: the spread of their votes, and an estimate of tokens and cost."""
+"""What judges have been and would be asked: the spread of their votes, why replies are unreadable, tokens and cost."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -12,15 +13,19 @@ from deita_core.literals import Axis
 from deita_core.llm.cache import FILE, Answers
 from deita_core.scorers import ScorerFiles
 from deita_core.scorers.causal import is_readable
-from deita_core.scorers.judge_prompts import judge_text
-from deita_core.scorers.judged import Judge, find_judge
+from deita_core.scorers.judge_prompts import UNREAD, judge_text
+from deita_core.scorers.judged import Judge, find_judge, judge_named
 from deita_core.scorers.prompts import texts_of
 from deita_core.stages.evolution.estimate import prompt_tokens
+from deita_core.stages.ingest import pool_ids
+from deita_core.stages.turns import NEEDED, joined_turns, read_messages, turns_of
 from deita_core.store import Store
-from deita_core.tables import scores_table
+from deita_core.tables import SAMPLES, scores_table
 
 # A reason of one sentence and a score; reasoning models write many times as much.
 TOKENS_PER_REPLY = 60
+# Samples whose texts are in memory at once.
+SAMPLES_AT_ONCE = 2_048
 
 
 class JudgeEstimate(BaseModel):
@@ -90,3 +95,38 @@ def vote_spreads(store: Store, scorers: Sequence[ScorerFiles], ids: Sequence[str
             rows = store.fetch(scores_table(scorer.slug), "id", ids, ["id", "turn", "spread"])
             found = found.join(rows.rename({"spread": name}), on=["id", "turn"], how="full", coalesce=True)
     return found
+
+
+def unread_turns(store: Store, scorer: ScorerFiles, ids: Sequence[str] | pl.Series) -> pl.DataFrame:
+    """The turns of samples that a judge gave no score, and why, by its kept replies: id, turn, reason (`Unread`)."""
+    rows = store.read(scores_table(scorer.slug), ["id", "turn"], "status = 'unreadable'")
+    rows = rows.filter(pl.col("id").is_in(pl.Series(ids, dtype=pl.String).implode())).sort("id", "turn")
+    found = [pl.DataFrame(schema={"id": pl.String, "turn": pl.Int32, "reason": pl.String})]
+    if not rows.is_empty():
+        parts = rows.with_columns(part=pl.col("id").rle_id() // SAMPLES_AT_ONCE).partition_by("part")
+        with closing(Answers(store.side)) as kept:
+            found += [_with_reasons(store, scorer, part, kept) for part in parts]
+    return pl.concat(found)
+
+
+def _with_reasons(store: Store, scorer: ScorerFiles, rows: pl.DataFrame, kept: Answers) -> pl.DataFrame:
+    samples = store.fetch(SAMPLES, "id", rows["id"], NEEDED).sort("id")
+    turns = joined_turns(turns_of(read_messages(samples, scorer.reasoning)))
+    turns = turns.with_columns(samples["id"].gather(turns["owner"])).join(rows, on=["id", "turn"], how="semi")
+    judge = judge_named(scorer.name, scorer.axis, scorer.votes)
+    reasons = [
+        judge.why_unread(scorer.axis, texts_of(scorer.axis, instruction, response), kept)
+        for instruction, response in turns.select("instruction", "response").iter_rows()
+    ]
+    return turns.select("id", "turn").with_columns(reason=pl.Series(reasons, dtype=pl.String))
+
+
+def unread_lines(store: Store, scorers: Sequence[ScorerFiles], file_ids: Sequence[str]) -> Iterator[str]:
+    """A sentence for each judge among the scorers that gave turns of a pool no score: how many, and why."""
+    for scorer in scorers:
+        if scorer.kind != "judge":
+            continue
+        reasons = Counter(unread_turns(store, scorer, pool_ids(store, file_ids))["reason"])
+        if reasons:
+            why = ", ".join(f"{UNREAD[reason]} ({n:,})" for reason, n in reasons.most_common())
+            yield f"No {scorer.axis} score from {scorer.name} for {reasons.total():,} turns: {why}."

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from deita_core.literals import Unread
+from deita_core.scorers.judge_prompts import UNREAD
 from deita_core.stages.explaining import AtTheCut, Beside, Explanation, Place
 
 # Characters of a message, and messages; --json has all.
@@ -30,8 +32,9 @@ def print_explanation(found: Explanation) -> None:
         axes = f"complexity {_number(found.complexity)}, quality {_number(found.quality)}"
         print(f"score      {found.score:.4f} ({axes})")
     for turn in found.turns:
-        complexity = _scored(turn.complexity, turn.complexity_status)
-        print(f"  turn {turn.turn + 1}   complexity {complexity}, quality {_scored(turn.quality, turn.quality_status)}")
+        complexity = _scored(turn.complexity, turn.complexity_status, turn.complexity_unread)
+        quality = _scored(turn.quality, turn.quality_status, turn.quality_unread)
+        print(f"  turn {turn.turn + 1}   complexity {complexity}, quality {quality}")
     print(f"threshold  {found.threshold}, budget {found.budget or 'none'}")
     print(f"selected?  {found.would_be_selected}")
     if found.nearest:
@@ -75,9 +78,11 @@ def _places(places: Sequence[Place]) -> str:
     return ", ".join(f"{_printable(place.file)}:{place.line}" for place in places[:PLACES]) + more
 
 
-def _scored(score: float | None, status: str | None) -> str:
+def _scored(score: float | None, status: str | None, unread: Unread | None) -> str:
     shown = "none" if score is None else f"{score:.2f}"
-    return shown if status in (None, "ok") else f"{shown} ({status})"
+    if status in (None, "ok"):
+        return shown
+    return f"{shown} ({status}: {UNREAD[unread]})" if unread else f"{shown} ({status})"
 
 
 def _printable(text: str, chars: int = 1_000) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from deita_core.models.encoder_spec import EncoderFiles
 from deita_core.scorers import ScorerFiles
 from deita_core.stages.job import Job
+from deita_core.stages.judging import unread_lines
 from deita_core.stages.scoring import in_passes
 from deita_core.store import Store
 from tasks.contamination import compare_vectors, compare_words
@@ -35,7 +36,10 @@ def score_pool(
     scorers: Sequence[ScorerFiles],
     file_ids: Sequence[str],
 ) -> int:
-    """Score the turns without a score on each axis; returns the number of new scores."""
+    """Score the turns without a score on each axis; returns the number of new scores.
+
+    Warns of turns to which a judge gave no score, and says why.
+    """
     scored = 0
     axes = [scorer.axis for scorer in scorers]
     for group in in_passes(Store(store), scorers):
@@ -44,6 +48,8 @@ def score_pool(
         names = [one.axis + (f" with {one.name}" if axes.count(one.axis) > 1 else "") for one in group]
         name = f"scoring {' and '.join(names)}"
         scored += progress.shards(name, shards, partial(submit, score_turns, given))
+    for line in unread_lines(Store(store), scorers, file_ids):
+        progress.warn(line)
     return scored
 
 
@@ -97,4 +103,7 @@ def refine_best(progress: Progress, submit: Submit, store: str, job: Job) -> int
     if job.refine is None:
         return 0
     given: Given = {"store": store, "scorers": [job.refine], "encoder": job.encoder}
-    return progress.shards("refining", plan_refining(store, job), partial(submit, score_turns, given))
+    refined = progress.shards("refining", plan_refining(store, job), partial(submit, score_turns, given))
+    for line in unread_lines(Store(store), [job.refine], job.file_ids):
+        progress.warn(line)
+    return refined

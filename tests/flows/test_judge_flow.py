@@ -69,6 +69,29 @@ def test_a_judge_scores_a_pool_once_and_its_unreadable_rows_are_rejected(deita, 
     assert manifest["scorers"]["quality"]["name"].startswith("judge+http") and manifest["settings"]["judge_votes"] == 2
 
 
+def test_a_run_and_the_explanation_of_a_row_say_why_a_judge_gave_no_score(deita, laptop, tmp_path):
+    def by_row(prompt):
+        number = int(re.search(r"^(\d+)\. Why", prompt, re.M)[1])
+        said = {0: "I'm sorry, but I can't help with that.", 1: "Score: 8/10", 2: "Score: 9/10"}
+        return said.get(number, json.dumps({"reason": "", "score": 3}))
+
+    with LLMServer(chat=by_row) as server:
+        name = f"judge+{server.url}#m"
+        runs = [
+            deita("select", "pool.jsonl", "--quality-scorer", name, "--out", "out"),
+            deita("score", "pool.jsonl", "--quality-scorer", name, "--out", "scores.parquet"),
+        ]
+        assert len(server.log) == ROWS
+    why = "the score is not a whole number from 1 to 6 (2), the reply is a refusal (1)"
+    assert all(f"No quality score from {name} for 3 turns: {why}.\n" in run.stderr for run in runs)
+    explained = [deita("explain", f"pool.jsonl:{line}", "--out", "out").stdout for line in (1, 2, 4)]
+    assert "quality none (unreadable: the reply is a refusal)" in explained[0]
+    assert "quality none (unreadable: the score is not a whole number from 1 to 6)" in explained[1]
+    assert "unreadable" not in explained[2] and "quality 3.00" in explained[2]
+    found = json.loads(deita("explain", "pool.jsonl:2", "--out", "out", "--json").stdout)
+    assert found["turns"][0]["quality_unread"] == "other_scale" and found["turns"][0]["complexity_unread"] is None
+
+
 def test_a_dry_run_tells_requests_tokens_and_cost_of_what_is_left_and_asks_nobody(deita, laptop, tmp_path):
     with LLMServer() as server:
         line = ("pool.jsonl", "--quality-scorer", f"judge+{server.url}#m", "--judge-votes", "3")

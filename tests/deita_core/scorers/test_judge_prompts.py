@@ -1,12 +1,13 @@
 import json
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from deita_core.evolution.ranking import UnreadableError
-from deita_core.scorers.judge_prompts import CRITERIA, LEVELS, judge_text, read_level
+from deita_core.literals import Unread
+from deita_core.scorers.judge_prompts import CRITERIA, LEVELS, UNREAD, UnreadScoreError, judge_text, read_level
 
 # -- the prompt
 
@@ -143,8 +144,38 @@ def test_a_score_is_read_in_every_usual_form(reply):
     ],
 )
 def test_any_other_reply_is_unreadable(reply):
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadScoreError):
         read_level(reply)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("", "empty"),
+        ("<think>It is a 4.", "empty"),
+        ("I'm sorry, but I can't help with that.", "refused"),
+        ("Es tut mir leid, aber dabei kann ich nicht helfen.", "refused"),
+        ("The answer is fine.", "no_score"),
+        ('{"reason": "Four."}', "no_score"),
+        ('{"reason": "Right.", "score": ', "no_score"),
+        ("Score: 8/10", "other_scale"),
+        ("My score is 8.5 out of 10.", "other_scale"),
+        ("Good.\n\n**Score: 80/100**", "other_scale"),
+        ("Score: 8", "other_scale"),
+        ('{"reason": "Right.", "score": 4.5}', "other_scale"),
+        ('{"score": 4}\n{"score": 5}', "two_scores"),
+        ("Score: 3\nOn reflection:\nScore: 4", "two_scores"),
+        ('{"score": 4, "score": 5}', "name_twice"),
+    ],
+)
+def test_a_reply_that_is_no_score_has_a_reason(reply, reason):
+    with pytest.raises(UnreadScoreError) as error:
+        read_level(reply)
+    assert error.value.reason == reason and str(error.value) == UNREAD[reason]
+
+
+def test_every_reason_has_a_sentence_of_its_own():
+    assert set(UNREAD) == set(get_args(Unread)) and len(set(UNREAD.values())) == len(UNREAD)
 
 
 PIECES = st.sampled_from(
@@ -175,8 +206,8 @@ PIECES = st.sampled_from(
 def test_a_score_that_is_read_stands_in_the_reply_and_everything_else_is_unreadable(reply):
     try:
         level = read_level(reply)
-    except UnreadableError as error:
-        assert str(error)
+    except UnreadScoreError as error:
+        assert error.reason in UNREAD
     else:
         assert level in LEVELS and re.search(rf"(?<![0-9.]){level}(?![0-9])|0{level}", reply)
 
@@ -190,5 +221,5 @@ def test_a_score_comes_back_whatever_its_reason_says(level, reason):
 
 @given(st.text(alphabet=st.characters(exclude_characters="123456"), max_size=200))
 def test_a_reply_without_a_digit_of_the_scale_has_no_score(reply):
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadScoreError):
         read_level(reply)

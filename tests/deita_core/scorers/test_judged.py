@@ -2,16 +2,18 @@ import json
 import logging
 import re
 from collections import Counter
+from contextlib import closing
 from time import sleep
 
 import polars as pl
 import pytest
 
 from deita_core.errors import InputError, LLMError, ModelError
+from deita_core.llm.cache import Answers
 from deita_core.scorers import JudgedScorer, find_scorer, load_scorer
 from deita_core.scorers.endpoint import ServedLimits
 from deita_core.scorers.judge_prompts import CRITERIA
-from deita_core.scorers.judged import find_judge
+from deita_core.scorers.judged import find_judge, judge_named
 from tests.support.llm_rules import Reply
 from tests.support.llm_server import LASTING_FAULTS, QUICK_FAULTS, LLMServer
 
@@ -115,6 +117,65 @@ def test_a_reply_that_is_cut_off_or_held_back_is_unreadable_even_if_it_ends_in_a
     with LLMServer(chat=lambda prompt: Reply("Score: 1", finish)) as server:
         frame = judged(server)
     assert set(frame["status"]) == {"unreadable"} and frame["score"].null_count() == 4
+
+
+REASONS = {
+    "garbage": "no_score",
+    "refuses": "refused",
+    "obeys nobody": "no_score",
+    "out of range": "other_scale",
+    "another scale": "other_scale",
+    "two scores": "two_scores",
+    "thinks for ever": "empty",
+    "empty": "empty",
+}
+
+
+def why(server, store, votes=1, texts=("Why tea?", "It calms.")):
+    """Why a judge gave a turn no score, by the replies that are kept in a store."""
+    with closing(Answers(store)) as kept:
+        return judge_named(f"judge+{server.url}#judge", "quality", votes).why_unread("quality", texts, kept)
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_the_kept_reply_says_why_a_turn_has_no_score_and_nobody_is_asked_again(name, tmp_path):
+    with LLMServer(chat=lambda prompt: REPLIES[name] if "It calms." in prompt else verdict(3)) as server:
+        judged(server, store=tmp_path)
+        assert why(server, tmp_path) == REASONS[name] and len(server.log) == 4
+
+
+@pytest.mark.parametrize(("finish", "reason"), [("length", "cut_off"), ("content_filter", "held_back")])
+def test_a_reply_that_did_not_end_says_so(finish, reason, tmp_path):
+    with LLMServer(chat=lambda prompt: Reply("Score: 1", finish)) as server:
+        judged(server, store=tmp_path)
+        assert why(server, tmp_path) == reason
+
+
+def test_of_several_votes_the_most_frequent_reason_counts(tmp_path):
+    said = [verdict(3), "Score: 8/10", "", "Score: 7/10", "Score: 9/10"]
+    with LLMServer(chat=lambda prompt: said[vote_of(prompt)]) as server:
+        assert judged(server, ["It calms."] * 4, votes=5, store=tmp_path)["score"].null_count() == 4
+        assert why(server, tmp_path, 5) == "other_scale"
+
+
+def test_of_a_text_that_was_shortened_the_reply_to_the_shorter_one_counts(tmp_path):
+    with LLMServer(chat=lambda prompt: "No.", poison={"tea " * 300: "too_long"}) as server:
+        judged(server, ["tea " * 400], store=tmp_path)
+        assert why(server, tmp_path, texts=(ASKED[0], "tea " * 400)) == "no_score"
+
+
+def test_a_text_that_was_never_answered_and_a_blank_one_have_no_reply(tmp_path):
+    with LLMServer(chat=by_length, poison={"It calms.": "400"}) as server:
+        judged(server, ANSWERED[:3], store=tmp_path)
+        judged(server, store=tmp_path)
+        assert why(server, tmp_path) == "no_reply"
+        assert why(server, tmp_path, texts=("Why tea?", " ")) == "blank"
+
+
+def test_kept_replies_that_can_be_read_say_nothing_of_those_that_another_machine_got(tmp_path):
+    with LLMServer(chat=by_length) as server:
+        judged(server, store=tmp_path)
+        assert why(server, tmp_path) == "no_reply"
 
 
 @pytest.mark.parametrize(
