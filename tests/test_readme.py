@@ -29,6 +29,7 @@ GUIDES = {
     "decontamination",
     "growing-pools",
     "scorers",
+    "training-scorers",
     "aligning",
     "proving",
     "evaluating",
