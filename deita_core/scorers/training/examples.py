@@ -1,4 +1,4 @@
-"""Training rows for scorers: authored evolution chains, and rows that code derives from them with a known defect."""
+"""Training rows for scorers: authored chains of graded texts, and rows made from them by code with a known defect."""
 
 import random
 import re

@@ -13,8 +13,9 @@ from deita_core.scorers.training.head import model_card, train_head
 
 # Increased whenever the same vectors and chains would give another head; part of its fingerprint.
 HEADS_VERSION = 2
-# The ridge that cross-validation chose on both axes, fixed: where two are close, processors might choose differently.
-RIDGE = 0.3
+# The ridges that cross-validation chose, fixed: where two are close, processors might choose differently. On the
+# complexity axis the order of single instructions counted, too (docs/scorers.md).
+RIDGES: dict[Axis, float] = {"complexity": 0.1, "quality": 0.3}
 
 
 def fast_fingerprint(axis: Axis, encoder: EncoderFiles) -> str:
@@ -23,7 +24,7 @@ def fast_fingerprint(axis: Axis, encoder: EncoderFiles) -> str:
     It is that of what the head is made from, because files of different processors differ in the last digits.
     """
     chains = "\n".join(content_id(file.read_bytes()) for file in shipped_chains(axis))
-    return content_id(f"{axis} {HEADS_VERSION} {FEATURES_VERSION} {RIDGE} {encoder.weights} {chains}".encode())
+    return content_id(f"{axis} {HEADS_VERSION} {FEATURES_VERSION} {RIDGES[axis]} {encoder.weights} {chains}".encode())
 
 
 def fast_head_folder(axis: Axis, encoder: EncoderFiles) -> Path:
@@ -47,6 +48,6 @@ def _train(axis: Axis, encoder: EncoderFiles, folder: Path) -> None:
 
     model = StaticEncoder(encoder)
     examples = with_defects(read_chains(shipped_chains(axis), axis))
-    head, card = train_head(axis, examples, encoder, lambda texts: model.encode(texts).vectors, [RIDGE])
+    head, card = train_head(axis, examples, encoder, lambda texts: model.encode(texts).vectors, [RIDGES[axis]])
     save_head(head, card, folder)
     (folder / "README.md").write_text(model_card(card), encoding="utf-8")

@@ -267,8 +267,8 @@ def model_card(card: HeadCard) -> str:
     return (
         f"# A {card.axis} head for {card.encoder}\n\n"
         f"An ordinal model that scores {card.axis} from 1 to 6, on stored vectors and the shape of the texts.\n"
-        f"Trained on {card.examples:,} rows: evolution chains, and on the quality axis rows with a known defect made "
-        f"from them by code; ridge {card.ridge:g}, chosen by cross-validation.\n\n"
+        f"Trained on {card.examples:,} rows: chains of graded texts, and on the quality axis rows with a known defect "
+        f"made from them by code; ridge {card.ridge:g}, chosen by cross-validation.\n\n"
         f"By {FOLDS}-fold cross-validation in which no seed is split, over the chains' own rows:\n\n"
         f"{figures_table(card.figures)}\n\n"
         "It measures what such a small model can see: relevance, completeness, form, vocabulary, topic. It does not "

@@ -268,22 +268,56 @@ def test_the_length_of_a_held_out_answer_says_little_about_its_grade():
     assert 0.4 < longer / pairs < 0.65
 
 
+SINGLE = ("complexity_single", "held_out_complexity")
+TYPED = ("complexity_typed", "held_out_typed_complexity")
+
+
+def graded(*names):
+    return [v for name in names for row in shipped(name) for v in row["variants"]]
+
+
 def test_single_instructions_cover_many_domains_and_all_grades():
-    variants = [v for row in shipped("single_complexity") + shipped("held_out_complexity") for v in row["variants"]]
-    assert len(variants) >= 800 and len({v["text"] for v in variants}) == len(variants)
+    variants = graded(*SINGLE)
+    assert len(variants) >= 800 and len({v["text"] for v in graded(*SINGLE, *TYPED)}) == len(graded(*SINGLE, *TYPED))
     assert len({v["domain"] for v in variants}) >= 39
     assert {v["score"] for v in variants} == {1, 2, 3, 4, 5, 6}
     assert sum(len(v["text"]) > 200 for v in variants if v["score"] <= 2) >= 30
     assert sum(len(v["text"]) < 50 for v in variants if v["score"] >= 4) >= 30
 
 
+def test_typed_instructions_have_what_the_tidy_ones_lack():
+    variants = graded(*TYPED)
+    long = [v for v in variants if len(v["text"]) > 200]
+    short = [v for v in variants if len(v["text"]) < 80]
+    assert sum(v["score"] >= 4 for v in long) >= 100 and sum(v["score"] <= 2 for v in long) >= 50
+    assert sum(v["score"] >= 4 for v in short) >= 20 and sum(v["score"] <= 2 for v in short) >= 100
+    for pasted in (True, False):
+        assert {v["score"] for v in variants if ("\n" in v["text"]) == pasted} == {1, 2, 3, 4, 5, 6}
+    assert sum(v["text"][0].islower() for v in variants) >= 100
+    languages = Counter(v["language"] for v in variants)
+    assert len(languages) >= 12 and len(variants) - languages["en"] >= 50
+
+
+def test_length_alone_does_not_tell_the_grades_of_single_instructions():
+    """What a long instruction is worth must not depend on the file it is in, and it did in the tidy ones alone."""
+    hard = {name: [v["score"] >= 4 for v in graded(name) if len(v["text"]) > 200] for name in (SINGLE[0], TYPED[0])}
+    assert sum(hard["complexity_single"]) == 0
+    both = [*hard["complexity_single"], *hard["complexity_typed"]]
+    assert 0.3 < sum(both) / len(both) < 0.7
+
+
+def test_complexity_is_learned_from_chains_and_from_single_instructions():
+    names = {file.stem for file in shipped_chains("complexity")}
+    assert names == {"complexity", "complexity_contrast", "complexity_single", "complexity_typed"}
+
+
 @pytest.mark.parametrize("axis", AXES)
 def test_held_out_instructions_are_not_trained_on(axis):
-    graded = {v["text"] for row in shipped("held_out_complexity") for v in row["variants"]}
+    single, typed = ({v["text"] for v in graded(name)} for name in (SINGLE[1], TYPED[1]))
     answered = {row["instruction"] for row in shipped("held_out_quality")}
-    assert len(graded) == 200
+    assert len(single) == 200 and len(typed) >= 50
     trained = {e.instruction for e in read_chains(shipped_chains(axis), axis)}
-    assert not trained & graded and not trained & answered
+    assert not trained & (single | typed | answered)
 
 
 def test_weak_answers_are_beside_the_authored_ones_and_count_as_made():
