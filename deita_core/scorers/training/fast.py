@@ -40,7 +40,7 @@ def find_fast_head(axis: Axis, encoder: EncoderFiles) -> Path:
     return folder
 
 
-_DURATION: dict[Axis, str] = {"complexity": "a few seconds", "quality": "about half a minute"}
+_DURATION: dict[Axis, str] = {"complexity": "about ten seconds", "quality": "about half a minute"}
 
 
 def _train(axis: Axis, encoder: EncoderFiles, folder: Path) -> None:
