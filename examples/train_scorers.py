@@ -44,22 +44,21 @@ def main(folder: Path) -> None:
         print(f"{axis} -> {target}\n{figures_table(card.figures)}\n")
         if axis == "complexity":
             for name in HELD_OUT:
-                print(f"{name}: {single_instructions(target, name)}\n")
+                ours, length = single_instructions(target, name)
+                print(f"{name}: rank correlation {ours:.3f}, length alone {length:.3f}\n")
 
 
-def single_instructions(folder: Path, name: str) -> str:
-    """The rank correlation of a complexity head, and of text length, with the grades of single instructions."""
+def single_instructions(folder: Path, name: str) -> tuple[float, float]:
+    """The rank correlation of a complexity head, and of text length, with the grades of a file's instructions."""
     rows = pl.DataFrame(
         [(e.text, e.score) for e in read_chains([example_chains() / f"{name}.jsonl"], "complexity")],
         schema=["text", "grade"],
         orient="row",
     )
     scores = HeadScorer(folder, device="cpu").score(rows["text"].to_list())["score"]
-    told = rows.select(
-        head=pl.corr(scores, "grade", method="spearman"),
-        length=pl.corr(pl.col("text").str.len_chars(), "grade", method="spearman"),
-    ).row(0)
-    return f"{rows.height} instructions, rank correlation {told[0]:.3f}, length alone {told[1]:.3f}"
+    by_length = pl.corr(pl.col("text").str.len_chars(), "grade", method="spearman").alias("length")
+    ours, length = rows.select(pl.corr(scores, "grade", method="spearman"), by_length).row(0)
+    return ours, length
 
 
 if __name__ == "__main__":

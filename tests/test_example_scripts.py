@@ -32,6 +32,14 @@ def test_the_whole_way_offline_ends_with_two_scorers_that_have_learned_the_plain
     assert easy < hard
 
 
+@pytest.mark.parametrize("name", ["held_out_complexity", "held_out_typed_complexity"])
+def test_the_shipped_complexity_head_orders_instructions_that_it_never_saw_far_better_than_length(laptop, name):
+    training = load("train_scorers")
+    assert name in training.HELD_OUT
+    ours, length = training.single_instructions(training.SHIPPED / "laptop-complexity", name)
+    assert ours > 0.8 and ours > length + 0.2
+
+
 @pytest.fixture(scope="module")
 def weak():
     return load("make_weak_answers")
