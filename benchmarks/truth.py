@@ -24,8 +24,9 @@ from deita_core.models.static_encoder import TextEncoder, load_text_encoder
 from deita_core.scorers import HeadScorer, Scorer, load_scorer
 
 ROOT = Path(__file__).parents[1]
-# Authored and graded, and never trained on: answers and single instructions.
-HELD_OUT = {axis: ROOT / "examples" / "evolution" / f"held_out_{axis}.jsonl" for axis in ("quality", "complexity")}
+# Authored and graded, and never trained on: answers, single instructions, and instructions with more and more
+# constraints.
+HELD_OUT = ROOT / "examples" / "evolution"
 ANSWERS_PER_INSTRUCTION = 8
 # The labels of usefulness with several answers to one instruction.
 RATINGS = ("pairwise_shown_score_1_10", "rubric_score_1_5", "pointwise_score_1_10")
@@ -100,7 +101,7 @@ def quality_questions(data: Path) -> Iterator[Question]:
     for label in RATINGS:
         yield answers(f"ratings, {label}: rank", ratings.filter(pl.col("label") == label), "instruction", "value")
     yield from planted(data)
-    rows = pl.read_ndjson(HELD_OUT["quality"]).explode("variants").unnest("variants")
+    rows = pl.read_ndjson(HELD_OUT / "held_out_quality.jsonl").explode("variants").unnest("variants")
     rows = rows.select("instruction", response="text", truth="score", group="id", chain="id")
     yield Question("answers, authored, never trained on: right order", ORDER, rows)
 
@@ -154,9 +155,18 @@ def complexity_questions(data: Path) -> Iterator[Question]:
             yield Question(
                 f"{source}, {part['label'][0]}: rank", RANK_OVER, part.with_columns(group="id", chain=pl.lit(""))
             )
-    rows = pl.read_ndjson(HELD_OUT["complexity"]).explode("variants").unnest("variants")
-    rows = rows.select(instruction="text", truth="score", group="text", chain=pl.lit(""))
-    yield Question("single instructions, authored, never trained on: rank", RANK_OVER, rows)
+    for style, name in (("tidy", "complexity"), ("typed", "typed_complexity")):
+        rows = held_out(name).select(instruction="text", truth="score", group="text", chain=pl.lit(""))
+        yield Question(f"single instructions, {style}, authored, never trained on: rank", RANK_OVER, rows)
+    rows = held_out("ladders_complexity").with_columns(truth=pl.int_range(pl.len()).over("id"))
+    rows = rows.select("truth", instruction="text", group="id", chain="id")
+    yield Question("one constraint more, authored, never trained on: right order", ORDER, rows)
+
+
+def held_out(name: str) -> pl.DataFrame:
+    """The variants of authored instructions: id, text, score."""
+    chains = pl.read_ndjson(HELD_OUT / f"held_out_{name}.jsonl")
+    return chains.select("id", "variants").explode("variants").unnest("variants")
 
 
 class Vectors:

@@ -40,6 +40,12 @@ def test_the_shipped_complexity_head_orders_instructions_that_it_never_saw_far_b
     assert ours > 0.8 and ours > length + 0.2
 
 
+def test_the_shipped_complexity_head_tells_one_constraint_more_better_than_length(laptop):
+    training = load("train_scorers")
+    ours, length = training.one_constraint_more(training.SHIPPED / "laptop-complexity")
+    assert ours > 0.8 and ours > length
+
+
 @pytest.fixture(scope="module")
 def weak():
     return load("make_weak_answers")

@@ -15,7 +15,7 @@ from deita_core.scorers.training.head import model_card, train_head
 HEADS_VERSION = 2
 # The ridges that cross-validation chose, fixed: where two are close, processors might choose differently. On the
 # complexity axis the order of single instructions counted, too (docs/scorers.md).
-RIDGES: dict[Axis, float] = {"complexity": 0.1, "quality": 0.3}
+RIDGES: dict[Axis, float] = {"complexity": 0.03, "quality": 0.3}
 
 
 def fast_fingerprint(axis: Axis, encoder: EncoderFiles) -> str:

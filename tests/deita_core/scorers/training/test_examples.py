@@ -308,16 +308,34 @@ def test_length_alone_does_not_tell_the_grades_of_single_instructions():
 
 def test_complexity_is_learned_from_chains_and_from_single_instructions():
     names = {file.stem for file in shipped_chains("complexity")}
-    assert names == {"complexity", "complexity_contrast", "complexity_single", "complexity_typed"}
+    assert names == {f"complexity{kind}" for kind in ("", "_contrast", "_ladders", "_single", "_typed")}
+    # Instructions that have nothing to do with each other are compared by their grades alone.
+    assert all(len(row["variants"]) == 1 for name in (*SINGLE, *TYPED) for row in shipped(name))
+
+
+LADDERS = ("complexity_ladders", "held_out_ladders_complexity")
+
+
+def test_each_step_of_a_ladder_has_a_constraint_more_and_is_no_easier():
+    for row in (row for name in LADDERS for row in shipped(name)):
+        texts, grades = ([v[key] for v in row["variants"]] for key in ("text", "score"))
+        assert len(texts) == len(set(texts)) == 5 and grades == sorted(grades) and grades[0] < grades[-1]
+    assert len({v["text"] for v in graded(*LADDERS, *SINGLE, *TYPED)}) == len(graded(*LADDERS, *SINGLE, *TYPED))
+
+
+def test_length_does_not_tell_the_steps_of_every_ladder():
+    steps = [[len(v["text"]) for v in row["variants"]] for name in LADDERS for row in shipped(name)]
+    assert sum(max(lengths) <= 1.2 * lengths[0] for lengths in steps) >= 15
+    assert sum(lengths[-1] < lengths[0] for lengths in steps) >= 3
 
 
 @pytest.mark.parametrize("axis", AXES)
 def test_held_out_instructions_are_not_trained_on(axis):
-    single, typed = ({v["text"] for v in graded(name)} for name in (SINGLE[1], TYPED[1]))
+    single, typed, ladders = ({v["text"] for v in graded(name)} for name in (SINGLE[1], TYPED[1], LADDERS[1]))
     answered = {row["instruction"] for row in shipped("held_out_quality")}
     assert len(single) == 200 and len(typed) >= 50
     trained = {e.instruction for e in read_chains(shipped_chains(axis), axis)}
-    assert not trained & (single | typed | answered)
+    assert not trained & (single | typed | ladders | answered)
 
 
 def test_weak_answers_are_beside_the_authored_ones_and_count_as_made():
