@@ -69,7 +69,7 @@ def print_report(report: Report, out: Path) -> None:
 
 def _skipped(counts: Counts) -> Iterator[str]:
     """Counts of the rows skipped, by why; the two usual ones also if there are none."""
-    yield f"{counts.near_duplicate:,} near-duplicates of a better one"
+    yield f"{counts.near_duplicate:,} near-duplicate{'' if counts.near_duplicate == 1 else 's'} of a better one"
     for name, words in SKIPPED.items():
         if count := getattr(counts, name):
             yield f"{count:,} {words}"
