@@ -13,7 +13,6 @@ from deita_core.models.lm_encoder import LanguageModelEncoder
 from deita_core.models.static_encoder import TextEncoder
 from deita_core.stages.encoding import Encoder, encode_shard, load_encoder, plan_encoding
 from deita_core.stages.shards import Shard
-from deita_core.store import Store
 from tasks.artifacts import naming_rows
 from tasks.runtime.policy import RETRIES
 from tasks.runtime.stores import store_of_run
@@ -59,7 +58,7 @@ def loaded_encoder(files: EncoderFiles) -> TextEncoder:
 @task(task_run_name="plan encoding", **RETRIES)
 def plan_texts(store: str, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Return shards of the texts or conversations without a vector."""
-    return plan_encoding(Store(store), encoder, file_ids)
+    return plan_encoding(store_of_run(store), encoder, file_ids)
 
 
 @task(task_run_name="encode {shard.rows} texts ({shard.key})", **RETRIES)

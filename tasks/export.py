@@ -18,12 +18,13 @@ from deita_core.stages.snapshots import keep_last, record_snapshot
 from deita_core.store import Store
 from tasks.artifacts import shown_if_possible
 from tasks.runtime.policy import RETRIES
+from tasks.runtime.stores import store_of_run
 
 
 @task(task_run_name="prepare {folder}", **RETRIES)
 def prepare_files(report: Report, folder: str) -> list[str]:
     """Write the selected rows, the decisions, the card and the manifest beside the previous snapshot's files."""
-    return prepare_export(Store(report.job.settings.store), report, Path(folder))
+    return prepare_export(store_of_run(report.job.settings.store), report, Path(folder))
 
 
 @task(task_run_name="record run", **RETRIES)
@@ -42,7 +43,7 @@ def place_files(folder: str, names: Sequence[str]) -> None:
 @task(task_run_name="report in {folder}", **RETRIES)
 def write_page(report: Report, folder: str) -> None:
     """Write report.html beside the files of a selection."""
-    write_report(Store(report.job.settings.store), report, Path(folder))
+    write_report(store_of_run(report.job.settings.store), report, Path(folder))
 
 
 @task(task_run_name="tidy store", **RETRIES)

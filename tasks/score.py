@@ -38,7 +38,7 @@ def _loaded(scorer: ScorerFiles, encoder: EncoderFiles, store: str) -> Scorer:
 @task(task_run_name="plan scoring", **RETRIES)
 def plan_turns(store: str, scorers: Sequence[ScorerFiles], file_ids: Sequence[str]) -> list[Shard]:
     """Return shards of the samples that these scorers, which score them together, have not scored."""
-    return plan_scoring(Store(store), scorers, file_ids)
+    return plan_scoring(store_of_run(store), scorers, file_ids)
 
 
 @task(task_run_name="plan refining", **RETRIES)

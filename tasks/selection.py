@@ -9,12 +9,13 @@ from deita_core.stages.removal import remove
 from deita_core.stages.selecting import Chosen, select
 from deita_core.store import Store
 from tasks.runtime.policy import RETRIES
+from tasks.runtime.stores import store_of_run
 
 
 @task(task_run_name="select", **RETRIES)
 def select_samples(store: str, job: Job) -> Chosen:
     """Scan the pool and write the fate of every sample."""
-    return select(Store(store), job)
+    return select(store_of_run(store), job)
 
 
 @task(task_run_name="remove conversations", **RETRIES)

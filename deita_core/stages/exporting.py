@@ -125,12 +125,9 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
     there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
     samples = with_nearest_selected(store, job, there)
     places = _places(store, job)
-    decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left").join(
-        store.fetch(SAMPLES, "id", samples["id"].to_list(), ["id", "multimodal"]),
-        on="id",
-        how="left",
-        maintain_order="left",
-    )
+    decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left")
+    multimodal = store.read(SAMPLES, ["id"], "multimodal = true")["id"]
+    decided = decided.with_columns(multimodal=pl.col("id").is_in(multimodal.implode()))
     leaked = [leaks(store, job.exclude, job.encoder)] if job.exclude else []
     spreads = [_spreads(store, job, axis, samples["id"]) for axis in AXES]
     for values in (order_columns(store, job, samples), *leaked, raw_values(store, job), *spreads):

@@ -358,4 +358,8 @@ def _place(file: str) -> str:
 
 def pool_ids(store: Store, file_ids: Sequence[str]) -> pl.Series:
     """Ids of the distinct samples of some files, sorted."""
-    return store.fetch(SOURCES, "file_id", file_ids, ["sample_id"])["sample_id"].unique().sort()
+
+    def found() -> pl.Series:
+        return store.fetch(SOURCES, "file_id", file_ids, ["sample_id"])["sample_id"].unique().sort()
+
+    return store.once(SOURCES, tuple(file_ids), found)

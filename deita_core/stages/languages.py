@@ -44,7 +44,8 @@ def find_languages(store: Store, shard: Shard) -> int:
 
 def known_languages(store: Store, ids: pl.Series) -> pl.Series | None:
     """As `sample_languages`; None if one of them was not looked for."""
-    return None if len(store.missing(table(), ids)) else sample_languages(store, ids)
+    lacking = store.count(table()) < len(ids) or len(store.missing(table(), ids))
+    return None if lacking else sample_languages(store, ids)
 
 
 def sample_languages(store: Store, ids: pl.Series) -> pl.Series:

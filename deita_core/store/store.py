@@ -1,7 +1,7 @@
 """The store: one LanceDB database with all data of a pool. The only module that imports lancedb."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -62,7 +62,7 @@ class Store:
         self.side = side_folder(self.uri) if self.is_remote else Path(self.uri).expanduser()
         self._lance: Any = None
         self._open: dict[str, Any] = {}
-        self._rows: dict[tuple[str, str], tuple[int, pl.DataFrame]] = {}
+        self._found: dict[tuple[str, Hashable], tuple[int | None, Any]] = {}
         self._opening = Lock()
 
     # -- writing
@@ -206,14 +206,19 @@ class Store:
             handle = self._of(table)
             if handle is None:
                 return table.empty().select(column).with_columns(pl.lit(0, pl.UInt64).alias(ROW))
-            version, place = int(handle.version), (table.name, column)
-            known = self._rows.get(place)
-            if known is None or known[0] != version:
-                found = handle.search().with_row_id(True).select([column]).to_arrow()
-                known = self._rows[place] = (version, pl.DataFrame(pl.from_arrow(found)).select(column, ROW))
-            return known[1]
+            found = handle.search().with_row_id(True).select([column]).to_arrow()
+            return pl.DataFrame(pl.from_arrow(found)).select(column, ROW)
 
-        return self._using(table.name, rows)
+        return self.once(table, (ROW, column), lambda: self._using(table.name, rows))
+
+    def once(self, table: Table, name: Hashable, find: Callable[[], Result]) -> Result:
+        """What `find` returns for a table, by name; it is called again only once the table has changed."""
+        handle = self._using(table.name, partial(self._of, table))
+        version, place = None if handle is None else int(handle.version), (table.name, name)
+        if place not in self._found or self._found[place][0] != version:
+            self._found[place] = (version, find())
+        result: Result = self._found[place][1]
+        return result
 
     def take(self, table: Table, rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
         """The columns of some of the rows that `row_ids` found, in no particular order.

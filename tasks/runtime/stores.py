@@ -8,7 +8,7 @@ from deita_core.store import Store
 
 
 def store_of_run(uri: str) -> Store:
-    """Return the store of the running flow; its shards share the row ids that it has read."""
+    """Return the store of the running flow; its tasks share what it has found once."""
     return _opened(uri, str(flow_run.id))
 
 

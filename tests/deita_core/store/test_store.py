@@ -370,6 +370,22 @@ def test_row_ids_are_read_once_until_the_table_changes(store):
     assert sorted(store.row_ids(SCORES, "id")["id"]) == ids_of([1, 3])
 
 
+def test_what_was_found_in_a_table_is_found_again_only_once_the_table_has_changed(store):
+    asked = []
+
+    def count():
+        asked.append(store.count(SCORES))
+        return asked[-1]
+
+    assert [store.once(SCORES, "rows", count) for _ in range(2)] == [0, 0]
+    store.write(SCORES, scores([1, 2]))
+    assert [store.once(SCORES, "rows", count) for _ in range(2)] == [2, 2]
+    assert store.once(SCORES, "rows of another name", count) == 2
+    store.delete_rows(SCORES, "id", ids_of([1]))
+    assert [store.once(SCORES, "rows", count) for _ in range(2)] == [1, 1]
+    assert asked == [0, 2, 2, 1]
+
+
 def test_row_ids_from_before_a_compaction_never_give_another_row(store):
     vectors_of = {n: [1, 0, 0] if n % 2 else [0, 1, 0] for n in range(40)}
     for n, vector in vectors_of.items():
