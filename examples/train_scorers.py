@@ -27,7 +27,7 @@ HELD_OUT = ("held_out_complexity", "held_out_typed_complexity")
 LADDERS = "held_out_ladders_complexity"
 MEASURED = ("score", "length")
 # By default a ridge is chosen by the order within chains, which hardly tells 0.03 from 0.1. On single instructions 0.03
-# is better by more than the error (docs/scorers.md), so it is given.
+# is better by more than the error (docs/scorer-figures.md), so it is given.
 RIDGES: dict[Axis, tuple[float, ...]] = {"complexity": (0.03,), "quality": STRENGTHS}
 
 

@@ -30,6 +30,7 @@ GUIDES = {
     "growing-pools",
     "scorers",
     "training-scorers",
+    "scorer-figures",
     "aligning",
     "proving",
     "evaluating",

@@ -14,7 +14,7 @@ from deita_core.scorers.training.head import model_card, train_head
 # Increased whenever the same vectors and chains would give another head; part of its fingerprint.
 HEADS_VERSION = 2
 # The ridges that cross-validation chose, fixed: where two are close, processors might choose differently. On the
-# complexity axis the order of single instructions counted, too (docs/scorers.md).
+# complexity axis the order of single instructions counted, too (docs/scorer-figures.md).
 RIDGES: dict[Axis, float] = {"complexity": 0.03, "quality": 0.3}
 
 
