@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from prefect import task
+from prefect import Task, task
 
 from deita_core.reading.options import ReadOptions
 from deita_core.stages.ingest import (
@@ -17,10 +17,11 @@ from deita_core.stages.ingest import (
     pool_files,
     record,
     recorded,
-    recount,
+    recounted,
 )
 from deita_core.store import Store
 from tasks.runtime.policy import RETRIES, file_key, results_folder
+from tasks.runtime.stores import store_of_run
 
 
 @task(task_run_name="find files", **RETRIES)
@@ -52,29 +53,40 @@ def read_together(store: str, files: Sequence[PoolFile]) -> list[Ingested]:
     return ingested
 
 
-def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iterator[Ingested]:
-    """Read files in order until `limit` rows are read in total.
+def read_files(store: str, files: Sequence[PoolFile], limit: int | None) -> Iterator[tuple[PoolFile, Ingested]]:
+    """Read files in order until `limit` rows are read in total; yields each file as it was read, and its counts.
 
-    Raises UnreadableFileError if no row could be read of a file that was named by itself.
+    The counts of a file that an earlier run has read are those of that run: see `as_stored`. Raises UnreadableFileError
+    if no row could be read of a file that was named by itself.
     """
     # With a limit, what is read of a file depends on those before it.
     small = {} if limit is not None else _read_small(store, [file for file in files if is_small(file)])
-    left, opened = limit, Store(store)
+    left, read = limit, _cached(store)
     for file in files:
         if left == 0:
             return
         asked = file.model_copy(update={"limit": left})
-        ingested = small.get(file.id) or _read_one(opened, asked)
+        ingested = small.get(file.id) or read(store, asked)
         check_readable(file, ingested)
         left = None if left is None else left - ingested.lines
-        yield ingested.model_copy(update={"options": file.options})
+        yield asked, ingested
 
 
-def _read_one(opened: Store, file: PoolFile) -> Ingested:
-    kept = read_file.with_options(result_storage=results_folder(opened.uri))
-    remembered = kept(opened.uri, file)
-    # The cache may contain a file whose rows are no longer in the store.
-    return recount(opened, remembered) or kept.with_options(refresh_cache=True)(opened.uri, file)
+def as_stored(store: str, read: Sequence[tuple[PoolFile, Ingested]]) -> list[Ingested]:
+    """Current counts of files that were read, as rows may have been removed since.
+
+    A file is read again if the store lacks rows of it that the cache says it has.
+    """
+    counted = recounted(store_of_run(store), [ingested for _, ingested in read])
+    again = _cached(store).with_options(refresh_cache=True)
+    return [
+        (now or again(store, file)).model_copy(update={"options": file.options})
+        for (file, _), now in zip(read, counted, strict=True)
+    ]
+
+
+def _cached(store: str) -> Task[[str, PoolFile], Ingested]:
+    return read_file.with_options(result_storage=results_folder(store))
 
 
 def _read_small(store: str, files: Sequence[PoolFile]) -> dict[str, Ingested]:

@@ -269,7 +269,7 @@ def recorded(store: Store, files: Sequence[PoolFile]) -> dict[str, Ingested]:
     known = list(noted.values())
     there: dict[str, Ingested] = {}
     for start in range(0, len(known), TOGETHER):
-        there |= {file.file_id: file for file in _recounted(store, known[start : start + TOGETHER]) if file}
+        there |= {file.file_id: file for file in recounted(store, known[start : start + TOGETHER]) if file}
     return there
 
 
@@ -296,17 +296,12 @@ def removed_rows(sources: pl.DataFrame) -> pl.DataFrame:
     return sources.with_columns(**outcome).select(REJECTS.empty().columns)
 
 
-def recount(store: Store, ingested: Ingested) -> Ingested | None:
-    """The file's current counts, as rows may have been removed since; None if the store lacks any row."""
-    return _recounted(store, [ingested])[0]
-
-
-def _recounted(store: Store, files: Sequence[Ingested]) -> list[Ingested | None]:
+def recounted(store: Store, files: Sequence[Ingested]) -> list[Ingested | None]:
+    """Current counts of files, as rows may have been removed since; None for each that the store lacks rows of."""
     ids = [file.file_id for file in files]
     sources = store.fetch(SOURCES, "file_id", ids, ["file_id", "sample_id"])
-    lost = store.missing(SAMPLES, sources["sample_id"].unique().sort())
-    incomplete = set(sources.filter(pl.col("sample_id").is_in(lost.implode()))["file_id"])
-    samples = Counter[str](sources["file_id"])
+    lost = sources.join(store.row_ids(SAMPLES, "id"), left_on="sample_id", right_on="id", how="anti")
+    incomplete, samples = set(lost["file_id"]), Counter[str](sources["file_id"])
     rejects = Counter[str](store.fetch(REJECTS, "file_id", ids, ["file_id"])["file_id"])
 
     def counted(file: Ingested) -> Ingested | None:
@@ -346,10 +341,10 @@ def only_stored(files: Sequence[Ingested], found: Sequence[PoolFile], left_out: 
 
 def still_stored(store: Store, files: Sequence[Ingested]) -> list[Ingested]:
     """Current counts of missing files, from the store. Raises StoreError if the store lacks any of their rows."""
-    counted = [(file, recount(store, file)) for file in files]
-    if lost := [file.file for file, now in counted if now is None]:
+    counted = recounted(store, files)
+    if lost := [file.file for file, now in zip(files, counted, strict=True) if now is None]:
         raise StoreError(f"{lost[0]} is gone, and so are rows of it in {store.uri}; put the file back and run again.")
-    return [now for _, now in counted if now is not None]
+    return [now for now in counted if now is not None]
 
 
 def _place(file: str) -> str:

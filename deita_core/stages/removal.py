@@ -131,7 +131,7 @@ def _texts_of_no_other(store: Store, ids: Sequence[str]) -> list[str]:
 def forget_unplaced(store: Store) -> None:
     """Delete samples without a source, which an interrupted ingest leaves."""
     placed = store.read(SOURCES, ["sample_id"]).unique()
-    loose = store.read(SAMPLES, ["id"]).join(placed, left_on="id", right_on="sample_id", how="anti")
+    loose = store.row_ids(SAMPLES, "id").join(placed, left_on="id", right_on="sample_id", how="anti")
     store.delete_rows(SAMPLES.name, "id", loose["id"].to_list())
 
 

@@ -172,9 +172,13 @@ def _with_beginnings(store: Store, job: Job, drawn: pl.DataFrame) -> tuple[pl.Da
 
 
 def _scorer(store: Store, scorer: ScorerFiles, encoder: EncoderFiles, ids: pl.Series) -> Scorer:
-    rows = store.read(scores_table(scorer.slug), ["id", "status"]).join(ids.to_frame(), on="id", how="semi")
-    counts = dict(rows.group_by("status").len().sort("status").iter_rows())
-    return Scorer(scorer.axis, scorer.name, _held_out(scorer, encoder), counts)
+    table = scores_table(scorer.slug)
+    scored = store.row_ids(table, "id").join(ids.to_frame(), on="id", how="semi")
+    # Few have another status, so that not all are read.
+    others = store.read(table, ["id", "status"], "status != 'ok'").join(ids.to_frame(), on="id", how="semi")
+    counts = dict(others.group_by("status").len().iter_rows()) | {"ok": len(scored) - len(others)}
+    present = {status: count for status, count in sorted(counts.items()) if count}
+    return Scorer(scorer.axis, scorer.name, _held_out(scorer, encoder), present)
 
 
 def _held_out(scorer: ScorerFiles, encoder: EncoderFiles) -> dict[str, Any] | None:

@@ -36,7 +36,8 @@ def plan_scoring(store: Store, scorers: Sequence[ScorerFiles], file_ids: Sequenc
     ids = pool_ids(store, file_ids)
     if scorers[0].kind == "head":
         # Samples that are stored beside each other, and so are their vectors, are read several times faster.
-        ids = store.fetch(SAMPLES, "id", ids, ["id"])["id"]
+        stored = store.row_ids(SAMPLES, "id")["id"]
+        ids = stored.filter(stored.is_in(ids.implode()))
     return plan_samples(store, scorers, ids)
 
 

@@ -93,8 +93,8 @@ def _fates(ranked: RankedPool, choice: Choice) -> pl.DataFrame:
 
 def _write_decisions(store: Store, run_id: str, decisions: pl.DataFrame) -> None:
     """Write a run's decisions, after deleting those of a failed attempt of the same run."""
-    store.delete(DECISIONS, f"run_id = '{run_id}'")
-    store.write(DECISIONS, decisions.with_columns(run_id=pl.lit(run_id)).select(DECISIONS.empty().columns))
+    rows = decisions.with_columns(run_id=pl.lit(run_id)).select(DECISIONS.empty().columns)
+    store.replace(DECISIONS, f"run_id = '{run_id}'", rows)
 
 
 def decisions_of(

@@ -58,7 +58,7 @@ def read_shard(store: Store, shard: Shard) -> pl.DataFrame:
 
 def _present(store: Store, table: Table) -> pl.DataFrame:
     """The ids that a table has, each once: id."""
-    ids = store.read(table, [table.key[0]]).select(id=table.key[0])
+    ids = store.row_ids(table, table.key[0]).select(id=table.key[0])
     return ids if len(table.key) == 1 else ids.unique()
 
 

@@ -8,7 +8,7 @@ from deita_core.reading.finding import aside_line
 from deita_core.stages.ingest import Ingested, PoolFiles, as_before, only_stored, still_stored, surviving
 from deita_core.stages.snapshots import Snapshot, snapshots
 from deita_core.store import Store
-from tasks.ingest import find_files, read_files
+from tasks.ingest import as_stored, find_files, read_files
 from tasks.runtime.progress import Progress
 
 
@@ -32,7 +32,8 @@ def read_found(progress: Progress, store: str, found: PoolFiles, limit: int | No
     """
     for line in found.warnings:
         progress.warn(line)
-    files = list(progress.steps("reading", read_files(store, found.files, limit), total=len(found.files)))
+    read = list(progress.steps("reading", read_files(store, found.files, limit), total=len(found.files)))
+    files = as_stored(store, read)
     aside = [file.set_aside for file in files if file.set_aside]
     for sentence in aside:
         progress.warn(aside_line(sentence))

@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 
 from deita_core.stages.removal import finish_interrupted, take_back
 from deita_core.store import Store
+from tasks.runtime.stores import store_of_run
 
 
 @contextmanager
@@ -15,7 +16,7 @@ def holding(uri: str, out: str | None = None) -> Iterator[Store]:
 
     If the run fails for good, its decisions and its prepared files in the folder `out` are removed.
     """
-    store = Store(uri)
+    store = store_of_run(uri)
     with store.lock(f"{flow_run.name} ({flow_run.id})"):
         finish_interrupted(store)
         try:

@@ -288,6 +288,18 @@ def test_rows_gone_from_the_store_are_noticed_and_read_again(first, second, run_
     assert (again.out / "selected.jsonl").read_bytes() == (first.out / "selected.jsonl").read_bytes()
 
 
+def test_rows_of_a_file_with_a_task_of_its_own_are_noticed_and_read_again(first, run_flow, place):
+    """With a limit, each file is read by a task of its own, as large files are."""
+    limited = run_flow(place / "pool", place / "store", place / "limited", limit=40)
+    store = Store(place / "store")
+    before = store.count(SOURCES)
+    store.delete(SOURCES, "line > 1")
+    assert store.count(SOURCES) < before
+    again = run_flow(place / "pool", place / "store", place / "limited-again", limit=40)
+    assert again.report.counts == limited.report.counts
+    assert ranked_ids(again) == ranked_ids(limited)
+
+
 def test_samples_gone_from_the_store_are_noticed_and_read_again(first, second, run_flow, place):
     store = Store(place / "store")
     store.delete(SAMPLES, f"id = '{ranked_ids(first)[-1]}'")

@@ -22,7 +22,7 @@ from deita_core.stages.ingest import (
     pool_files,
     record,
     recorded,
-    recount,
+    recounted,
 )
 from deita_core.store import Store
 from deita_core.tables import REJECTS, SAMPLES, SOURCES
@@ -130,7 +130,7 @@ def test_what_was_noted_is_not_read_again_and_what_is_lost_is(pool, store):
     store.delete(SOURCES, f"file_id = '{files[0].id}'")
     assert list(recorded(store, files)) == [files[1].id]
     store.delete(SAMPLES, "true")
-    assert recorded(store, files) == {} and recount(store, counts[1]) is None
+    assert recorded(store, files) == {} and recounted(store, counts) == [None, None]
 
 
 def test_a_record_of_another_version_is_passed_over(pool, store):

@@ -220,6 +220,23 @@ def test_rows_are_deleted_by_a_condition(store):
     assert store.write(SCORES, scores([1])) == 1
 
 
+def test_replacing_rows_leaves_all_others(store):
+    store.write(SCORES, scores([1, 2, 3], turns=2, score=2.0))
+    store.replace(SCORES, "turn = 0", scores([2, 3, 4], score=5.0))
+    kept = [(id_of(number), 1, 2.0, "ok") for number in (1, 2, 3)]
+    assert rows_of(store.read(SCORES)) == sorted([*kept, *scores([2, 3, 4], score=5.0).rows()])
+    store.replace(SCORES, "turn = 0", SCORES.empty())
+    assert rows_of(store.read(SCORES)) == kept
+
+
+def test_replacing_checks_rows_and_stores_none_twice(store):
+    store.replace(SCORES, "turn = 0", pl.concat([scores([1]), scores([1])]))
+    assert store.count(SCORES) == 1
+    with pytest.raises(InvalidTableError):
+        store.replace(SCORES, "turn = 0", scores([2], score=float("nan")))
+    assert store.count(SCORES) == 1
+
+
 def test_each_write_is_seen_by_stores_opened_before(store):
     early = Store(store.uri)
     store.write(SCORES, scores([1]))
