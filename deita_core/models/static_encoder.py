@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from deita_core.models.cancellation import check_cancelled
 from deita_core.models.causal_lm import load_tokenizer
 from deita_core.models.encoder_spec import EncoderFiles, static_folder
 from deita_core.models.sentence_encoder import Encoded, SentenceEncoder
+from deita_core.models.static_layers import load_layers
 
 # Characters of the texts that are tokenized at once: some hundred megabytes of tokens.
 CHARS_PER_BATCH = 2_000_000
@@ -23,19 +23,11 @@ class StaticEncoder:
 
     def __init__(self, files: EncoderFiles) -> None:
         import torch
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
         self.files = files
         self._torch, self._turn = torch, Lock()
-        # The vectors are looked up, which a GPU does no faster than a CPU.
-        if (files.path / "modules.json").exists():
-            self._model = SentenceTransformer(str(files.path), device="cpu", local_files_only=True).eval()
-        else:
-            self._model = SentenceTransformer(
-                modules=[StaticEmbedding.load(str(static_folder(files.path)))], device="cpu"
-            )
-        self._tokenizer: Any = self._model[0].tokenizer
+        # On the CPU: the vectors are looked up, which a GPU does no faster.
+        self._tokenizer, self._forward = load_layers(files.path)
 
     @property
     def dim(self) -> int:
@@ -58,16 +50,10 @@ class StaticEncoder:
         ids = [np.array(text.ids, dtype=np.int64) for text in encoded]
         lengths = np.array([len(text) for text in ids], dtype=np.int32)
         offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        features = {
-            "input_ids": self._torch.from_numpy(np.concatenate(ids)),
-            "offsets": self._torch.from_numpy(offsets),
-        }
         with self._torch.inference_mode():
-            means = self._model[0](features)["sentence_embedding"]
-            for module in list(self._model)[1:]:
-                features = module(features)
-            # Modules after the first may turn the vector of a text without known tokens into another one.
-            vectors = features["sentence_embedding"].double().masked_fill(~means.any(dim=1, keepdim=True), 0.0).numpy()
+            means, found = self._forward(self._torch.from_numpy(np.concatenate(ids)), self._torch.from_numpy(offsets))
+            # Layers after the first may turn the vector of a text without known tokens into another one.
+            vectors = found.double().masked_fill(~means.any(dim=1, keepdim=True), 0.0).numpy()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
         return vectors.astype(np.float32), lengths

@@ -1,5 +1,6 @@
 """Writes report.html and the pictures of the card for a finished selection, from its files and the store."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,11 @@ def make_page(store: Store, report: Report, folder: Path) -> Page:
         samples = samples.with_columns(languages)
     lists = find_lists(samples)
     drawn = draw(samples, lists.ids)
-    positions = find_map(store, job, drawn["id"])
-    drawn = drawn.join(positions, on="id", how="left", maintain_order="left")
-    drawn, messages = _with_beginnings(store, job, drawn)
+    # The map keeps one processor busy, and the texts another.
+    with ThreadPoolExecutor(1) as beside:
+        positions = beside.submit(find_map, store, job, drawn["id"])
+        drawn, messages = _with_beginnings(store, job, drawn)
+    drawn = drawn.join(positions.result(), on="id", how="left", maintain_order="left")
     named = cluster_names(drawn.select("id", "cluster", begins="words"))
     content, with_text = page_content(drawn, messages, lists, named)
     drawn = drawn.with_columns(pl.col("cluster").replace_strict(named, default=None, return_dtype=pl.String))

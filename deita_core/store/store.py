@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from random import random
 from tempfile import TemporaryDirectory
-from threading import Lock
+from threading import Lock, RLock
 from time import sleep
 from typing import Any, TypeVar
 
@@ -63,7 +63,7 @@ class Store:
         self._lance: Any = None
         self._open: dict[str, Any] = {}
         self._found: dict[tuple[str, Hashable], tuple[int | None, Any]] = {}
-        self._opening = Lock()
+        self._opening, self._finding = Lock(), RLock()
 
     # -- writing
 
@@ -229,9 +229,11 @@ class Store:
         """What `find` returns for a table, by name; it is called again only once the table has changed."""
         handle = self._using(table.name, partial(self._of, table))
         version, place = None if handle is None else int(handle.version), (table.name, name)
-        if place not in self._found or self._found[place][0] != version:
-            self._found[place] = (version, find())
-        result: Result = self._found[place][1]
+        # Threads that ask at the same time wait for the first.
+        with self._finding:
+            if place not in self._found or self._found[place][0] != version:
+                self._found[place] = (version, find())
+            result: Result = self._found[place][1]
         return result
 
     def take(self, table: Table, rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:

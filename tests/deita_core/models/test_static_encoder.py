@@ -1,15 +1,19 @@
 """Static encoders: found by their module, equal to the library's vectors, and usable wherever an encoder is."""
 
 import json
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, StaticEmbedding
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -18,6 +22,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from benchmarks.tiny import make_head
 from deita_core.config.settings import SelectionSettings
 from deita_core.errors import ModelError
+from deita_core.models import static_encoder, static_layers
 from deita_core.models.encoder_spec import find_encoder
 from deita_core.models.static_encoder import StaticEncoder, count_tokens, load_text_encoder
 from deita_core.scorers import find_scorer, load_found, load_scorer
@@ -27,6 +32,7 @@ from deita_core.stages.job import Job
 from deita_core.stages.scoring import plan_scoring, score_shard
 from deita_core.stages.selecting import decisions_of, select
 from deita_core.store import Store
+from tests.support.paths import ROOT
 
 WORDS = ["[UNK]", *"the a of bread salt fox bake cat dog runs . , ? ! 1 2 3 面 包".split()]  # noqa: SIM905
 DIM = 24
@@ -71,9 +77,21 @@ def library(folder, texts):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize(
-    "further", [[], [Normalize()], [Dense(DIM, 8, bias=False)]], ids=["bare", "normalized", "dense"]
-)
+USUAL = {
+    "bare": [],
+    "normalized": [Normalize()],
+    "dense": [Dense(DIM, 8, bias=False)],
+    "linear": [Normalize(), Dense(DIM, 8, activation_function=torch.nn.Identity()), Normalize()],
+}
+OTHER = {
+    "relu": [Dense(DIM, 8, activation_function=torch.nn.ReLU())],
+    "residual": [Dense(DIM, 8, use_residual=True)],
+    "layer norm": [LayerNorm(DIM)],
+    "another name": [Normalize(module_output_name="other")],
+}
+
+
+@pytest.mark.parametrize("further", [*USUAL.values(), *OTHER.values()], ids=[*USUAL, *OTHER])
 def test_vectors_are_the_librarys_of_any_modules(tmp_path, further):
     save_static(tmp_path / "encoder", *further)
     files = find_encoder(str(tmp_path / "encoder"))
@@ -81,6 +99,37 @@ def test_vectors_are_the_librarys_of_any_modules(tmp_path, further):
     assert files.kind == "static" and files.precision == "float32"
     assert encoded.vectors.shape == (len(TEXTS), files.dim) and encoded.vectors.dtype == np.float32
     assert np.abs(encoded.vectors - library(tmp_path / "encoder", TEXTS)).max() < 1e-6
+
+
+@pytest.mark.parametrize("further", USUAL.values(), ids=USUAL)
+def test_usual_layers_give_the_librarys_vectors_to_the_last_bit(tmp_path, further, monkeypatch):
+    files = find_encoder(str(save_static(tmp_path / "encoder", *further)))
+    alone = StaticEncoder(files).encode(TEXTS)
+    monkeypatch.setattr(static_encoder, "load_layers", static_layers._by_library)
+    assert np.array_equal(StaticEncoder(files).encode(TEXTS).vectors, alone.vectors)
+
+
+@pytest.mark.parametrize("name", [*USUAL, "relu"])
+def test_the_library_is_imported_only_for_unusual_layers(tmp_path, name):
+    path = save_static(tmp_path / "encoder", *(USUAL | OTHER)[name])
+    code = """
+        import sys
+        from deita_core.models.encoder_spec import find_encoder
+        from deita_core.models.static_encoder import StaticEncoder
+        StaticEncoder(find_encoder(sys.argv[1])).encode(["the cat"])
+        print("sentence_transformers" in sys.modules, "transformers" in sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout.split() == [str(name == "relu")] * 2
+
+
+def test_a_model2vec_folder_with_weights_beside_its_vectors_is_read_by_the_library(tmp_path, encoder):
+    path = save_model2vec(tmp_path / "potion")
+    halves = np.full(len(WORDS), 0.5, np.float32)
+    save_file({"embeddings": table() * 2, "weights": halves}, path / "model.safetensors")
+    files = find_encoder(str(path))
+    assert np.array_equal(StaticEncoder(files).encode(TEXTS).vectors, encoder.encode(TEXTS).vectors)
 
 
 def test_a_model2vec_folder_is_the_same_encoder(tmp_path, encoder):
