@@ -50,9 +50,9 @@ def encoder_table(encoder: EncoderFiles) -> Table:
 
 
 def pool_texts(store: Store, encoder: EncoderFiles, sample_ids: pl.Series) -> pl.DataFrame:
-    """The distinct nonblank texts of samples, as they are stored: id, owner (a sample with it), size (characters)."""
+    """The nonblank texts of samples, as they are stored: id, owner (the sample), size (characters)."""
     samples = as_read(store.fetch(SAMPLES, "id", sample_ids, ["id", "message_index"]), encoder.reasoning)
-    texts = indexed_messages(samples).unique("text_id", keep="first", maintain_order=True)
+    texts = indexed_messages(samples)
     return texts.select(id="text_id", owner=samples["id"].gather(texts["owner"]), size="n_chars")
 
 
@@ -69,15 +69,13 @@ def chars_read(encoder: EncoderFiles) -> int:
 
 def plan_encoding(store: Store, encoder: EncoderFiles, file_ids: Sequence[str]) -> list[Shard]:
     """Shards of the texts or conversations without a vector, sorted by length if they are padded."""
+    work = pool_conversations if encoder.kind == "causal" else pool_texts
+    size = {"causal": CHARS_PER_CAUSAL_SHARD, "static": CHARS_PER_STATIC_SHARD}.get(encoder.kind, CHARS_PER_SHARD)
+    # For a static encoder nothing is padded, so that texts may stay in the order of the samples, which are then read
+    # in a row.
+    order = () if encoder.kind == "static" else ("size", "id")
     ids = pool_ids(store, file_ids)
-    if encoder.kind == "causal":
-        work, size = pool_conversations(store, encoder, ids).sort("size", "id"), CHARS_PER_CAUSAL_SHARD
-    elif encoder.kind == "static":
-        # Nothing is padded, so that texts may stay in the order of the stored samples, which are then read in a row.
-        work, size = pool_texts(store, encoder, ids), CHARS_PER_STATIC_SHARD
-    else:
-        work, size = pool_texts(store, encoder, ids).sort("size", "id"), CHARS_PER_SHARD
-    return plan_shards(store, STAGE, encoder_table(encoder), work, size)
+    return plan_shards(store, STAGE, encoder_table(encoder), work(store, encoder, ids), size, order)
 
 
 def shard_texts(store: Store, rows: pl.DataFrame, reasoning: Reasoning) -> list[str]:

@@ -1,5 +1,6 @@
 """Exports a finished selection from the store as files that are checked before they are placed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,11 @@ def all_decisions(store: Store, job: Job) -> pl.DataFrame:
     Rows removed since the run are among the rejected rows. The values of scorers are added as in `raw_values`, and the
     spreads of judges' votes, means over the turns; and what is in common with benchmarks, as in `leaks`.
     """
-    there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
-    samples = with_nearest_selected(store, job, there)
-    places = _places(store, job)
+    with ThreadPoolExecutor(1) as beside:
+        found = beside.submit(_places, store, job)
+        there = decisions_of(store, job).join(removals(store).select("id"), on="id", how="anti", maintain_order="left")
+        samples = with_nearest_selected(store, job, there)
+    places = found.result()
     decided = samples.join(places, left_on="id", right_on="sample_id", how="left", maintain_order="left")
     multimodal = store.read(SAMPLES, ["id"], "multimodal = true")["id"]
     decided = decided.with_columns(multimodal=pl.col("id").is_in(multimodal.implode()))

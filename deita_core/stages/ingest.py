@@ -266,11 +266,7 @@ def recorded(store: Store, files: Sequence[PoolFile]) -> dict[str, Ingested]:
             # Of another version of the program: the files are read again.
             continue
         noted |= {file.file_id: file for file in found if file.file_id in asked}
-    known = list(noted.values())
-    there: dict[str, Ingested] = {}
-    for start in range(0, len(known), TOGETHER):
-        there |= {file.file_id: file for file in recounted(store, known[start : start + TOGETHER]) if file}
-    return there
+    return {file.file_id: file for file in recounted(store, list(noted.values())) if file}
 
 
 def removals(store: Store) -> pl.DataFrame:
@@ -299,7 +295,7 @@ def removed_rows(sources: pl.DataFrame) -> pl.DataFrame:
 def recounted(store: Store, files: Sequence[Ingested]) -> list[Ingested | None]:
     """Current counts of files, as rows may have been removed since; None for each that the store lacks rows of."""
     ids = [file.file_id for file in files]
-    sources = store.fetch(SOURCES, "file_id", ids, ["file_id", "sample_id"])
+    sources = placed(store, ids)
     lost = sources.join(store.row_ids(SAMPLES, "id"), left_on="sample_id", right_on="id", how="anti")
     incomplete, samples = set(lost["file_id"]), Counter[str](sources["file_id"])
     rejects = Counter[str](store.fetch(REJECTS, "file_id", ids, ["file_id"])["file_id"])
@@ -354,7 +350,10 @@ def _place(file: str) -> str:
 def pool_ids(store: Store, file_ids: Sequence[str]) -> pl.Series:
     """Ids of the distinct samples of some files, sorted."""
 
-    def found() -> pl.Series:
-        return store.fetch(SOURCES, "file_id", file_ids, ["sample_id"])["sample_id"].unique().sort()
+    return store.once(SOURCES, tuple(file_ids), lambda: placed(store, file_ids)["sample_id"].unique().sort())
 
-    return store.once(SOURCES, tuple(file_ids), found)
+
+def placed(store: Store, file_ids: Sequence[str] | None = None) -> pl.DataFrame:
+    """The rows of some files that are samples, or of all: file_id, sample_id. The table is read once."""
+    rows = store.once(SOURCES, "placed", lambda: store.read(SOURCES, ["file_id", "sample_id"]))
+    return rows if file_ids is None else rows.filter(rows["file_id"].is_in(list(file_ids)))

@@ -13,7 +13,7 @@ from deita_core.errors import InputError
 from deita_core.export.files import SELECTION_FILES
 from deita_core.export.placing import drop_prepared
 from deita_core.stages.conditions import rows_that_meet
-from deita_core.stages.ingest import removals, removed_rows
+from deita_core.stages.ingest import placed, removals, removed_rows
 from deita_core.stages.reporting import forget_pages
 from deita_core.stages.snapshots import forget_unfinished, read_snapshot, snapshots
 from deita_core.store import Store
@@ -130,8 +130,7 @@ def _texts_of_no_other(store: Store, ids: Sequence[str]) -> list[str]:
 
 def forget_unplaced(store: Store) -> None:
     """Delete samples without a source, which an interrupted ingest leaves."""
-    placed = store.read(SOURCES, ["sample_id"]).unique()
-    loose = store.row_ids(SAMPLES, "id").join(placed, left_on="id", right_on="sample_id", how="anti")
+    loose = store.row_ids(SAMPLES, "id").join(placed(store), left_on="id", right_on="sample_id", how="anti")
     store.delete_rows(SAMPLES.name, "id", loose["id"].to_list())
 
 

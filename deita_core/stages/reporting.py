@@ -77,16 +77,18 @@ def make_page(store: Store, report: Report, folder: Path) -> Page:
     """The content of the report, from the folder's decisions.parquet and the store."""
     job = report.job
     decisions = current_decisions(store, folder)
-    samples = with_sizes(store, job, decisions)
-    if (languages := known_languages(store, samples["id"])) is not None:
-        samples = samples.with_columns(languages)
-    lists = find_lists(samples)
-    drawn = draw(samples, lists.ids)
-    # The map keeps one processor busy, and the texts another.
-    with ThreadPoolExecutor(1) as beside:
+    samples = decisions.filter(pl.col("id").is_not_null())
+    # Each of these steps keeps one processor busy.
+    with ThreadPoolExecutor(2) as beside:
+        sizes = beside.submit(sizes_of, store, job, samples["id"])
+        lists = find_lists(samples)
+        drawn = draw(samples, lists.ids)
         positions = beside.submit(find_map, store, job, drawn["id"])
         drawn, messages = _with_beginnings(store, job, drawn)
     drawn = drawn.join(positions.result(), on="id", how="left", maintain_order="left")
+    samples = samples.join(sizes.result(), on="id", how="left", maintain_order="left")
+    if (languages := known_languages(store, samples["id"])) is not None:
+        samples = samples.with_columns(languages)
     named = cluster_names(drawn.select("id", "cluster", begins="words"))
     content, with_text = page_content(drawn, messages, lists, named)
     drawn = drawn.with_columns(pl.col("cluster").replace_strict(named, default=None, return_dtype=pl.String))
@@ -120,11 +122,9 @@ def current_decisions(store: Store, folder: Path) -> pl.DataFrame:
     )
 
 
-def with_sizes(store: Store, job: Job, decisions: pl.DataFrame) -> pl.DataFrame:
-    """The decisions on samples, in rank order, with n_turns, n_chars and tokens: those that the encoder counted."""
-    decided = decisions.filter(pl.col("id").is_not_null())
-    columns = ["id", "n_turns", "n_chars", "message_index"]
-    found = store.fetch(SAMPLES, "id", decided["id"], columns)
+def sizes_of(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:
+    """The sizes of samples: id, n_turns, n_chars and tokens, which are those that the encoder counted."""
+    found = store.fetch(SAMPLES, "id", ids, ["id", "n_turns", "n_chars", "message_index"])
     counts = store.read(encoder_table(job.encoder), ["text_id", "n_tokens"])
     if job.encoder.kind == "causal":
         tokens = counts.rename({"text_id": "id", "n_tokens": "tokens"})
@@ -132,8 +132,8 @@ def with_sizes(store: Store, job: Job, decisions: pl.DataFrame) -> pl.DataFrame:
         messages = indexed_messages(as_read(found, job.encoder.reasoning)).join(counts, on="text_id", how="left")
         summed = messages.group_by("owner").agg(tokens=pl.col("n_tokens").sum())
         tokens = summed.select(tokens="tokens", id=found["id"].gather(summed["owner"]))
-    sized = found.drop("message_index").join(tokens, on="id", how="left").with_columns(pl.col("tokens").cast(pl.Int64))
-    return decided.join(sized, on="id", how="left", maintain_order="left")
+    sized = found.drop("message_index").join(tokens, on="id", how="left")
+    return sized.with_columns(pl.col("tokens").cast(pl.Int64))
 
 
 def find_map(store: Store, job: Job, ids: pl.Series) -> pl.DataFrame:

@@ -25,13 +25,19 @@ class Shard(BaseModel):
 
 
 def plan_shards(
-    store: Store, stage: str, table: Table | Sequence[Table], work: pl.DataFrame, shard_size: int
+    store: Store,
+    stage: str,
+    table: Table | Sequence[Table],
+    work: pl.DataFrame,
+    shard_size: int,
+    order: Sequence[str] = (),
 ) -> list[Shard]:
     """Divide missing rows into shards, keeping the unfinished shards of an earlier run.
 
-    `work`: one row per item, in processing order, with id (as in the first key column of `table`), owner (what the
-    stage needs to find the item) and size. The sizes in a shard add up to about `shard_size`, more in a large pool.
-    Of several tables, an item is missing if one of them lacks it.
+    `work`: rows of items, with id (as in the first key column of `table`), owner (what the stage needs to find the
+    item) and size; of several rows of an item the first counts. The sizes in a shard add up to about `shard_size`, more
+    in a large pool. Of several tables, an item is missing if one of them lacks it. Missing items are processed in their
+    order, or sorted by the columns `order`.
     """
     tables = [table] if isinstance(table, Table) else table
     plan = ":".join([stage, *(table.name for table in tables)])
@@ -40,6 +46,9 @@ def plan_shards(
         present = present.join(other, on="id", how="semi")
     waiting = _drop_finished(store, plan, present)
     lacking = work.join(present, on="id", how="anti", maintain_order="left")
+    # Usually few are missing, so that only now each is counted once.
+    lacking = lacking.unique("id", keep="first", maintain_order=True)
+    lacking = lacking.sort(order) if order else lacking
     unplanned = lacking.join(waiting.explode("ids"), left_on="id", right_on="ids", how="anti", maintain_order="left")
     new = _cut(plan, unplanned, shard_size)
     store.write(PLANS, new)

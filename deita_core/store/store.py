@@ -337,9 +337,7 @@ class Store:
 
     def _database(self) -> Any:
         if self._lance is None:
-            os.environ.setdefault("LANCEDB_LOG", "error")
-            import lancedb
-
+            lancedb = load_library()
             if self.is_remote:
                 self._lance = self._connect(lancedb)
             else:
@@ -404,6 +402,14 @@ class Store:
             publish(
                 self.uri, Path(folder) / f"{name}.lance", f"{name}.lance", ["_transactions/*", "_versions/*.manifest"]
             )
+
+
+def load_library() -> Any:
+    """Import LanceDB, which takes more than half a second the first time."""
+    os.environ.setdefault("LANCEDB_LOG", "error")
+    import lancedb
+
+    return lancedb
 
 
 def _checked(table: Table, frame: pl.DataFrame) -> pl.DataFrame:

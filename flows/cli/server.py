@@ -80,6 +80,10 @@ class TemporaryServer:
 
     def join(self) -> None:
         """Wait until the server responds. Raises DeitaError if it ends first, or after the time limit."""
+        from deita_core.store.store import load_library
+
+        # A flow needs it next, and the server takes longer to start.
+        load_library()
         while not self._answers():
             if self._process.poll() is not None:
                 raise self._error("ended as soon as it was started")
