@@ -88,14 +88,12 @@ class StageProgress:
         self._artifact = ProgressArtifact(name)
         self._name, self._total, self._done, self._updated = name, total, 0, monotonic()
 
-    def advance(self, rows: int) -> None:
-        """Add finished rows."""
+    def advance(self, rows: int, share: float) -> None:
+        """Add finished rows; `share` of the work is done then."""
         self._done += rows
-        complete = self._done >= self._total
-        if complete or monotonic() - self._updated > OFTEN:
+        if share >= 1 or monotonic() - self._updated > OFTEN:
             self._updated = monotonic()
-            percent = 100.0 if complete else 100 * self._done / self._total
-            self._artifact.update(percent, f"{self._name}: {self._done:,} of {self._total:,}")
+            self._artifact.update(100 * share, f"{self._name}: {self._done:,} of {self._total:,}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from deita_core.llm.client import resume_clients, stop_clients
@@ -34,18 +34,22 @@ CHECK_INTERVAL = 0.5
 class Advance(Protocol):
     """Advances a stage's bar."""
 
-    def __call__(self, rows: int, note: str = "") -> None:
-        """Add finished rows."""
+    def __call__(self, rows: int, note: str = "", share: float | None = None) -> None:
+        """Add finished rows; `share` of the work is done then, by default that of the rows."""
 
 
 @dataclass
 class Stage:
-    """A running stage: its progress, a note, and the endpoint traffic since its start."""
+    """A running stage: its progress, a note, and the endpoint traffic since its start.
+
+    `share` of its work is done, from 0 to 1. It tells the time that is left, as rows may differ in work.
+    """
 
     name: str
     total: int
     bar: TaskID
     done: int = 0
+    share: float = 0.0
     note: str = ""
     started: float = field(default_factory=perf_counter)
     traffic: Traffic = field(default_factory=TRAFFIC.copy)
@@ -64,13 +68,17 @@ class Stage:
     @property
     def line(self) -> str:
         """The full status line, for output without a bar."""
-        left = self.seconds / self.done * (self.total - self.done) if self.done else 0.0
+        left = self.seconds / self.share * (1 - self.share) if self.share else 0.0
         times = f"{spelled(self.seconds)} so far" + (f", about {spelled(left)} left" if left > 0 else "")
-        amount = f"{self.done:,} of {self.total:,}" if self.total > 1 else "under way"
+        return "; ".join(filter(None, [f"{self.name}: {self.amount or 'under way'}", self.detail, times]))
+
+    @property
+    def amount(self) -> str:
+        """How much is done of how much; empty for a stage of one step."""
         if self.done > self.total:
             # More was done than expected, for example because rounds were retried.
-            amount = f"{self.done:,}"
-        return "; ".join(filter(None, [f"{self.name}: {amount}", self.detail, times]))
+            return f"{self.done:,}"
+        return f"{self.done:,} of {self.total:,}" if self.total > 1 else ""
 
 
 def spelled(seconds: float) -> str:
@@ -92,7 +100,7 @@ class Progress:
         columns = (
             TextColumn("{task.description:<20}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[amount]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
@@ -124,18 +132,19 @@ class Progress:
     @contextmanager
     def step(self, name: str, total: int = 1) -> Iterator[Advance]:
         """Show and time one stage; yields a function that advances its bar and sets the note beside it."""
-        stage = Stage(name, total, self._bars.add_task(name, total=total, note=""))
+        stage = Stage(name, total, self._bars.add_task(name, total=1.0, note="", amount=""))
 
-        def advance(rows: int, note: str = "") -> None:
+        def advance(rows: int, note: str = "", share: float | None = None) -> None:
             stage.done, stage.note = stage.done + rows, note
-            self._bars.update(stage.bar, completed=stage.done, note=stage.detail)
+            stage.share = min(1.0, stage.done / max(1, total)) if share is None else share
+            self._bars.update(stage.bar, completed=stage.share, amount=stage.amount, note=stage.detail)
 
         self._stage = stage
         try:
             yield advance
         finally:
             self._stage = None
-        self._bars.update(stage.bar, completed=total)
+        self._bars.update(stage.bar, completed=1.0)
         self.seconds[name] = round(stage.seconds, 3)
         amount = f"{stage.done:,} " if stage.done else ""
         self.say(f"{name}: {amount}done in {self.seconds[name]:.1f} s")
@@ -173,7 +182,8 @@ class Progress:
     def shards(self, name: str, shards: Sequence[Shard], submit: Callable[[Shard], PrefectFuture[int]]) -> int:
         """Submit a stage's shards, wait for all, and return the sum of their results; raises the first failure.
 
-        All shards are awaited before a failure is raised, so that all possible results are stored.
+        All shards are awaited before a failure is raised, so that all possible results are stored. Shards are about
+        equal in work, and their rows are not: texts are encoded in the order of their length.
         """
         total = sum(shard.rows for shard in shards)
         with self.step(name, total) as advance, interruptible():
@@ -182,9 +192,10 @@ class Progress:
             rows_of = {submit(shard): shard.rows for shard in shards}
             for ended, future in enumerate(as_they_end(list(rows_of)), start=1):
                 future.wait()
-                advance(rows_of[future], f"{ended:,} of {len(shards):,} shards")
+                share = ended / len(shards)
+                advance(rows_of[future], f"{ended:,} of {len(shards):,} shards", share)
                 if artifact:
-                    artifact.advance(rows_of[future])
+                    artifact.advance(rows_of[future], share)
             return sum(future.result() for future in rows_of)
 
 

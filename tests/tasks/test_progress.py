@@ -40,6 +40,14 @@ def test_a_stage_that_is_slow_tells_of_itself_while_its_thread_waits(said):
     assert re.fullmatch(r"encoding: 1,200 of 5,000; 3 of 12 shards; \d+ s so far, about \d+ s left", lines[-1])
 
 
+def test_the_time_left_follows_the_work_and_not_the_rows(said, monkeypatch):
+    """Short texts come first: nine tenths of the rows may be a tenth of the work."""
+    monkeypatch.setattr(module.Stage, "seconds", 20.0)
+    with Progress() as progress, progress.step("encoding", 1_000) as advance:
+        advance(900, "1 of 10 shards", 0.1)
+        assert said("encoding")[-1] == "encoding: 900 of 1,000; 1 of 10 shards; 20 s so far, about 3 min left"
+
+
 def test_more_than_was_expected_is_no_time_left(said):
     with Progress() as progress, progress.step("evolving quality", 6) as advance:
         advance(7)
