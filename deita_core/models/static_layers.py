@@ -1,4 +1,4 @@
-"""The layers of static encoders, with the usual ones loaded without the library, whose import takes five seconds."""
+"""The layers of static encoders. The usual kinds are loaded without sentence-transformers: its import takes seconds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +21,11 @@ NAMES = {"module_input_name", "module_output_name"}
 
 
 def load_layers(path: Path) -> tuple[Any, Forward]:
-    """The tokenizer and the layers of a static encoder, by the library if there are any but usual ones."""
+    """The tokenizer and the layers of a static encoder; sentence-transformers loads those of other kinds."""
     try:
         return _usual(path)
     except (OSError, LookupError, TypeError, ValueError):
-        # If a file is missing or damaged, the library says so.
+        # It also says which file is missing or damaged.
         return _by_library(path)
 
 

@@ -72,6 +72,19 @@ def test_a_shard_is_measured_by_the_sizes_of_its_rows(store):
     assert [numbers_in(store, [shard]) for shard in shards] == [[1, 2], [3], [4, 5]]
 
 
+def test_what_comes_twice_is_done_once_for_the_first_that_has_it(store):
+    todo = work([4, 2, 4, 7, 2]).with_columns(owner=pl.Series(["a", "b", "c", "d", "e"]))
+    [shard] = plan_shards(store, STAGE, SCORES, todo, 10)
+    assert read_shard(store, shard).rows() == [(id_of(4), "a"), (id_of(2), "b"), (id_of(7), "d")]
+
+
+def test_what_is_missing_is_done_in_the_order_asked_for(store):
+    todo = work([4, 2, 9, 7], size=pl.Series([3, 8, 3, 1]))
+    do(store, [id_of(7)])
+    shards = plan_shards(store, STAGE, SCORES, todo, 5, ("size", "id"))
+    assert [numbers_in(store, [shard]) for shard in shards] == [[4, 9], [2]]
+
+
 def test_nothing_to_do_is_no_shard(store):
     assert plan(store, []) == []
     do(store, [id_of(1)])
