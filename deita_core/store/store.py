@@ -95,13 +95,15 @@ class Store:
         """
         checked = _checked(table, frame)
 
-        def insert() -> None:
-            handle = self._of(table) or self._create(table, checked)
-            handle.add(checked.to_arrow().cast(handle.schema))
+        def exchange() -> None:
+            # Together, so that what is tried again inserts nothing twice.
+            if (handle := self._of(table)) is not None:
+                handle.delete(where)
+            if len(checked):
+                handle = self._of(table) or self._create(table, checked)
+                handle.add(checked.to_arrow().cast(handle.schema))
 
-        self.delete(table, where)
-        if len(checked):
-            self._using(table.name, lambda: self._commit(table.name, insert))
+        self._using(table.name, lambda: self._commit(table.name, exchange))
 
     def delete(self, table: Table | str, where: str) -> None:
         """Delete the rows of a table, or of the named table, that match an SQL condition; a missing table has none."""

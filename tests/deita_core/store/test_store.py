@@ -229,6 +229,31 @@ def test_replacing_rows_leaves_all_others(store):
     assert rows_of(store.read(SCORES)) == kept
 
 
+def test_replacing_again_after_an_error_stores_nothing_twice(store):
+    """An error may come after the rows have been inserted, as when an answer of object storage is lost."""
+    store.write(SCORES, scores([1], turns=2))
+    handle, added = store._handle(SCORES.name), []
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(handle, name)
+
+        def add(self, rows):
+            handle.add(rows)
+            added.append(rows)
+            if len(added) == 1:
+                raise RuntimeError("commit conflict")
+
+    store._open[SCORES.name] = Failing()
+    store.replace(SCORES, "turn = 0", scores([2, 3]))
+    assert len(added) == 2
+    assert sorted(Store(store.uri).read(SCORES).select("id", "turn").rows()) == [
+        (id_of(1), 1),
+        (id_of(2), 0),
+        (id_of(3), 0),
+    ]
+
+
 def test_replacing_checks_rows_and_stores_none_twice(store):
     store.replace(SCORES, "turn = 0", pl.concat([scores([1]), scores([1])]))
     assert store.count(SCORES) == 1
