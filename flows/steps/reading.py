@@ -32,8 +32,12 @@ def read_found(progress: Progress, store: str, found: PoolFiles, limit: int | No
     """
     for line in found.warnings:
         progress.warn(line)
-    read = list(progress.steps("reading", read_files(store, found.files, limit), total=len(found.files)))
-    files = as_stored(store, read)
+    read = []
+    with progress.step("reading", total=len(found.files)) as advance:
+        for file in read_files(store, found.files, limit):
+            read.append(file)
+            advance(1)
+        files = as_stored(store, read)
     aside = [file.set_aside for file in files if file.set_aside]
     for sentence in aside:
         progress.warn(aside_line(sentence))

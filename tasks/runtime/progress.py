@@ -1,14 +1,14 @@
 """A progress display on stderr, and the seconds of each stage."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, Queue
 from threading import Event, Thread
 from time import monotonic, perf_counter
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
@@ -22,7 +22,6 @@ from deita_core.models.cancellation import CANCELLED
 from deita_core.stages.shards import Shard
 from tasks.artifacts import StageProgress
 
-T = TypeVar("T")
 # Ctrl-C, and Prefect's exception for the SIGTERM that cancels a run.
 INTERRUPTIONS = (KeyboardInterrupt, TerminationSignal)
 # Seconds between progress lines if no bar is shown.
@@ -171,13 +170,6 @@ class Progress:
         self._said = monotonic()
         if not self._console.is_terminal:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    def steps(self, name: str, items: Iterable[T], total: int) -> Iterator[T]:
-        """Yield items; each advances the stage by one."""
-        with self.step(name, total) as advance:
-            for item in items:
-                yield item
-                advance(1)
 
     def shards(self, name: str, shards: Sequence[Shard], submit: Callable[[Shard], PrefectFuture[int]]) -> int:
         """Submit a stage's shards, wait for all, and return the sum of their results; raises the first failure.
